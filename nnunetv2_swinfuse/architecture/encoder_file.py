@@ -1,0 +1,181 @@
+"""The published encoder: one file of plain tensors and values, written atomically, read without code execution."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.topology import Triple
+
+FORMAT = "swinfuse-encoder"
+FORMAT_VERSION = 1
+
+
+class EncoderFileError(ValueError):
+    """A file that is no usable encoder; the message names it, what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A pretrained encoder and all that transfer needs to know of it.
+
+    Attributes:
+        weights: CPU tensors named `patch_embed.*` and `encoder.*`.
+        settings: sizes of the encoder.
+        strides: stride of every stage it was pretrained with (z, y, x), the first all 1.
+        input_channels: image channels it was pretrained with.
+        spacing: voxel spacing of the pretraining volumes in mm (z, y, x).
+        modalities: domains it saw, such as ("CT", "MR").
+        collection: name and hash of the collection.
+        source: where the pretraining run keeps this encoder; survives later runs, unlike the published copy.
+        details: further keys of the file, such as nnssl's adaptation plan and citations.
+        path, sha256: the file it was read from, None for one that was just made.
+    """
+
+    weights: dict[str, Tensor]
+    settings: EncoderSettings
+    strides: tuple[Triple, ...]
+    input_channels: int = 1
+    spacing: tuple[float, ...] | None = None
+    modalities: tuple[str, ...] = ()
+    collection: dict[str, str] = field(default_factory=dict)
+    source: str | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    path: str | None = None
+    sha256: str | None = None
+
+
+def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
+    """Writes the file under a temporary name and moves it in place, so that a reader never meets half of it."""
+    content = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "network_weights": {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.weights.items()},
+        "settings": encoder.settings.to_dict(),
+        "strides": [list(stride) for stride in encoder.strides],
+        "input_channels": encoder.input_channels,
+        "spacing": None if encoder.spacing is None else [float(s) for s in encoder.spacing],
+        "modalities": list(encoder.modalities),
+        "collection": dict(encoder.collection),
+        "source": encoder.source,
+        **encoder.details,
+    }
+    save_atomically(content, path)
+
+
+def save_atomically(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """`torch.save` to a temporary file beside `path`, flushed to disk and then moved onto it.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; an older file at `path` is left as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_encoder(path: str | os.PathLike[str]) -> Encoder:
+    """Reads a published encoder with `torch.load(weights_only=True)`.
+
+    Raises:
+        EncoderFileError: when the file is missing, corrupted, of another kind, incompatible or of a newer format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise EncoderFileError(f"{path}: no such encoder file. Pretrain one with: swinfuse_pretrain -d COLLECTION")
+    content = _load_plain(path)
+    if content.get("format") != FORMAT:
+        raise EncoderFileError(
+            f"{path}: not a SwinFUSE encoder (its 'format' is {content.get('format')!r}, expected {FORMAT!r}). "
+            "A pretraining run ends by writing encoder.pth; use that file."
+        )
+    version = content.get("format_version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise EncoderFileError(
+            f"{path}: encoder format {version}, this installation reads up to {FORMAT_VERSION}. "
+            "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+        )
+    known = {
+        "format", "format_version", "network_weights", "settings", "strides", "input_channels", "spacing",
+        "modalities", "collection", "source",
+    }  # fmt: skip
+    try:
+        return Encoder(
+            weights=_checked_weights(content["network_weights"]),
+            settings=EncoderSettings.from_dict(content["settings"]),
+            strides=tuple(_triple(stride) for stride in content["strides"]),
+            input_channels=int(content["input_channels"]),
+            spacing=None if content["spacing"] is None else tuple(content["spacing"]),
+            modalities=tuple(content["modalities"]),
+            collection=dict(content["collection"]),
+            source=content["source"],
+            details={name: value for name, value in content.items() if name not in known},
+            path=str(path),
+            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise EncoderFileError(
+            f"{path}: incompatible encoder file ({type(error).__name__}: {error}). Pretrain again with this version."
+        ) from error
+
+
+def _load_plain(path: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise EncoderFileError(
+            f"{path}: needs code execution to be read, or is corrupted, and was refused "
+            f"({str(error).splitlines()[0]}). "
+            "If you trust its origin, load it yourself and save its tensors alone with torch.save."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise EncoderFileError(
+            f"{path}: corrupted or not a PyTorch file ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "Copy it again from its source or pretrain anew."
+        ) from error
+    if not isinstance(content, dict):
+        raise EncoderFileError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary with 'format' {FORMAT!r}"
+        )
+    return content
+
+
+def _checked_weights(weights: Any) -> dict[str, Tensor]:
+    if not isinstance(weights, dict) or not weights:
+        raise ValueError("network_weights is empty or no dictionary")
+    foreign = [name for name in weights if not str(name).startswith(("patch_embed.", "encoder."))]
+    if foreign:
+        raise ValueError(f"network_weights holds tensors of no encoder, such as {foreign[0]!r}")
+    return dict(weights)
+
+
+def _triple(stride: Sequence[int]) -> Triple:
+    z, y, x = stride
+    return int(z), int(y), int(x)
+
+
+def _umask() -> int:
+    # The umask can only be read by setting it; mkstemp's private mode would hide the file from colleagues.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,206 @@
+"""Pretrained tensors into a network: with other input channels, other strides, fewer or more stages.
+
+Nothing is skipped in silence: every tensor ends in one list of the report, and an encoder tensor of a stage that both
+sides have must be covered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+
+PATCH_WEIGHT = "patch_embed.proj.weight"
+
+
+class TransferError(ValueError):
+    """The encoder does not fit the network; the message lists what differs."""
+
+
+@dataclass
+class TransferReport:
+    """What became of each tensor.
+
+    Attributes:
+        matched: copied as they are.
+        adapted: copied after a change, with the change in words.
+        fresh: tensors of the network that pretraining does not give.
+        unused: pretrained tensors that the network has no place for (it has fewer stages).
+    """
+
+    matched: list[str] = field(default_factory=list)
+    adapted: dict[str, str] = field(default_factory=dict)
+    fresh: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [
+            f"Pretrained encoder: {len(self.matched)} tensors matched, {len(self.adapted)} adapted, "
+            f"{len(self.fresh)} fresh, {len(self.unused)} unused"
+        ]
+        lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
+        lines += [f"  {kind} {name} ({count})" for kind, names in (("fresh", self.fresh), ("unused", self.unused))
+                  for name, count in _by_module(names).items()]  # fmt: skip
+        return "\n".join(lines)
+
+
+def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: int | None = None) -> TransferReport:
+    """Copies a pretrained encoder into a network, in place.
+
+    - Input channels: the pretrained filters are spread over all image channels and rescaled, so that an image repeated
+      in each channel gives the pretrained response; channels beyond `image_channels` (the one-hot channels of a
+      cascade) start at zero.
+    - Strides: where the network does not halve an axis that pretraining halved, patch filters and merging weights are
+      folded along it; in the opposite case they are spread. Either way a map that is constant along the axis gives
+      the pretrained response.
+    - Stages: those that only one side has stay fresh or unused.
+
+    Args:
+        network: the network to fill.
+        encoder: the pretrained encoder.
+        image_channels: how many of the network's input channels are images; all when not given.
+
+    Raises:
+        TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
+    """
+    _check_settings(network, encoder)
+    target = network.state_dict()
+    source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
+    report = TransferReport()
+    filled: dict[str, Tensor] = {}
+    for name, weight in encoder.weights.items():
+        if name not in target:
+            report.unused.append(name)
+            continue
+        adapted, how = weight, ""
+        if name == PATCH_WEIGHT:
+            channels = target[name].shape[1]
+            adapted, how = _adapt_patch_filters(
+                weight, channels, channels if image_channels is None else image_channels, network.topology.patch_stride
+            )
+        elif ".merging." in name:
+            stage = int(name.split(".")[2])
+            strides = source_topology.merge_strides[stage], network.topology.merge_strides[stage]
+            if strides[0] != strides[1]:
+                prefix = name[: name.index("merging.") + len("merging.")]
+                adapted = _adapt_merging(encoder.weights, prefix, *strides)[name]
+                how = f"stride {strides[0]} to {strides[1]}"
+        if adapted.shape != target[name].shape:
+            raise TransferError(
+                f"{name}: shape {tuple(weight.shape)} in {encoder.path or 'the encoder'}, "
+                f"{tuple(target[name].shape)} in the network; both must be built with the same encoder settings"
+            )
+        filled[name] = adapted
+        if how:
+            report.adapted[name] = how
+        else:
+            report.matched.append(name)
+    report.fresh = [name for name in target if name not in filled]
+    _check_coverage(report, network, source_topology.merge_strides)
+    with torch.no_grad():
+        for name, tensor in filled.items():
+            target[name].copy_(tensor)
+    return report
+
+
+def _check_settings(network: SwinFUSEUNet, encoder: Encoder) -> None:
+    ours, theirs = network.settings.to_dict(), encoder.settings.to_dict()
+    differing = {
+        # The number of tokens attended over is no property of the weights.
+        name: (theirs[name], ours[name])
+        for name in ours
+        if _comparable(ours[name]) != _comparable(theirs[name])
+    }
+    common = min(len(network.settings.depths), len(encoder.settings.depths))
+    for name in ("depths", "num_heads"):
+        if name in differing and ours[name][:common] == theirs[name][:common]:
+            del differing[name]
+    if differing:
+        listing = "; ".join(f"{name} is {a} in the encoder, {b} in the network" for name, (a, b) in differing.items())
+        raise TransferError(
+            f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Let the trainer take the sizes from "
+            "the encoder (plans without a SwinFUSE architecture), or choose the encoder that these plans were made for."
+        )
+
+
+def _comparable(value: object) -> object:
+    return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
+
+
+def _check_coverage(report: TransferReport, network: SwinFUSEUNet, source_merges: tuple[Triple, ...]) -> None:
+    common = min(len(network.topology.merge_strides), len(source_merges))
+    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides)))
+    missing = [
+        name
+        for name in report.fresh
+        if name.startswith(("patch_embed.", "encoder.")) and not (further and name.startswith(further))
+    ]
+    if missing:
+        raise TransferError(
+            f"the encoder file lacks {len(missing)} tensors of the network, such as {missing[:3]}: "
+            "it is damaged or was written by an incompatible version; pretrain again"
+        )
+
+
+def _adapt_patch_filters(weight: Tensor, channels: int, image_channels: int, stride: Triple) -> tuple[Tensor, str]:
+    """Filters (features, channels, kz, ky, kx) for other input channels and another stride; says what was done."""
+    steps = []
+    if channels != weight.shape[1] or image_channels != channels:
+        pretrained_channels = weight.shape[1]
+        mean = weight.mean(1, keepdim=True) * (pretrained_channels / image_channels)
+        weight = torch.cat(
+            [
+                mean.expand(-1, image_channels, -1, -1, -1),
+                mean.new_zeros(weight.shape[0], channels - image_channels, *weight.shape[2:]),
+            ],
+            dim=1,
+        )
+        steps.append(f"{pretrained_channels} to {image_channels} image channels")
+        if channels > image_channels:
+            steps.append(f"{channels - image_channels} further channels zero")
+    kernel = tuple(weight.shape[2:])
+    for axis in range(3):
+        old, new = weight.shape[2 + axis], stride[axis]
+        if new < old:
+            weight = weight.sum(2 + axis, keepdim=True)
+        elif new > old:
+            weight = weight.repeat_interleave(new, 2 + axis) / new
+    if kernel != stride:
+        steps.append(f"patch {kernel} to {stride}")
+    return weight, ", ".join(steps)
+
+
+def _adapt_merging(weights: dict[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
+    """Norm and reduction of a patch merging for another stride.
+
+    The norm's scale is taken into the reduction before folding, and its shift is chosen so that it contributes to the
+    output what it did: exact for maps that are constant along the folded axes, as long as the reduction's equations
+    can be solved, which random weights allow (as many inputs as outputs or more).
+    """
+    reduction = weights[prefix + "reduction.weight"].double()
+    scale, shift = weights[prefix + "norm.weight"].double(), weights[prefix + "norm.bias"].double()
+    outputs = len(reduction)
+    kernel = (reduction * scale).reshape(outputs, *old, -1)
+    for axis in range(3):
+        if new[axis] < old[axis]:
+            kernel = kernel.sum(1 + axis, keepdim=True)
+        elif new[axis] > old[axis]:
+            kernel = kernel.repeat_interleave(new[axis], 1 + axis) / new[axis]
+    folded = kernel.reshape(outputs, -1)
+    # The smallest shift that gives the pretrained constant: reduction @ shift.
+    folded_shift = torch.linalg.lstsq(folded, (reduction @ shift)[:, None], driver="gelsd").solution[:, 0]
+    adapted = {"reduction.weight": folded, "norm.weight": torch.ones_like(folded_shift), "norm.bias": folded_shift}
+    return {prefix + name: value.to(weights[prefix + name].dtype) for name, value in adapted.items()}
+
+
+def _by_module(names: list[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for name in names:
+        module = ".".join(name.split(".")[:3] if name.startswith("encoder.stages.") else name.split(".")[:1])
+        counts[module] = counts.get(module, 0) + 1
+    return counts

@@ -1,0 +1,214 @@
+"""SwinFUSEUNet: the Swin encoder with nnU-Net's convolutions and decoder around it, built from plans.json alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import Tensor, nn
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.topology import Triple, check_patch_size, plan_topology
+
+NETWORK_CLASS_NAME = "nnunetv2_swinfuse.architecture.unet.SwinFUSEUNet"
+
+
+@dataclass(frozen=True)
+class SkipPyramid:
+    """What `UNetDecoder` reads from an encoder. Not a module: the decoder would register the encoder a second time."""
+
+    output_channels: list[int]
+    strides: list[Triple]
+    kernel_sizes: list[Triple]
+    conv_op: type[nn.Module] = nn.Conv3d
+    conv_bias: bool = True
+    norm_op: type[nn.Module] = nn.InstanceNorm3d
+    norm_op_kwargs: Mapping[str, Any] | None = None
+    dropout_op: None = None
+    dropout_op_kwargs: None = None
+    nonlin: type[nn.Module] = nn.LeakyReLU
+    nonlin_kwargs: Mapping[str, Any] | None = None
+
+    def convolutions(
+        self, count: int, input_channels: int, stage: int, stride: Triple = (1, 1, 1)
+    ) -> StackedConvBlocks:
+        """`count` blocks of convolution, instance norm and leaky ReLU that end with the channels of a stage's skip."""
+        return StackedConvBlocks(
+            count,
+            self.conv_op,
+            input_channels,
+            self.output_channels[stage],
+            self.kernel_sizes[stage],
+            stride,
+            self.conv_bias,
+            self.norm_op,
+            self.norm_op_kwargs,
+            None,
+            None,
+            self.nonlin,
+            self.nonlin_kwargs,
+        )
+
+
+class SwinFUSEUNet(nn.Module):
+    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and stand in plans.json.
+
+    Stage 0 is convolved at full resolution, stage 1 is the patch embedding and the Domain Invariance Module, stages 2
+    and on are Swin stages, and those beyond the Swin encoder strided convolutions. A convolution adapts each stage's
+    features to its skip, and dynamic-network-architectures' `UNetDecoder` turns the skips into a segmentation.
+
+    `patch_embed` and `encoder` are what pretraining gives; `stem`, `skips`, `bottleneck` and `decoder` start afresh.
+
+    Args:
+        input_channels: image channels, a cascade's one-hot channels included.
+        num_classes: segmentation heads.
+        deep_supervision: whether the decoder returns every resolution in training; can be changed later.
+        strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
+        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
+        feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance: see :class:`EncoderSettings`.
+        stem_features: channels at full resolution; half the feature size when not given, since full-resolution
+            convolutions are most of the network's cost.
+        max_features: most channels of a skip, nnU-Net's 320.
+        n_conv_per_stage_decoder: convolutions of each decoder stage.
+        drop_path_rate: stochastic depth of the last Swin block.
+        checkpointing: recompute Swin blocks in the backward pass to save memory.
+
+    Raises:
+        ValueError: naming the field, for strides or sizes that cannot be built.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        num_classes: int,
+        deep_supervision: bool = False,
+        *,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]] | None = None,
+        feature_size: int = EncoderSettings.feature_size,
+        depths: Sequence[int] = EncoderSettings.depths,
+        num_heads: Sequence[int] = EncoderSettings.num_heads,
+        window_size: int = EncoderSettings.window_size,
+        mlp_ratio: float = EncoderSettings.mlp_ratio,
+        domain_invariance: Mapping[str, Any] | None,
+        stem_features: int | None = None,
+        max_features: int = 320,
+        n_conv_per_stage_decoder: int = 2,
+        drop_path_rate: float = 0.0,
+        checkpointing: bool = False,
+    ):
+        super().__init__()
+        self.settings = EncoderSettings(
+            feature_size,
+            tuple(depths),
+            tuple(num_heads),
+            window_size,
+            mlp_ratio,
+            None if domain_invariance is None else dict(domain_invariance),
+        )
+        self.topology = plan_topology(strides, len(self.settings.depths))
+        stages = len(self.topology.strides)
+        if kernel_sizes is not None and len(kernel_sizes) != stages:
+            raise ValueError(
+                f"architecture.arch_kwargs.kernel_sizes lists {len(kernel_sizes)} stages, strides lists {stages}"
+            )
+        self.patch_embed = PatchEmbedding(input_channels, feature_size, self.topology.patch_stride)
+        self.encoder = SwinEncoder(self.settings, self.topology.merge_strides, drop_path_rate, checkpointing)
+        swin_channels = self.encoder.output_channels
+        stem_features = stem_features or max(feature_size // 2, 1)
+        skip_channels = [stem_features, *(min(channels, max_features) for channels in swin_channels)]
+        skip_channels += [skip_channels[-1]] * (stages - len(skip_channels))
+        pyramid = SkipPyramid(
+            skip_channels,
+            list(self.topology.strides),
+            [_triple(kernel) for kernel in kernel_sizes] if kernel_sizes is not None else [(3, 3, 3)] * stages,
+            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            nonlin_kwargs={"inplace": True},
+        )
+        self.stem = pyramid.convolutions(2, input_channels, 0)
+        self.skips = nn.ModuleList(
+            pyramid.convolutions(1, channels, stage) for stage, channels in enumerate(swin_channels, start=1)
+        )
+        first_convolution_stage = 1 + len(swin_channels)
+        self.bottleneck = nn.ModuleList(
+            pyramid.convolutions(2, skip_channels[stage - 1], stage, stride)
+            for stage, stride in enumerate(self.topology.convolution_strides, start=first_convolution_stage)
+        )
+        self.decoder = UNetDecoder(pyramid, num_classes, n_conv_per_stage_decoder, deep_supervision)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        """(B, input_channels, z, y, x) to logits (B, num_classes, z, y, x), or a list of them, finest first."""
+        features = self.encoder(self.patch_embed(x))
+        skips = [self.stem(x), *(skip(feature) for skip, feature in zip(self.skips, features, strict=True))]
+        for stage in self.bottleneck:
+            skips.append(stage(skips[-1]))
+        return self.decoder(skips)
+
+    def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
+        """Elements of all feature maps for one patch (z, y, x): nnU-Net's proxy for memory.
+
+        Swin blocks are counted with what they keep for the backward pass: norms, queries, keys and values, attention
+        output, projection and the feed-forward network's hidden layer.
+        """
+        check_patch_size(input_size, self.topology)
+        sizes = [np.array(input_size)]
+        for stride in self.topology.strides[1:]:
+            sizes.append(sizes[-1] // np.array(stride))
+        total = np.int64(self.stem.compute_conv_feature_map_size(sizes[0]))
+        for skip, size in zip(self.skips, sizes[1:], strict=False):
+            total += skip.compute_conv_feature_map_size(size)
+        for stage, size in zip(self.bottleneck, sizes[len(self.skips) :], strict=False):
+            total += stage.compute_conv_feature_map_size(size)
+        total += np.prod([self.settings.feature_size, *sizes[1]], dtype=np.int64)
+        per_block = 8 + 2 * self.settings.mlp_ratio
+        for index, depth in enumerate(self.settings.depths[: len(self.topology.merge_strides)]):
+            tokens = np.prod(sizes[1 + index], dtype=np.int64)
+            total += np.int64(tokens * self.encoder.output_channels[index] * per_block * depth)
+        return total + self.decoder.compute_conv_feature_map_size(input_size)
+
+    @staticmethod
+    def initialize(module: nn.Module) -> None:
+        """nnU-Net's initialisation of convolutions; linear layers keep the encoder's."""
+        InitWeights_He(1e-2)(module)
+
+
+def plans_architecture(
+    strides: Sequence[Sequence[int]],
+    settings: EncoderSettings,
+    *,
+    kernel_sizes: Sequence[Sequence[int]] | None = None,
+    **network_settings: Any,
+) -> dict[str, Any]:
+    """The `architecture` block of a configuration in plans.json, from which nnU-Net alone rebuilds the network.
+
+    Args:
+        strides: the plan's strides; nnU-Net also derives its deep supervision scales from them.
+        settings: sizes of the encoder.
+        kernel_sizes: the plan's convolution kernels.
+        network_settings: further keyword arguments of :class:`SwinFUSEUNet`.
+
+    Raises:
+        ValueError: naming the field, when the strides are impossible.
+    """
+    topology = plan_topology(strides, len(settings.depths))
+    return {
+        "network_class_name": NETWORK_CLASS_NAME,
+        "arch_kwargs": {
+            "strides": [list(stride) for stride in topology.strides],
+            "kernel_sizes": None if kernel_sizes is None else [list(kernel) for kernel in kernel_sizes],
+            **settings.to_dict(),
+            **network_settings,
+        },
+        "_kw_requires_import": [],
+    }
+
+
+def _triple(values: Sequence[int]) -> Triple:
+    z, y, x = values
+    return int(z), int(y), int(x)

@@ -1,0 +1,47 @@
+"""Tiny encoders and networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+
+HALVINGS = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
+
+
+@pytest.fixture
+def settings() -> EncoderSettings:
+    return EncoderSettings(
+        feature_size=12,
+        depths=(2, 2),
+        num_heads=(2, 4),
+        window_size=3,
+        domain_invariance={"layers": 2, "max_tokens": 64, "mlp_ratio": 2.0},
+    )
+
+
+def build(strides, settings, input_channels=1, classes=3, deep_supervision=False, **kwargs) -> SwinFUSEUNet:
+    architecture = plans_architecture(strides, settings, **kwargs)
+    torch.manual_seed(0)
+    network = SwinFUSEUNet(input_channels, classes, deep_supervision, **architecture["arch_kwargs"])
+    # Biases and norms start at constants that would hide mistakes in transfer and attention.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn_like(parameter))
+            else:
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+def encoder_of(network: SwinFUSEUNet) -> Encoder:
+    weights = {
+        name: tensor.clone()
+        for name, tensor in network.state_dict().items()
+        if name.startswith(("patch_embed.", "encoder."))
+    }
+    channels = network.patch_embed.proj.weight.shape[1]
+    return Encoder(weights, network.settings, network.topology.strides, input_channels=channels)
