@@ -169,6 +169,7 @@ class DomainInvariance(nn.Module):
         self.mr_block = CoAttentionBlock(channels, num_heads, settings)
         self.norm = nn.LayerNorm(channels)
         self.proj = nn.Linear(channels, channels)
+        self.apply(_initialize_linear)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Single image of either modality: both blocks attend to it, their outputs are averaged. (B, C, z, y, x)."""
@@ -211,3 +212,10 @@ class DomainInvariance(nn.Module):
         if update.shape[2:] != embedding.shape[2:]:
             update = F.interpolate(update, size=embedding.shape[2:], mode="trilinear", align_corners=False)
         return embedding + update
+
+
+def _initialize_linear(module: nn.Module) -> None:
+    # The Swin blocks' standard deviation of 0.02 would make attention over hundreds of tokens uniform for long.
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        nn.init.zeros_(module.bias)

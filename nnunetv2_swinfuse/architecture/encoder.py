@@ -139,7 +139,7 @@ class SwinEncoder(nn.Module):
             )
         self.stages = nn.ModuleList(stages)
         self.output_channels = [settings.feature_size << index for index in range(len(merge_strides) + 1)]
-        self.apply(_initialize_linear)
+        self.stages.apply(_initialize_linear)
 
     def forward(self, embedding: Tensor) -> list[Tensor]:
         """One image of any modality.

@@ -26,7 +26,7 @@ def attend_by_definition(attention: WindowAttention, x: torch.Tensor, shifted: b
     out = torch.zeros_like(padded)
 
     def cell(position):
-        # The window a position falls in once the map is rolled back by the shift; wrapped parts are windows of their own.
+        # The window a position falls in after the shift; wrapped parts are windows of their own.
         return tuple(((p - s) // w) if p >= s else -1 for p, s, w in zip(position, shift, window, strict=True))
 
     positions = list(itertools.product(*map(range, padded_shape)))

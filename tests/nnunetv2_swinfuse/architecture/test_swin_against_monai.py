@@ -32,8 +32,8 @@ def test_features_and_gradients_equal_monais(shape):
     torch.manual_seed(0)
     # Windows of 2 are clamped nowhere: MONAI looks up another bias where they are.
     peer = swin_unetr.SwinTransformer(
-        in_chans=1, embed_dim=12, window_size=(2, 2, 2), patch_size=(2, 2, 2), depths=(2, 2, 2, 2), num_heads=(2, 2, 4, 4),
-        downsample=swin_unetr.PatchMergingV2, spatial_dims=3,
+        in_chans=1, embed_dim=12, window_size=(2, 2, 2), patch_size=(2, 2, 2), depths=(2, 2, 2, 2),
+        num_heads=(2, 2, 4, 4), downsample=swin_unetr.PatchMergingV2, spatial_dims=3,
     ).double()  # fmt: skip
     with torch.no_grad():
         for parameter in peer.parameters():

@@ -1,0 +1,184 @@
+"""`swinfuse_demo`: the main job end to end, on volumes it makes itself, through the commands a user would type."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw, write_synthrad
+from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+
+COLLECTION = "SynthRAD"
+DATASET_ID = 501
+DATASET_NAME = "SwinFUSEDemo"
+TRAINER = "nnUNetTrainerSwinFUSE_5epochs"
+PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 1 and the command that failed, if one does."""
+    parser = argparse.ArgumentParser(
+        prog="swinfuse_demo",
+        description="Make CT/MR volumes, pretrain, fine-tune in nnU-Net, predict, evaluate, draw. On a CPU in minutes.",
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("swinfuse_demo"), help="where everything goes (default ./swinfuse_demo)"
+    )
+    parser.add_argument(
+        "--data_only",
+        action="store_true",
+        help=f"only write the volumes, as collection {COLLECTION} and Dataset{DATASET_ID}_{DATASET_NAME}, into your "
+        "own nnUNet_raw; nothing there is overwritten",
+    )
+    options = parser.parse_args(arguments)
+    try:
+        if options.data_only:
+            write_data_only()
+        else:
+            run_demo(unused_folder(options.folder.absolute()))
+    except DemoError as error:
+        print(f"swinfuse_demo: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("swinfuse_demo: interrupted; start it again, it takes a new folder.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def write_data_only() -> None:
+    """Writes the demo's volumes into the user's own nnUNet_raw and says what to type next."""
+    if not os.environ.get("nnUNet_raw"):
+        raise DemoError("nnUNet_raw is not set; for example: export nnUNet_raw=/data/nnUNet_raw")
+    raw = Path(os.environ["nnUNet_raw"])
+    write_volumes(raw)
+    print(f"Written: {raw / COLLECTION} and {raw / f'Dataset{DATASET_ID}_{DATASET_NAME}'}. Now try:")
+    print(f"    swinfuse_pretrain -d {COLLECTION}")
+    print(f"    nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c 3d_fullres")
+    print("    swinfuse_register")
+    print(f"    nnUNetv2_train {DATASET_ID} 3d_fullres 0 -tr nnUNetTrainerSwinFUSE")
+
+
+def write_volumes(raw: Path) -> None:
+    """Both layouts under `raw`; raises DemoError before writing anything when one of them is there."""
+    dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
+    taken = [folder for folder in (raw / COLLECTION, *raw.glob(f"Dataset{DATASET_ID}_*")) if folder.exists()]
+    if taken:
+        raise DemoError(f"already there, and never overwritten: {', '.join(map(str, taken))}. Move it away first")
+    write_synthrad(raw / COLLECTION, patients=12, seed=0)
+    # Other seeds than the collection's: no patient is in both.
+    write_nnunet_raw(raw, DATASET_ID, DATASET_NAME, modality="MR", train_cases=10, test_cases=3, seed=1000)
+    if not dataset.is_dir():
+        raise DemoError(f"{dataset} was not written")
+
+
+def run_demo(folder: Path) -> None:
+    """Everything, in a folder of its own; the user's nnU-Net paths are not touched."""
+    start = time.time()
+    folder.mkdir(parents=True)
+    print(f"swinfuse_demo works in {folder}; delete it when you are done.")
+    environment = demo_environment(folder)
+    raw, results = folder / "nnUNet_raw", folder / "nnUNet_results"
+    dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
+    say(1, "making 12 CT/MR patients and 13 labelled MR cases")
+    write_volumes(raw)
+
+    say(2, "pretraining the encoder without labels")
+    call(["swinfuse_pretrain", "-d", COLLECTION, "-p", "tiny", "--steps", "150", "--device", "cpu"], environment)
+
+    say(3, "nnU-Net plans and preprocesses the labelled dataset")
+    call(
+        [
+            "nnUNetv2_plan_and_preprocess",
+            "-d",
+            str(DATASET_ID),
+            "-c",
+            "3d_fullres",
+            "-np",
+            "2",
+            "-gpu_memory_target",
+            "1",
+        ],
+        environment,
+    )
+    say(4, "nnU-Net trains fold 0 with the pretrained encoder")
+    call(["nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"], environment)
+
+    say(5, "stock nnU-Net predicts unseen cases, without knowing of this package's trainers")
+    predictions = folder / "predictions"
+    stock = {name: value for name, value in environment.items() if name != "nnUNet_extTrainer"}
+    call(
+        ["nnUNetv2_predict", "-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu",
+         "-i", str(dataset / "imagesTs"), "-o", str(predictions), "-npp", "1", "-nps", "1"],
+        stock,
+    )  # fmt: skip
+    say(6, "nnU-Net evaluates, and a picture is drawn")
+    call(
+        ["nnUNetv2_evaluate_folder", str(dataset / "labelsTs"), str(predictions), "-np", "1",
+         "-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json")],
+        stock,
+    )  # fmt: skip
+    summary = predictions / "summary.json"
+    scores = json.loads(summary.read_text())
+    # matplotlib is not needed before.
+    from nnunetv2_swinfuse.demo.picture import draw_demo
+
+    panels = sorted((results / COLLECTION / "swinfuse__tiny" / "panels").glob("*.png"))
+    picture = draw_demo(folder / "demo.png", dataset, predictions, panels[-1])
+    labels = {v: k for k, v in json.loads((dataset / "dataset.json").read_text())["labels"].items()}
+    print("\nDice of the unseen cases: " + ", ".join(
+        f"{labels[int(label)]} {values['Dice']:.3f}" for label, values in scores["mean"].items()
+    ))  # fmt: skip
+    print(f"segmentations  {predictions}\nscores         {summary}\npicture        {picture}")
+    print(f"model          {next((results / dataset.name).iterdir())}")
+    print(f"Finished in {(time.time() - start) / 60:.1f} minutes.")
+
+
+def demo_environment(folder: Path) -> dict[str, str]:
+    """The environment of the commands: nnU-Net's paths inside `folder`, and short epochs."""
+    environment = dict(os.environ)
+    for name in PATHS:
+        (folder / name).mkdir(parents=True)
+        environment[name] = str(folder / name)
+    environment["nnUNet_extTrainer"] = str(external_trainers_folder())
+    environment["SWINFUSE_ITERATIONS_PER_EPOCH"] = "20"
+    environment["SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH"] = "2"
+    # An encoder of the user's own must not be taken for the demo's.
+    environment.pop("SWINFUSE_CHECKPOINT", None)
+    environment.setdefault("nnUNet_n_proc_DA", "1")
+    environment.setdefault("nnUNet_def_n_proc", "1")
+    return environment
+
+
+def unused_folder(folder: Path) -> Path:
+    """`folder`, or the same with a number where it already exists."""
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}_{number}")
+    return candidate
+
+
+def say(number: int, what: str) -> None:
+    print(f"\n=== {number} of 6: {what}", flush=True)
+
+
+def call(command: list[str], environment: Mapping[str, str]) -> None:
+    """Runs a console command of this Python environment and shows what it prints.
+
+    Raises:
+        DemoError: naming the command, when it is missing or fails.
+    """
+    print("$ " + " ".join(command), flush=True)
+    program = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
+    if program is None:
+        raise DemoError(f"{command[0]} is not installed in {sys.prefix}; install with: pip install nnunetv2-swinfuse")
+    status = subprocess.run([program, *command[1:]], env=dict(environment), check=False).returncode
+    if status:
+        raise DemoError(f"this command ended with status {status}: {' '.join(command)}")

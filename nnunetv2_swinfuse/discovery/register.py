@@ -1,0 +1,142 @@
+"""`swinfuse_register`: nnU-Net finds the trainers in every process of this Python environment.
+
+nnU-Net 2.8 looks for trainers in the folders that the variable `nnUNet_extTrainer` names. A `.pth` file in
+site-packages adds this package's folder to it whenever Python starts; that line does nothing once the package is gone,
+and nothing is written into nnunetv2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+VARIABLE = "nnUNet_extTrainer"
+# Sorts behind the `__editable__*.pth` of editable installs, which must have made the package findable before.
+PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
+TRAINER = "nnUNetTrainerSwinFUSE"
+STOCK_TRAINER = "nnUNetTrainer"
+
+# Python runs a line of a .pth file that begins with "import". It must never raise: every start of Python runs it.
+PTH_LINE = (
+    "import os, importlib.util; "
+    "s = importlib.util.find_spec('nnunetv2_swinfuse'); "
+    "f = os.path.join(os.path.dirname(s.origin), 'discovery', 'external_trainers') if s and s.origin else ''; "
+    f"p = [q for q in os.environ.get('{VARIABLE}', '').split(os.pathsep) if q]; "
+    f"os.environ.update({{'{VARIABLE}': os.pathsep.join(p + [f])}} if f and f not in p and os.path.isdir(f) else {{}})\n"
+)
+
+PROBE = (
+    "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find; "
+    f"find('{STOCK_TRAINER}'); find('{TRAINER}')"
+)
+
+
+class RegistrationError(RuntimeError):
+    """The registration could not be written or removed; the message says where and what to do."""
+
+
+def external_trainers_folder() -> Path:
+    """The folder for `nnUNet_extTrainer`; it holds one module that names the trainers."""
+    return Path(__file__).resolve().parent / "external_trainers"
+
+
+def site_packages() -> Path:
+    """Where this Python environment keeps pure packages and their `.pth` files."""
+    return Path(sysconfig.get_path("purelib"))
+
+
+def register(site: Path | None = None) -> Path:
+    """Writes the `.pth` file; doing it twice changes nothing.
+
+    Args:
+        site: another folder than this environment's site-packages.
+
+    Raises:
+        RegistrationError: when the folder cannot be written.
+    """
+    path = (site or site_packages()) / PTH_NAME
+    try:
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(PTH_LINE)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise RegistrationError(
+            f"{path} cannot be written ({error}). Use a virtual environment of your own, or set the variable instead:\n"
+            f"    export {VARIABLE}={external_trainers_folder()}"
+        ) from error
+    return path
+
+
+def remove(site: Path | None = None) -> bool:
+    """Deletes the `.pth` file; says whether there was one.
+
+    Raises:
+        RegistrationError: when it cannot be deleted.
+    """
+    path = (site or site_packages()) / PTH_NAME
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RegistrationError(f"{path} cannot be deleted ({error}); delete it by hand") from error
+    return True
+
+
+def visible_to_nnunet() -> bool:
+    """Whether a new nnU-Net process would be given this package's trainers (by its environment, without asking it)."""
+    folder = str(external_trainers_folder())
+    named = [os.path.abspath(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    return folder in named or (site_packages() / PTH_NAME).is_file()
+
+
+def probe() -> subprocess.CompletedProcess[str]:
+    """Asks nnU-Net itself, in a fresh process with this one's environment, for the trainer and for a stock one."""
+    return subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+
+
+def check() -> bool:
+    """Prints in plain words what nnU-Net sees and what to do; True when it finds the trainers."""
+    path = site_packages() / PTH_NAME
+    folder = external_trainers_folder()
+    print(f"Python environment     {sys.prefix}")
+    print(f"Trainers               {folder}")
+    print(f"Registered             {'yes' if path.is_file() else 'no'} ({path})")
+    print(f"{VARIABLE}      {os.environ.get(VARIABLE, 'not set')}")
+    result = probe()
+    if result.returncode == 0:
+        print(f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}: nnUNetv2_train ... -tr {TRAINER} works.")
+        return True
+    last = (result.stderr.strip().splitlines() or ["no message"])[-1]
+    print(f"nnU-Net does not find {TRAINER}: {last}")
+    print("To do: swinfuse_register (for this environment, permanently), or for this shell only:")
+    print(f"    export {VARIABLE}={folder}")
+    return False
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 1 when nnU-Net does not find the trainers or the file cannot be written."""
+    parser = argparse.ArgumentParser(
+        prog="swinfuse_register",
+        description="Make the SwinFUSE trainers known to nnU-Net in this Python environment, permanently.",
+    )
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--check", action="store_true", help="say what nnU-Net sees and what to do, change nothing")
+    action.add_argument("--remove", action="store_true", help="take the registration back; trained models keep working")
+    options = parser.parse_args(arguments)
+    try:
+        if options.check:
+            raise SystemExit(0 if check() else 1)
+        if options.remove:
+            print("Removed." if remove() else "There was nothing to remove.")
+            return
+        print(f"Registered: {register()}")
+        raise SystemExit(0 if check() else 1)
+    except RegistrationError as error:
+        print(f"swinfuse_register: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

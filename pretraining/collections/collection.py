@@ -1,0 +1,96 @@
+"""A collection: patients, each with volumes of named modalities, paired or not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+Domain = Literal["CT", "MR"]
+DOMAINS: tuple[Domain, ...] = ("CT", "MR")
+ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One image file.
+
+    Attributes:
+        modality: what it is called, such as CT, CBCT or MR.
+        domain: the side of the Domain Invariance Module it belongs to.
+        path: the file.
+        mask: a file that marks the body, on the same grid, or None.
+    """
+
+    modality: str
+    domain: Domain
+    path: Path
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
+class Patient:
+    """A patient's volumes; all of them go to training or all to validation.
+
+    Attributes:
+        identifier: unique in the collection.
+        volumes: at least one.
+        paired: one CT and one MR that lie on the same grid, registered.
+    """
+
+    identifier: str
+    volumes: tuple[Volume, ...]
+    paired: bool
+
+    def domains(self) -> set[Domain]:
+        return {volume.domain for volume in self.volumes}
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Patients of a folder.
+
+    Attributes:
+        name: name of the folder.
+        layout: which reader understood it.
+        root: the folder.
+        patients: sorted by identifier.
+    """
+
+    name: str
+    layout: str
+    root: Path
+    patients: tuple[Patient, ...]
+
+    @property
+    def volumes(self) -> tuple[Volume, ...]:
+        return tuple(volume for patient in self.patients for volume in patient.volumes)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over who is in it: identifiers, pairing, modalities, file names and sizes, not the voxels."""
+        digest = hashlib.sha256()
+        for patient in self.patients:
+            digest.update(f"{patient.identifier}|{patient.paired}\n".encode())
+            for volume in patient.volumes:
+                relative = volume.path.relative_to(self.root)
+                digest.update(f"{volume.domain}|{volume.modality}|{relative}|{volume.path.stat().st_size}\n".encode())
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """One line: patients, pairs, CT and MR volumes."""
+        pairs = sum(patient.paired for patient in self.patients)
+        counts = {domain: sum(volume.domain == domain for volume in self.volumes) for domain in DOMAINS}
+        return (
+            f"Collection {self.name} ({self.layout}): {len(self.patients)} patients, {pairs} paired, "
+            f"{counts['CT']} CT and {counts['MR']} MR volumes"
+        )
+
+
+def volume_stem(path: Path) -> str | None:
+    """Name of a volume without its ending; None for a file that is no volume."""
+    for ending in ENDINGS:
+        if path.name.lower().endswith(ending) and not path.name.startswith("."):
+            return path.name[: -len(ending)]
+    return None

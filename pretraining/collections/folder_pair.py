@@ -1,0 +1,51 @@
+"""Two folders of volumes, `ct/` and `mr/`. The same file name in both is one patient, registered unless said otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
+from pretraining.errors import InputError
+
+LAYOUT = "folder pair"
+FOLDERS: dict[str, Domain] = {"ct": "CT", "mr": "MR"}
+
+
+def matches(root: Path) -> bool:
+    """Whether `ct/` or `mr/` is there and holds volumes with names of their own."""
+    return any(_volumes(root / folder) for folder in FOLDERS)
+
+
+def read(name: str, root: Path, unpaired: bool = False) -> Collection:
+    """Patients of both folders.
+
+    Args:
+        name: name of the collection.
+        root: folder that holds `ct/` and `mr/`.
+        unpaired: files of the same name belong to one patient but are not registered.
+    """
+    volumes: dict[str, list[Volume]] = {}
+    for folder, domain in FOLDERS.items():
+        for stem, path in _volumes(root / folder).items():
+            volumes.setdefault(stem, []).append(Volume(domain, domain, path))
+    return Collection(
+        name,
+        LAYOUT,
+        root,
+        tuple(Patient(stem, tuple(both), len(both) == 2 and not unpaired) for stem, both in sorted(volumes.items())),
+    )
+
+
+def _volumes(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    if not folder.is_dir():
+        return files
+    for path in sorted(folder.iterdir()):
+        stem = volume_stem(path)
+        # A SynthRAD patient called "ct" would hold ct.nii.gz and mr.nii.gz.
+        if stem is None or stem.lower() in ("ct", "mr", "cbct", "mask"):
+            continue
+        if stem in files:
+            raise InputError(f"two files for one volume: {files[stem]} and {path}; remove one of them")
+        files[stem] = path
+    return files

@@ -1,0 +1,105 @@
+"""Problems of a collection that its headers show, all of them together, before any long work."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+from tqdm import tqdm
+
+from pretraining.collections.collection import Collection, Patient
+from pretraining.errors import InputError
+
+# Largest difference of origin, spacing (mm) or direction between volumes of one grid: files round them differently.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size, spacing, origin (x, y, z) and direction of a volume, as its header says."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def differs_from(self, other: Grid) -> str | None:
+        """The first property that differs, in words."""
+        if self.size != other.size:
+            return f"size {self.size} and {other.size}"
+        for name in ("spacing", "origin", "direction"):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if not np.allclose(ours, theirs, atol=TOLERANCE):
+                return f"{name} {np.round(ours, 4).tolist()} and {np.round(theirs, 4).tolist()}"
+        return None
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads a header only.
+
+    Raises:
+        InputError: naming the file, when it is unreadable, not 3D, or empty.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "unreadable")
+        raise InputError(f"{path}: cannot be read ({reason.strip()}); replace or remove it") from error
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{path}: {reader.GetDimension()}D with {reader.GetNumberOfComponents()} component(s) of size "
+            f"{reader.GetSize()}; expected one 3D volume. Split it into one file per volume"
+        )
+    if min(reader.GetSize()) < 2:
+        raise InputError(f"{path}: size {reader.GetSize()}; expected at least 2 voxels along each axis")
+    return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
+    """Reads every header and reports all problems in one error.
+
+    Returns:
+        The grid of each volume.
+
+    Raises:
+        InputError: listing unreadable, 4D or empty volumes and pairs on different grids.
+    """
+    problems: list[str] = []
+    grids: dict[Path, Grid] = {}
+
+    def read(path: Path) -> Grid | InputError:
+        try:
+            return read_grid(path)
+        except InputError as error:
+            return error
+
+    paths = [volume.path for volume in collection.volumes]
+    with ThreadPoolExecutor(processes) as pool:
+        for path, result in zip(paths, tqdm(pool.map(read, paths), "checking headers", len(paths)), strict=True):
+            if isinstance(result, Grid):
+                grids[path] = result
+            else:
+                problems.append(str(result))
+    problems += [problem for patient in collection.patients if (problem := _pair_problem(patient, grids))]
+    if problems:
+        listing = "\n  ".join(problems)
+        raise InputError(f"collection {collection.name}: {len(problems)} problem(s), nothing was changed:\n  {listing}")
+    return grids
+
+
+def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
+    if not patient.paired or any(volume.path not in grids for volume in patient.volumes):
+        return None
+    first, second = patient.volumes
+    difference = grids[first.path].differs_from(grids[second.path])
+    if difference is None:
+        return None
+    return (
+        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} are taken for registered, but lie on "
+        f"different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
+    )

@@ -1,0 +1,69 @@
+"""SynthRAD2023 and SynthRAD2025 (Thummerer et al.): a folder per patient with ct, mr or cbct, and mask.
+
+`Task1/brain/1BA001/{ct,mr,mask}.nii.gz` in 2023, `Task1/AB/1ABA005/{ct,mr,mask}.mha` in 2025. The collection may begin
+at any of these levels. Volumes of a patient are registered and on one grid.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
+from pretraining.errors import InputError
+
+LAYOUT = "SynthRAD"
+MODALITIES: dict[str, tuple[str, Domain]] = {"ct": ("CT", "CT"), "cbct": ("CBCT", "CT"), "mr": ("MR", "MR")}
+DEEPEST = 3
+
+
+def matches(root: Path) -> bool:
+    """Whether some folder, at most three levels below, holds a ct, cbct or mr volume."""
+    return any(_named_volumes(folder) for folder in _folders(root))
+
+
+def read(name: str, root: Path) -> Collection:
+    """All patients below `root`; one that lacks CT or MR is one-sided, a folder without volumes is no patient.
+
+    Raises:
+        InputError: when two folders have the same patient name, or a patient has one modality twice.
+    """
+    patients: dict[str, tuple[Path, Patient]] = {}
+    for folder in _folders(root):
+        files = _named_volumes(folder)
+        if not files:
+            continue
+        masks = [path for path in sorted(folder.iterdir()) if volume_stem(path) == "mask"]
+        volumes = tuple(
+            Volume(*MODALITIES[stem], path, masks[0] if masks else None) for stem, path in sorted(files.items())
+        )
+        domains = [volume.domain for volume in volumes]
+        if folder.name in patients:
+            raise InputError(
+                f"patient {folder.name} is in {patients[folder.name][0]} and in {folder}; rename or remove one of them"
+            )
+        paired = domains.count("CT") == 1 and domains.count("MR") == 1
+        patients[folder.name] = (folder, Patient(folder.name, volumes, paired))
+    return Collection(name, LAYOUT, root, tuple(patient for _, (_, patient) in sorted(patients.items())))
+
+
+def _folders(root: Path) -> list[Path]:
+    level, found = [root], []
+    for _ in range(DEEPEST):
+        level = sorted(
+            child for folder in level for child in folder.iterdir()
+            if child.is_dir() and child.name.lower() != "overview" and not child.name.startswith(".")
+        )  # fmt: skip
+        found += level
+    return found
+
+
+def _named_volumes(folder: Path) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        stem = volume_stem(path)
+        if stem is None or stem.lower() not in MODALITIES or not path.is_file():
+            continue
+        if stem.lower() in files:
+            raise InputError(f"two files for one modality: {files[stem.lower()]} and {path}; remove one of them")
+        files[stem.lower()] = path
+    return files

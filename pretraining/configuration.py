@@ -1,0 +1,215 @@
+"""Every setting of a pretraining run: one frozen dataclass, filled from a preset, the command line and, last, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib import resources
+from typing import Any, Literal
+
+from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size, plan_topology
+from pretraining.errors import InputError
+
+Strides = tuple[tuple[int, ...], ...]
+
+# Settings that may differ between a run and its continuation: they change neither the losses nor what is learnt.
+FREE_ON_RESUME = frozenset({"workers", "checkpoint_every", "validate_every", "validation_batches", "device"})
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Settings of a pretraining run. The defaults are the paper's and its released code's where they name a figure.
+
+    Attributes:
+        preset: name of the preset the run started from.
+        crop_size: crop in voxels (z, y, x); divisible by the product of the strides; y equals x (rotations).
+        strides: stride of each stage (z, y, x), as in an nnU-Net plan; the first is 1.
+        batch_size: pairs of a CT and an MR crop in a step; each gives two views.
+        spacing: voxel spacing in mm (z, y, x); the collection's median when None.
+        validation_share: share of the patients kept for validation.
+        foreground_share: share of the crops that are centred on foreground.
+        feature_size, depths, num_heads, window_size, mlp_ratio: see :class:`EncoderSettings`.
+        dim: `co_attention`, or `none` for the encoder without the Domain Invariance Module.
+        dim_layers, dim_max_tokens: layers of each of its blocks, tokens attended over at most.
+        fusion: `separate` or `mean` (the released reading), see :meth:`SwinEncoder.forward_pair`.
+        single_share: share of the steps in which each image goes through the module alone, as in fine-tuning.
+        drop_path_rate: stochastic depth.
+        checkpointing: recompute Swin blocks in the backward pass.
+        steps: optimiser steps.
+        warmup_steps: steps of linear warm-up, then cosine decay.
+        learning_rate, weight_decay: of AdamW.
+        gradient_clip: largest norm of the gradient.
+        temperature: of the contrastive loss.
+        corrupted_share: share of a crop's voxels that is cut out.
+        inpainting_weight, contrastive_weight, rotation_weight, density_weight: weights of the losses; 0 leaves one out.
+        density_warmup_steps: steps over which the density weight rises from 0.
+        density_dimensions, density_samples: dimensions projected to, tokens per modality.
+        seed: all randomness of a step is a function of this and the step.
+        validate_every, validation_batches: steps between validations, batches in each.
+        checkpoint_every: steps between checkpoints.
+        workers: processes that load crops.
+        device: `cuda`, `cpu` or `auto`.
+    """
+
+    preset: str = "base"
+    crop_size: tuple[int, ...] = (96, 96, 96)
+    strides: Strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
+    batch_size: int = 2
+    spacing: tuple[float, ...] | None = None
+    validation_share: float = 0.1
+    foreground_share: float = 0.67
+
+    feature_size: int = EncoderSettings.feature_size
+    depths: tuple[int, ...] = EncoderSettings.depths
+    num_heads: tuple[int, ...] = EncoderSettings.num_heads
+    window_size: int = EncoderSettings.window_size
+    mlp_ratio: float = EncoderSettings.mlp_ratio
+    dim: Literal["co_attention", "none"] = "co_attention"
+    dim_layers: int = DomainInvarianceSettings.layers
+    dim_max_tokens: int = DomainInvarianceSettings.max_tokens
+    fusion: Literal["separate", "mean"] = "separate"
+    single_share: float = 0.25
+    drop_path_rate: float = 0.0
+    checkpointing: bool = False
+
+    steps: int = 100_000
+    warmup_steps: int = 500
+    learning_rate: float = 4e-4
+    weight_decay: float = 0.1
+    gradient_clip: float = 1.0
+    temperature: float = 0.5
+    corrupted_share: float = 0.3
+    inpainting_weight: float = 1.0
+    contrastive_weight: float = 1.0
+    rotation_weight: float = 1.0
+    density_weight: float = 1.0
+    density_warmup_steps: int = 5_000
+    density_dimensions: int = 8
+    density_samples: int = 512
+
+    seed: int = 0
+    validate_every: int = 1_000
+    validation_batches: int = 16
+    checkpoint_every: int = 500
+    workers: int = 4
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("crop_size", "depths", "num_heads", "spacing"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else tuple(value))
+        object.__setattr__(self, "strides", tuple(tuple(int(s) for s in stride) for stride in self.strides))
+        try:
+            topology = self.topology
+            check_patch_size(self.crop_size, topology)
+            _ = self.encoder_settings
+        except (TypeError, ValueError) as error:
+            raise InputError(f"configuration: {error}") from error
+        if len(self.crop_size) != 3 or self.crop_size[1] != self.crop_size[2]:
+            raise InputError(
+                f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are rotated by "
+                "quarter turns in that plane"
+            )
+        if topology.convolution_strides:
+            raise InputError(
+                f"strides list {len(self.strides)} stages, but the encoder has patches and {len(self.depths)} Swin stages; "
+                f"give at most {len(self.depths) + 2} strides"
+            )
+        if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
+            raise InputError(f"spacing is {list(self.spacing)}; expected three positive numbers, mm along z, y, x")
+        for name in ("batch_size", "steps", "validate_every", "validation_batches", "checkpoint_every"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("warmup_steps", "density_warmup_steps", "workers", "weight_decay", "seed", *LOSS_WEIGHTS.values()):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
+        for name in ("learning_rate", "gradient_clip", "temperature", "density_dimensions"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
+        for name in ("validation_share", "foreground_share", "single_share", "drop_path_rate"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
+        _require(
+            0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
+        )
+        _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
+        _require(any(self.loss_weight(loss) for loss in LOSS_WEIGHTS), "all loss weights", 0, "one of them more than 0")
+        for name, allowed in CHOICES.items():
+            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {list(allowed)}")
+
+    @property
+    def topology(self) -> Topology:
+        return plan_topology(self.strides, len(self.depths))
+
+    @property
+    def encoder_settings(self) -> EncoderSettings:
+        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_tokens)
+        return EncoderSettings(
+            feature_size=self.feature_size,
+            depths=self.depths,
+            num_heads=self.num_heads,
+            window_size=self.window_size,
+            mlp_ratio=self.mlp_ratio,
+            domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
+        )
+
+    def loss_weight(self, loss: str) -> float:
+        """The weight of `inpainting`, `contrastive`, `rotation` or `density`."""
+        return float(getattr(self, LOSS_WEIGHTS[loss]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, for JSON and checkpoints."""
+        return json.loads(json.dumps(asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> Configuration:
+        """Raises InputError naming fields that are not known."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise InputError(f"{source}: unknown settings {unknown}; see swinfuse_pretrain --help for those there are")
+        return cls(**values)
+
+
+LOSS_WEIGHTS = {
+    "inpainting": "inpainting_weight",
+    "contrastive": "contrastive_weight",
+    "rotation": "rotation_weight",
+    "density": "density_weight",
+}
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dim": ("co_attention", "none"),
+    "fusion": ("separate", "mean"),
+    "device": ("auto", "cuda", "cpu"),
+}
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("pretraining") / "presets"
+    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+
+
+def load_preset(name: str) -> dict[str, Any]:
+    """The settings a preset changes, `preset` included.
+
+    Raises:
+        InputError: listing the presets there are.
+    """
+    if name not in preset_names():
+        raise InputError(f"preset {name!r} is not known; there are {preset_names()}")
+    text = (resources.files("pretraining") / "presets" / f"{name}.json").read_text()
+    return {"preset": name, **json.loads(text)}
+
+
+def changed_settings(old: Configuration, new: Configuration) -> list[str]:
+    """In words, the settings in which a continuation would differ from its run; empty when it may go on."""
+    before, after = old.to_dict(), new.to_dict()
+    return [
+        f"{name}: {before[name]} in the run, {after[name]} now"
+        for name in before
+        if before[name] != after[name] and name not in FREE_ON_RESUME
+    ]
+
+
+def _require(holds: bool, name: str, found: object, expected: str | Sequence[str]) -> None:
+    if not holds:
+        raise InputError(f"{name} is {found}; expected {expected}")

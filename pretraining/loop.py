@@ -1,0 +1,230 @@
+"""The training loop: steps, validation, checkpoints, interruption and continuation. No framework inside."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
+from pretraining.checkpoint import TrainingState, save_checkpoint
+from pretraining.configuration import Configuration
+from pretraining.cost import in_words
+from pretraining.crops import CropDataset, PreprocessedCollection
+from pretraining.errors import InputError
+from pretraining.model import PretrainingModel
+from pretraining.monitoring.curves import draw_progress
+from pretraining.monitoring.log import RunLog
+from pretraining.monitoring.panels import draw_reconstruction
+from pretraining.objective import evaluate
+from pretraining.schedule import learning_rate
+
+CHECKPOINT = "checkpoint_latest.pth"
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to here is in its checkpoint."""
+
+
+class Diverged(InputError):
+    """A loss was not finite; the last checkpoint is from before."""
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[str]]:
+    """Within, Ctrl-C and SIGTERM add their name to the list instead of ending the program; a second one ends it."""
+    received: list[str] = []
+    previous: dict[signal.Signals, Any] = {}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        signal.signal(number, previous[signal.Signals(number)])
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        previous[number] = signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(
+    folder: Path,
+    collection: PreprocessedCollection,
+    configuration: Configuration,
+    device: torch.device,
+    state: TrainingState | None = None,
+) -> PretrainingModel:
+    """Trains to the configuration's last step, from the beginning or from a checkpoint's state.
+
+    Args:
+        folder: the run's folder: checkpoints, log, records, `progress.png` and `panels/` go here.
+        collection: the preprocessed volumes.
+        configuration: settings of the run.
+        device: where to train; bf16 autocast is used on CUDA.
+        state: a checkpoint's, to go on from.
+
+    Returns:
+        The trained model.
+
+    Raises:
+        Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
+        Diverged: when a loss is not finite.
+        InputError: when a checkpoint cannot be written.
+    """
+    torch.manual_seed(configuration.seed)
+    model = PretrainingModel(configuration).to(device)
+    optimizer = torch.optim.AdamW(
+        weight_decay_groups(model, configuration.weight_decay), lr=configuration.learning_rate, betas=(0.9, 0.999)
+    )
+    step, bandwidth, seconds = 0, None, 0.0
+    if state is not None:
+        model.load_state_dict(state.network_weights)
+        optimizer.load_state_dict(state.optimizer)
+        step, seconds = state.step, state.seconds
+        bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
+    log = RunLog(folder, step)
+    batches = iter(
+        DataLoader(
+            CropDataset(
+                collection, "train", configuration.crop_size, configuration.batch_size,
+                seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
+            ),
+            batch_size=None,
+            sampler=range(step, configuration.steps),
+            num_workers=configuration.workers,
+            pin_memory=device.type == "cuda",
+        )
+    )  # fmt: skip
+    log.say(
+        f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}, "
+        f"collection {collection.name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    )
+
+    def save() -> None:
+        save_checkpoint(
+            TrainingState(
+                step=step,
+                network_weights=model.state_dict(),
+                optimizer=optimizer.state_dict(),
+                bandwidth=bandwidth,
+                configuration=configuration,
+                collection={"name": collection.name, "hash": collection.hash},
+                spacing=tuple(collection.spacing),
+                seconds=seconds,
+            ),
+            folder / CHECKPOINT,
+        )
+
+    with stop_signals() as stop, tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1) as bar:
+        while step < configuration.steps:
+            start = time.perf_counter()
+            model.train()
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, configuration)
+            evaluation = evaluate(model, _on(next(batches), device), configuration, step, bandwidth)
+            if not math.isfinite(evaluation.total.item()):
+                raise Diverged(
+                    f"step {step}: the loss is {evaluation.total.item()} ({_words(evaluation.values())}). The checkpoint in "
+                    f"{folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
+                )
+            optimizer.zero_grad(set_to_none=True)
+            evaluation.total.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
+            optimizer.step()
+            bandwidth = evaluation.bandwidth
+            step += 1
+            seconds += time.perf_counter() - start
+            values = {name: float(value) for name, value in evaluation.values().items()}
+            log.record(
+                step,
+                "train",
+                {**values, "gradient_norm": float(norm), "learning_rate": learning_rate(step - 1, configuration)},
+            )
+            bar.set_postfix_str(_words({name: values[name] for name in evaluation.losses}))
+            bar.update()
+            last = step == configuration.steps
+            if step % configuration.validate_every == 0 or last:
+                means = validate(model, collection, configuration, device, step, bandwidth, folder / "panels")
+                log.record(step, "validation", means)
+                log.say(f"step {step}: validation {_words(means)}")
+                for warning in health_warnings(means):
+                    log.say(f"WARNING: {warning}")
+                draw_progress(folder)
+            if stop or last or step % configuration.checkpoint_every == 0:
+                save()
+            if stop and not last:
+                draw_progress(folder)
+                raise Interrupted(f"{stop[0]} at step {step}; saved {folder / CHECKPOINT}")
+    log.say(f"Done: {configuration.steps} steps in {in_words(seconds)}")
+    return model
+
+
+@torch.no_grad()
+def validate(
+    model: PretrainingModel,
+    collection: PreprocessedCollection,
+    configuration: Configuration,
+    device: torch.device,
+    step: int,
+    bandwidth: torch.Tensor | None,
+    panels: Path,
+) -> dict[str, float]:
+    """Means of losses and health over the same validation crops and views each time, and a picture of one.
+
+    Args:
+        panels: folder of the pictures, one a validation.
+    """
+    model.eval()
+    crops = CropDataset(
+        collection, "validation", configuration.crop_size, configuration.batch_size,
+        seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
+    )  # fmt: skip
+    sums: dict[str, float] = defaultdict(float)
+    for index in range(len(crops)):
+        evaluation = evaluate(model, _on(crops[index], device), configuration, index, bandwidth, validation=True)
+        for name, value in evaluation.values().items():
+            sums[name] += float(value) / len(crops)
+        if index == 0:
+            draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
+    return dict(sums)
+
+
+def health_warnings(means: Mapping[str, float]) -> list[str]:
+    """In words, what went wrong according to a validation's means."""
+    warnings = []
+    if means.get("dim_change", 1.0) < 1e-3:
+        warnings.append(
+            f"the DIM does not change its input: its relative change is {means['dim_change']:.1e}. "
+            "What CT and MR share is then not learnt there; a higher --density_weight or --dim none may be honest."
+        )
+    if means.get("attention_entropy", 0.0) > 0.999:
+        warnings.append("attention in the DIM is uniform: it averages its tokens instead of choosing among them.")
+    if means.get("feature_variance", 1.0) < 1e-6 or means.get("effective_rank", 2.0) < 1.05:
+        warnings.append(
+            "the DIM's outputs have collapsed: their divergence is small because all tokens are alike. "
+            "Lower --density_weight or lengthen --density_warmup_steps."
+        )
+    return warnings
+
+
+def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    return {
+        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for name, value in batch.items()
+    }
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {float(value):.3f}" for name, value in values.items())

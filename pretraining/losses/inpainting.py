@@ -1,0 +1,36 @@
+"""Reconstruction of what was cut out: an L1 loss (SwinFUSE, arXiv 2405.12781) that looks where the cut-outs are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def inpainting_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, visible_weight: float = 0.1) -> Tensor:
+    """Mean absolute error over the cut-out voxels, plus a small share of that over the visible ones.
+
+    The released code averages over the whole crop, so that copying what is visible dominates the loss.
+
+    Args:
+        reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
+        mask: True where voxels were cut out, of the same shape; either part may be empty.
+        visible_weight: weight of the mean error over visible voxels.
+
+    Returns:
+        A scalar in float32 or better.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    if not reconstruction.shape == target.shape == mask.shape:
+        raise ValueError(
+            f"reconstruction, target and mask must have one shape, found {tuple(reconstruction.shape)}, "
+            f"{tuple(target.shape)} and {tuple(mask.shape)}"
+        )
+    with torch.autocast(reconstruction.device.type, enabled=False):
+        precise = torch.float64 if reconstruction.dtype == torch.float64 else torch.float32
+        error = (reconstruction.to(precise) - target.to(precise)).abs()
+        cut_out = mask.to(precise)
+        masked = (error * cut_out).sum() / cut_out.sum().clamp_min(1)
+        visible = (error * (1 - cut_out)).sum() / (1 - cut_out).sum().clamp_min(1)
+        return masked + visible_weight * visible

@@ -1,0 +1,120 @@
+"""What is trained in pretraining: patch embedding and encoder, which are kept, and the heads of the proxy tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
+from torch import Tensor, nn
+
+from nnunetv2_swinfuse.architecture.encoder import PairFeatures, SwinEncoder
+from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.topology import Triple
+from pretraining.configuration import Configuration
+
+PROJECTION_FEATURES = 128
+
+
+class InpaintingHead(nn.Module):
+    """Features of all resolutions to voxels: a top-down sum with one convolution a level, then one step to full size.
+
+    Args:
+        channels: channels of the features, finest first.
+        width: channels inside the head.
+        patch_stride: stride of the patch embedding, undone by the last step.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int, patch_stride: Triple):
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
+        self.convolutions = nn.ModuleList(
+            ConvDropoutNormReLU(
+                nn.Conv3d, width, width, 3, 1, True, nn.InstanceNorm3d, {"affine": True}, nonlin=nn.LeakyReLU
+            )
+            for _ in channels
+        )
+        self.voxels = nn.ConvTranspose3d(width, 1, patch_stride, patch_stride)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C, z, y, x), finest first, to voxels (B, 1, z, y, x) of the crop."""
+        x: Tensor | None = None
+        for feature, lateral, convolution in reversed(
+            list(zip(features, self.laterals, self.convolutions, strict=True))
+        ):
+            level = lateral(feature)
+            if x is not None:
+                level = level + F.interpolate(x, size=level.shape[2:], mode="trilinear", align_corners=False)
+            x = convolution(level)
+        return self.voxels(x)
+
+
+class Predictions(NamedTuple):
+    """What the heads make of one modality's features.
+
+    Attributes:
+        reconstruction: voxels (B, 1, z, y, x).
+        turns: logits of the four rotations (B, 4).
+        projection: vectors for the contrastive loss (B, PROJECTION_FEATURES).
+    """
+
+    reconstruction: Tensor
+    turns: Tensor
+    projection: Tensor
+
+
+class PretrainingModel(nn.Module):
+    """Patch embedding, encoder and heads for single-channel CT and MR crops.
+
+    `patch_embed` and `encoder` have the names and shapes they have in :class:`SwinFUSEUNet`.
+    """
+
+    def __init__(self, configuration: Configuration):
+        super().__init__()
+        topology = configuration.topology
+        settings = configuration.encoder_settings
+        self.fusion = configuration.fusion
+        self.patch_embed = PatchEmbedding(1, settings.feature_size, topology.patch_stride)
+        self.encoder = SwinEncoder(
+            settings, topology.merge_strides, configuration.drop_path_rate, configuration.checkpointing
+        )
+        channels = self.encoder.output_channels
+        self.inpainting_head = InpaintingHead(channels, settings.feature_size, topology.patch_stride)
+        self.rotation_head = nn.Linear(channels[-1], 4)
+        self.projection_head = nn.Sequential(
+            nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
+        )
+
+    def forward(
+        self, ct: Tensor, mr: Tensor, alone: bool = False, need_weights: bool = False
+    ) -> tuple[Predictions, Predictions, PairFeatures | None]:
+        """Predictions for CT and MR crops.
+
+        Args:
+            ct, mr: (B, 1, z, y, x) each.
+            alone: every image goes through the Domain Invariance Module by itself, as in fine-tuning.
+            need_weights: keep the module's attention weights in the features.
+
+        Returns:
+            Predictions of CT, predictions of MR, and the features of the pair, None when `alone`.
+        """
+        embedding = self.patch_embed(torch.cat([ct, mr]))
+        batch = len(ct)
+        if alone:
+            return *self._split(self.encoder(embedding), batch), None
+        pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
+        features = [torch.cat(maps) for maps in zip(pair.ct, pair.mr, strict=True)]
+        return *self._split(features, batch), pair
+
+    def _split(self, features: Sequence[Tensor], batch: int) -> tuple[Predictions, Predictions]:
+        pooled = features[-1].mean((2, 3, 4))
+        outputs = (self.inpainting_head(features), self.rotation_head(pooled), self.projection_head(pooled))
+        return Predictions(*(o[:batch] for o in outputs)), Predictions(*(o[batch:] for o in outputs))
+
+    def encoder_weights(self) -> dict[str, Tensor]:
+        """The tensors that fine-tuning takes over."""
+        return {
+            name: tensor for name, tensor in self.state_dict().items() if name.startswith(("patch_embed.", "encoder."))
+        }
