@@ -1,4 +1,4 @@
-"""Every setting of a pretraining run: one frozen dataclass, filled from a preset, the command line and, last, checked."""
+"""Every setting of a pretraining run: one frozen dataclass, filled from a preset and the command line, and checked."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ class Configuration:
             raise InputError(f"configuration: {error}") from error
         if len(self.crop_size) != 3 or self.crop_size[1] != self.crop_size[2]:
             raise InputError(
-                f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are rotated by "
-                "quarter turns in that plane"
+                f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are turned "
+                "by quarters in that plane"
             )
         if topology.convolution_strides:
             raise InputError(
-                f"strides list {len(self.strides)} stages, but the encoder has patches and {len(self.depths)} Swin stages; "
-                f"give at most {len(self.depths) + 2} strides"
+                f"strides list {len(self.strides)} stages, but the encoder has patches and {len(self.depths)} Swin "
+                f"stages; give at most {len(self.depths) + 2} strides"
             )
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise InputError(f"spacing is {list(self.spacing)}; expected three positive numbers, mm along z, y, x")

@@ -60,8 +60,8 @@ def advice(configuration: Configuration, device: torch.device) -> str | None:
             fitting.append(f"-p {name} (about {in_words(expected)})")
     remedy = f"Presets that fit: {', '.join(fitting)}" if fitting else "No preset fits this device; use a GPU"
     return (
-        f"WARNING: {configuration.steps} steps of preset {configuration.preset} would take about {in_words(seconds)} on "
-        f"{device}. {remedy}. Ctrl-C at any moment keeps what was done."
+        f"WARNING: {configuration.steps} steps of preset {configuration.preset} would take about {in_words(seconds)} "
+        f"on {device}. {remedy}. Ctrl-C at any moment keeps what was done."
     )
 
 

@@ -32,11 +32,11 @@ from pretraining.schedule import learning_rate
 CHECKPOINT = "checkpoint_latest.pth"
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 - no error
     """The run was asked to stop; everything up to here is in its checkpoint."""
 
 
-class Diverged(InputError):
+class DivergedError(InputError):
     """A loss was not finite; the last checkpoint is from before."""
 
 
@@ -80,7 +80,7 @@ def train(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
-        Diverged: when a loss is not finite.
+        DivergedError: when a loss is not finite.
         InputError: when a checkpoint cannot be written.
     """
     torch.manual_seed(configuration.seed)
@@ -135,9 +135,9 @@ def train(
                 group["lr"] = learning_rate(step, configuration)
             evaluation = evaluate(model, _on(next(batches), device), configuration, step, bandwidth)
             if not math.isfinite(evaluation.total.item()):
-                raise Diverged(
-                    f"step {step}: the loss is {evaluation.total.item()} ({_words(evaluation.values())}). The checkpoint in "
-                    f"{folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
+                raise DivergedError(
+                    f"step {step}: the loss is {evaluation.total.item()} ({_words(evaluation.values())}). The "
+                    f"checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
                 )
             optimizer.zero_grad(set_to_none=True)
             evaluation.total.backward()

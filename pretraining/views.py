@@ -1,4 +1,4 @@
-"""Views of crops for the proxy tasks: quarter turns, changed intensities, cut-outs. Drawing is separate from applying."""
+"""Views of crops for the proxy tasks: quarter turns, intensities, cut-outs. Drawing is separate from applying."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
 
-# No crop is covered by more cut-outs than this; a share that needs more is not reached with blocks of these sizes.
-MOST_BLOCKS = 64
+# Drawing ends here even if the share is not reached, as with tiny blocks and a share near 1.
+MOST_BLOCKS = 1_000
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_swinfuse.demo.volumes import LABELS, DemoError, make_patient, write_nnunet_raw, write_synthrad
+
+
+def test_both_images_show_the_same_shapes_with_contrasts_of_their_own():
+    patient = make_patient(3)
+    assert patient.ct.shape == patient.mr.shape == patient.labels.shape == patient.mask.shape
+    assert set(np.unique(patient.labels)) == set(LABELS.values())
+    outside = patient.mask == 0
+    assert patient.ct[outside].mean() < -900
+    assert patient.mr[outside].mean() < 0.2 * patient.mr[~outside].mean()
+    ventricles, stem = np.isin(patient.labels, [1, 2]), patient.labels == LABELS["brainstem"]
+    assert patient.mr[ventricles].mean() < 0.6 * patient.mr[stem].mean()
+    # Bone is bright in CT and dark in MR: no monotone curve turns one image into the other.
+    bone = patient.ct > 600
+    assert patient.mr[bone].mean() < patient.mr[stem].mean()
+
+
+def test_heads_depend_on_the_seed_alone_and_differ():
+    first, again, other = make_patient(1), make_patient(1), make_patient(2)
+    assert np.array_equal(first.ct, again.ct)
+    assert (first.labels != other.labels).mean() > 0.005
+
+
+def test_collections_are_written_in_synthrad_layout_and_never_over_another(tmp_path):
+    write_synthrad(tmp_path / "SynthRAD", 2)
+    folder = tmp_path / "SynthRAD" / "Task1" / "brain" / "1BA002"
+    ct, mr, mask = (sitk.ReadImage(str(folder / f"{name}.nii.gz")) for name in ("ct", "mr", "mask"))
+    assert ct.GetSize() == mr.GetSize() == mask.GetSize()
+    assert ct.GetSpacing() == mr.GetSpacing() == (3.5, 3.5, 3.0)
+    with pytest.raises(DemoError, match="never overwritten"):
+        write_synthrad(tmp_path / "SynthRAD", 2)
+
+
+def test_datasets_are_what_nnunet_expects(tmp_path):
+    folder = write_nnunet_raw(tmp_path, 501, "Made", "CT", train_cases=2, test_cases=1)
+    assert folder.name == "Dataset501_Made"
+    dataset = json.loads((folder / "dataset.json").read_text())
+    assert dataset["numTraining"] == 2
+    assert dataset["channel_names"] == {"0": "CT"}
+    assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == ["case_000_0000.nii.gz", "case_001_0000.nii.gz"]
+    assert [p.name for p in (folder / "labelsTs").iterdir()] == ["case_002.nii.gz"]
+    with pytest.raises(DemoError, match="already there"):
+        write_nnunet_raw(tmp_path, 501, "Made")

@@ -1,0 +1,123 @@
+import math
+
+import pytest
+import torch
+
+from pretraining.losses.density import (
+    density_matching,
+    effective_rank,
+    jensen_shannon_divergence,
+    median_bandwidth,
+    update_bandwidth,
+)
+
+CHANNELS = [4, 16, 48, 768]
+
+
+def clouds(channels, shift, count=512, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    first, second = (torch.randn(count, channels, generator=generator) for _ in range(2))
+    return first, second + shift, generator
+
+
+def divergence_share(channels, shift, seed=0):
+    first, second, generator = clouds(channels, shift, seed=seed)
+    return density_matching(first, second, generator=generator).divergence.item() / math.log(2)
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_equal_distributions_have_no_divergence(channels, seed):
+    assert abs(divergence_share(channels, 0.0, seed)) < 0.03
+
+
+@pytest.mark.parametrize("channels", CHANNELS)
+def test_divergence_grows_with_a_shift_up_to_ln_2(channels):
+    shares = [divergence_share(channels, shift) for shift in (0.0, 0.5, 1.0, 2.0, 4.0)]
+    assert shares == sorted(shares)
+    assert shares[1] > 0.05
+    assert 0.9 < shares[-1] <= 1.0
+
+
+@pytest.mark.parametrize("channels", [4, 48])
+def test_minimising_brings_two_clouds_together(channels):
+    first, second, generator = clouds(channels, 2.0, count=200)
+    offset = torch.zeros(channels, requires_grad=True)
+    optimizer = torch.optim.Adam([offset], lr=0.05)
+    bandwidth = None
+    for _ in range(150):
+        match = density_matching(first, second + offset, bandwidth=bandwidth, generator=generator)
+        bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
+        optimizer.zero_grad()
+        match.divergence.backward()
+        optimizer.step()
+    distance = (first.mean(0) - (second + offset).mean(0)).norm() / channels**0.5
+    assert distance < 2.0 / 5
+
+
+def test_sets_have_no_order_and_may_differ_in_size():
+    first, second, _ = clouds(4, 0.7, count=60)
+    second = second[:40]
+    whole = density_matching(first, second)
+    shuffled = density_matching(first[torch.randperm(60)], second[torch.randperm(40)])
+    torch.testing.assert_close(whole.divergence, shuffled.divergence)
+    torch.testing.assert_close(whole.divergence, density_matching(second, first).divergence)
+
+
+def test_scale_and_origin_of_the_features_do_not_matter():
+    first, second, _ = clouds(6, 1.0, count=80)
+    scale = torch.tensor([1e-2, 1.0, 1e3, 5.0, 0.3, 20.0])
+    moved = density_matching(first * scale - 7, second * scale - 7)
+    torch.testing.assert_close(moved.divergence, density_matching(first, second).divergence, atol=1e-4, rtol=1e-3)
+
+
+def test_gradients():
+    first, second = torch.randn(2, 6, 3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: jensen_shannon_divergence(a, b, 0.8), (first.requires_grad_(), second.requires_grad_())
+    )
+
+
+def test_far_clouds_give_finite_gradients():
+    first = torch.randn(20, 4).requires_grad_()
+    match = density_matching(first, torch.randn(20, 4) + 1e4, bandwidth=torch.tensor(1e-3))
+    match.divergence.backward()
+    assert torch.isfinite(first.grad).all()
+    assert match.divergence.item() == pytest.approx(math.log(2), rel=1e-3)
+
+
+def test_collapsed_tokens_are_finite_and_show_in_rank_and_variance():
+    tokens = torch.full((30, 8), 3.0).requires_grad_()
+    match = density_matching(tokens, tokens.detach().clone())
+    match.divergence.backward()
+    assert torch.isfinite(tokens.grad).all()
+    assert match.feature_variance.item() == pytest.approx(0.0, abs=1e-6)
+    assert match.effective_rank.item() == pytest.approx(1.0, abs=0.01)
+
+
+def test_effective_rank_counts_directions():
+    torch.manual_seed(0)
+    tokens = torch.randn(2000, 3) @ torch.randn(3, 20)
+    assert 2 < effective_rank(tokens) <= 3.01
+    assert effective_rank(torch.randn(4000, 20)) > 19
+
+
+def test_bandwidth_follows_distances_and_is_floored_and_averaged():
+    points = torch.randn(100, 4)
+    torch.testing.assert_close(median_bandwidth(3 * points), 3 * median_bandwidth(points))
+    assert median_bandwidth(torch.zeros(10, 4)) == pytest.approx(1e-2)
+    assert update_bandwidth(None, torch.tensor(2.0)).item() == 2.0
+    assert update_bandwidth(torch.tensor(1.0), torch.tensor(2.0)).item() == pytest.approx(1.1)
+
+
+def test_autocast_does_not_lower_the_precision():
+    first, second, _ = clouds(16, 0.5)
+    plain = density_matching(first, second, generator=torch.Generator().manual_seed(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = density_matching(first, second, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(plain.divergence, inside.divergence)
+
+
+def test_too_few_tokens_are_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        density_matching(torch.randn(1, 4), torch.randn(5, 4))

@@ -1,0 +1,64 @@
+"""Small collections and configurations for the tests of pretraining."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from nnunetv2_swinfuse.demo.volumes import write_synthrad
+from pretraining.collections.resolve import find_collection
+from pretraining.configuration import Configuration
+from pretraining.crops import PreprocessedCollection
+from pretraining.preprocessing import preprocess
+
+TINY = {
+    "crop_size": (16, 16, 16),
+    "strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2)),
+    "batch_size": 2,
+    "feature_size": 12,
+    "depths": (2,),
+    "num_heads": (2,),
+    "window_size": 3,
+    "dim_layers": 1,
+    "dim_max_tokens": 64,
+    "drop_path_rate": 0.2,
+    "steps": 6,
+    "warmup_steps": 2,
+    "density_warmup_steps": 2,
+    "density_samples": 64,
+    "validate_every": 4,
+    "validation_batches": 1,
+    "checkpoint_every": 2,
+    "workers": 0,
+    "device": "cpu",
+}
+CPU = torch.device("cpu")
+
+
+def tiny(**changes) -> Configuration:
+    return Configuration(**{**TINY, **changes})
+
+
+def tiny_arguments(**changes) -> list[str]:
+    """The same settings on a command line."""
+    words = []
+    for name, value in {**TINY, **changes}.items():
+        if name == "strides":
+            words += ["--strides", str([list(stride) for stride in value])]
+        else:
+            words += [f"--{name}", *(str(v) for v in (value if isinstance(value, tuple) else (value,)))]
+    return words
+
+
+def made_collection(root: Path, patients: int = 4) -> PreprocessedCollection:
+    """Registered made heads, preprocessed."""
+    write_synthrad(root / "raw" / "SynthRAD", patients)
+    collection = find_collection("SynthRAD", root / "raw")
+    folder = preprocess(collection, root / "preprocessed", crop_size=(16, 16, 16), processes=1)
+    return PreprocessedCollection.open(folder)
+
+
+def made_batch(batch: int = 2, size: int = 16) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}

@@ -1,0 +1,112 @@
+import shutil
+
+import pytest
+import torch
+
+from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
+from nnunetv2_swinfuse.demo.volumes import write_synthrad
+from pretraining.cli import main
+from pretraining.loop import CHECKPOINT
+
+from .made import tiny_arguments
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """nnU-Net's three folders after a run of two steps."""
+    root = tmp_path_factory.mktemp("nnunet")
+    for name in ("raw", "preprocessed", "results"):
+        (root / name).mkdir()
+    write_synthrad(root / "raw" / "SynthRAD", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        set_paths(patch, root)
+        main(command())
+    return root
+
+
+@pytest.fixture
+def root(finished, tmp_path, monkeypatch):
+    """A copy to spoil."""
+    copy = tmp_path / "nnunet"
+    shutil.copytree(finished, copy)
+    set_paths(monkeypatch, copy)
+    return copy
+
+
+def set_paths(monkeypatch, root):
+    for name in ("raw", "preprocessed", "results"):
+        monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
+
+
+def command(*more, **changes):
+    return ["-d", "SynthRAD", "-p", "tiny", "-np", "1", *tiny_arguments(**{"steps": 2, **changes}), *more]
+
+
+def fails(capsys, *arguments, status=2):
+    with pytest.raises(SystemExit) as caught:
+        main(list(arguments))
+    assert caught.value.code == status
+    return capsys.readouterr().err
+
+
+def run_folder(root):
+    return root / "results" / "SynthRAD" / "swinfuse__tiny"
+
+
+def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
+    published = finished / "results" / "swinfuse" / "encoder.pth"
+    assert torch.load(published, weights_only=True)["collection"]["name"] == "SynthRAD"
+    encoder = load_encoder(published)
+    assert encoder.sha256 == load_encoder(run_folder(finished) / "encoder.pth").sha256
+    assert encoder.source == str(run_folder(finished) / "encoder.pth")
+    assert encoder.spacing == pytest.approx((3.0, 3.5, 3.5))
+    assert (run_folder(finished) / "configuration.json").is_file()
+
+
+def test_the_next_command_is_printed(root, capsys):
+    main(command("--c"))
+    out = capsys.readouterr().out
+    assert "nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE" in out
+    assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
+
+
+def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
+    before = (run_folder(root) / CHECKPOINT).read_bytes()
+    assert "already holds a run" in fails(capsys, *command())
+    assert (run_folder(root) / CHECKPOINT).read_bytes() == before
+    main(command("--overwrite", seed=5))
+    assert (run_folder(root) / CHECKPOINT).read_bytes() != before
+
+
+def test_going_on_with_other_settings_is_refused(root, capsys):
+    assert "learning_rate: 0.001 in the run, 0.1 now" in fails(capsys, *command("--c", "--learning_rate", "0.1"))
+
+
+def test_a_corrupted_checkpoint_is_named(root, capsys):
+    checkpoint = run_folder(root) / CHECKPOINT
+    checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
+    assert f"{checkpoint}: corrupted checkpoint" in fails(capsys, *command("--c"))
+
+
+def test_an_unknown_collection_lists_what_there_is_and_mentions_the_demo(root, capsys):
+    error = fails(capsys, "-d", "Nothing")
+    assert "SynthRAD" in error
+    assert "swinfuse_demo --data_only" in error
+
+
+def test_missing_path_variables_are_all_named(monkeypatch, capsys):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    error = fails(capsys, "-d", "SynthRAD")
+    assert "not set: nnUNet_raw, nnUNet_preprocessed, nnUNet_results" in error
+    assert "export nnUNet_raw=" in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+def test_a_gpu_that_is_not_there(root, capsys):
+    assert "PyTorch sees no GPU" in fails(capsys, *command("--overwrite", device="cuda"))
+
+
+def test_settings_that_cannot_be_are_refused_before_any_work(root, capsys):
+    assert "batch_size is 0" in fails(capsys, *command("--overwrite", batch_size=0))
+    assert run_folder(root).is_dir()

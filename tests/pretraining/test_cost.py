@@ -1,0 +1,30 @@
+import pytest
+
+from pretraining import cost
+from pretraining.configuration import Configuration, load_preset
+
+from .made import CPU, tiny
+
+
+def test_operations_grow_with_batch_and_crop():
+    one = cost.step_operations(tiny(batch_size=1))
+    assert cost.step_operations(tiny(batch_size=3)) == pytest.approx(3 * one)
+    assert cost.step_operations(tiny(batch_size=1, crop_size=(32, 32, 32))) > 6 * one
+
+
+def test_only_runs_of_days_are_warned_of_and_fitting_presets_named(monkeypatch):
+    monkeypatch.setattr(cost, "device_speed", lambda _: 5e10)
+    assert cost.advice(tiny(), CPU) is None
+    warning = cost.advice(Configuration.from_dict(load_preset("base")), CPU)
+    assert "days" in warning
+    assert "-p tiny" in warning
+    assert "-p base" not in warning
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (720, "12 min"), (12600, "3.5 h"), (6e6, "69 days")])
+def test_durations_in_words(seconds, words):
+    assert cost.in_words(seconds) == words
+
+
+def test_speed_is_measured():
+    assert 1e8 < cost.device_speed(CPU) < 1e13

@@ -1,0 +1,112 @@
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from pretraining.checkpoint import load_checkpoint
+from pretraining.errors import InputError
+from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, health_warnings, train
+from pretraining.monitoring.log import RunLog, read_records
+
+from .made import CPU, made_collection, tiny
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return made_collection(tmp_path_factory.mktemp("collection"))
+
+
+def run(folder, collection, configuration, state=None):
+    folder.mkdir(exist_ok=True)
+    return train(folder, collection, configuration, CPU, state)
+
+
+def interrupt_at(monkeypatch, step, number):
+    record = RunLog.record
+
+    def record_and_interrupt(self, at, kind, values):
+        record(self, at, kind, values)
+        if at == step and kind == "train":
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunLog, "record", record_and_interrupt)
+
+
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGINT), (5, signal.SIGTERM)])
+def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
+    tmp_path, collection, monkeypatch, step, number
+):
+    configuration = tiny(single_share=0.3)
+    straight = run(tmp_path / "straight", collection, configuration)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, number)
+        with pytest.raises(Interrupted, match=f"{number.name} at step {step}"):
+            run(tmp_path / "resumed", collection, configuration)
+    state = load_checkpoint(tmp_path / "resumed" / CHECKPOINT)
+    assert state.step == step
+    resumed = run(tmp_path / "resumed", collection, state.configuration, state)
+    assert read_records(tmp_path / "straight") == read_records(tmp_path / "resumed")
+    for (name, ours), theirs in zip(straight.state_dict().items(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_records_behind_a_checkpoint_are_taken_again(tmp_path, collection):
+    configuration = tiny()
+    run(tmp_path / "run", collection, configuration)
+    expected = read_records(tmp_path / "run")
+    # As after a crash: the records go further than the checkpoint, and the last line is cut off.
+    records = tmp_path / "run" / "losses.jsonl"
+    state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert state.step == configuration.steps
+    records.write_text(records.read_text() + json.dumps({"step": 7, "kind": "train"}) + "\n" + '{"step": 8, "ki')
+    run(tmp_path / "run", collection, configuration, state)
+    assert read_records(tmp_path / "run") == expected
+
+
+def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
+    run(tmp_path / "run", collection, tiny())
+    assert sorted(p.name for p in (tmp_path / "run" / "panels").iterdir()) == ["step_0000004.png", "step_0000006.png"]
+    assert (tmp_path / "run" / "progress.png").stat().st_size > 10_000
+    records = read_records(tmp_path / "run")
+    assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
+    validation = [r for r in records if r["kind"] == "validation"]
+    assert [r["step"] for r in validation] == [4, 6]
+    assert {"masked_error", "rotation_accuracy", "divergence_share", "dim_change", "attention_entropy"} <= set(
+        validation[0]
+    )
+    assert "validation" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_learning_lowers_the_losses(tmp_path, collection):
+    configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
+    run(tmp_path / "run", collection, configuration)
+    inpainting = [r["inpainting"] for r in read_records(tmp_path / "run") if r["kind"] == "train"]
+    assert sum(inpainting[-8:]) < 0.9 * sum(inpainting[:8])
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_checkpoint(tmp_path, collection):
+    configuration = tiny(learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, checkpoint_every=1)
+    with pytest.raises(DivergedError, match="lower --learning_rate"):
+        run(tmp_path / "run", collection, configuration)
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT).step >= 1
+
+
+def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection):
+    run(tmp_path / "inside", collection, tiny(steps=3))
+    run(tmp_path / "workers", collection, tiny(steps=3, workers=2))
+    assert read_records(tmp_path / "inside") == read_records(tmp_path / "workers")
+
+
+def test_warnings_name_what_went_wrong():
+    assert (
+        health_warnings({"dim_change": 0.1, "attention_entropy": 0.8, "feature_variance": 1, "effective_rank": 9}) == []
+    )
+    assert "does not change its input" in health_warnings({"dim_change": 1e-5})[0]
+    assert "uniform" in health_warnings({"attention_entropy": 1.0})[0]
+    assert "collapsed" in health_warnings({"feature_variance": 0.0})[0]
+
+
+def test_a_diverged_run_is_bad_input_for_the_command_line():
+    assert issubclass(DivergedError, InputError)

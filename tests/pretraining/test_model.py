@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from pretraining.model import PretrainingModel
+
+from .made import made_batch, tiny
+
+
+@pytest.mark.parametrize("changes", [{}, {"dim": "none"}, {"fusion": "mean"}])
+@pytest.mark.parametrize("alone", [False, True])
+def test_predictions_have_the_shapes_of_their_tasks(changes, alone):
+    model = PretrainingModel(tiny(**changes))
+    batch = made_batch()
+    ct, mr, pair = model(batch["ct"], batch["mr"], alone)
+    for predictions in (ct, mr):
+        assert predictions.reconstruction.shape == batch["ct"].shape
+        assert predictions.turns.shape == (2, 4)
+        assert predictions.projection.shape == (2, 128)
+    assert (pair is None) == alone
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny()).eval()
+    batch = made_batch(3)
+    with torch.no_grad():
+        together, _, _ = model(batch["ct"], batch["mr"])
+        alone, _, _ = model(batch["ct"][1:2], batch["mr"][1:2])
+    torch.testing.assert_close(together.reconstruction[1:2], alone.reconstruction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.turns[1:2], alone.turns, atol=1e-5, rtol=1e-5)
+
+
+def test_every_encoder_tensor_has_its_place_in_the_segmentation_network():
+    configuration = tiny()
+    model = PretrainingModel(configuration)
+    encoder = Encoder(model.encoder_weights(), configuration.encoder_settings, configuration.topology.strides)
+    architecture = plans_architecture(configuration.strides, configuration.encoder_settings)
+    network = SwinFUSEUNet(1, 3, False, **architecture["arch_kwargs"])
+    report = transfer_encoder(network, encoder)
+    assert sorted(report.matched) == sorted(encoder.weights)
+    image = made_batch()["ct"]
+    with torch.no_grad():
+        expected = model.eval().encoder(model.patch_embed(image))
+        found = network.eval().encoder(network.patch_embed(image))
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

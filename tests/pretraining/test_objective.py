@@ -1,0 +1,90 @@
+import math
+
+import pytest
+import torch
+
+from pretraining.model import PretrainingModel
+from pretraining.objective import attention_entropy, evaluate, foreground_tokens, two_views
+from pretraining.randomness import step_generator
+
+from .made import made_batch, tiny
+
+
+def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws():
+    configuration = tiny(single_share=0.0)
+    torch.manual_seed(0)
+    model = PretrainingModel(configuration)
+    first = evaluate(model, made_batch(), configuration, 3, None)
+    assert set(first.losses) == {"inpainting", "contrastive", "rotation", "density"}
+    torch.rand(10)
+    again = evaluate(model, made_batch(), configuration, 3, None)
+    other = evaluate(model, made_batch(), configuration, 4, None)
+    assert first.total.item() == again.total.item() != other.total.item()
+    for loss in first.losses.values():
+        gradients = torch.autograd.grad(loss, list(model.patch_embed.parameters()), retain_graph=True)
+        assert any(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_total_is_the_weighted_sum():
+    weights = {"inpainting_weight": 2.0, "contrastive_weight": 0.5, "rotation_weight": 3.0, "density_weight": 4.0}
+    configuration = tiny(single_share=0.0, density_warmup_steps=0, **weights)
+    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)
+    expected = sum(configuration.loss_weight(name) * loss for name, loss in result.losses.items())
+    assert result.total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_share_of_the_steps_shows_each_image_alone_but_validation_never():
+    configuration = tiny(single_share=0.5)
+    model = PretrainingModel(configuration)
+    batch = made_batch()
+    with torch.no_grad():
+        paired = ["density" in evaluate(model, batch, configuration, step, None).losses for step in range(40)]
+        assert 10 <= sum(paired) <= 30
+        assert all(
+            "density" in evaluate(model, batch, configuration, step, None, validation=True).losses for step in range(4)
+        )
+
+
+@pytest.mark.parametrize("task", ["inpainting", "contrastive", "rotation", "density"])
+def test_a_weight_of_zero_leaves_a_task_out(task):
+    configuration = tiny(single_share=0.0, **{f"{task}_weight": 0.0})
+    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)
+    assert task not in result.losses
+
+
+def test_registered_crops_stay_registered_in_their_views():
+    batch = made_batch()
+    ct, mr = two_views(batch["ct"], batch["ct"], tiny(), step_generator(0, 0, 0))
+    assert torch.equal(ct.mask, mr.mask)
+    assert torch.equal(ct.turns, mr.turns)
+    assert len(ct.target) == 4
+    # Intensities were drawn apart, so equal crops are equal but for a monotone change.
+    order = ct.target[0].flatten().argsort()
+    assert (mr.target[0].flatten()[order].diff() > -1e-4).all()
+
+
+def test_flat_background_is_no_foreground():
+    image = torch.full((1, 1, 16, 16, 16), -1.0)
+    image[:, :, :8] = torch.randn(8, 16, 16)
+    tokens = foreground_tokens(image, (4, 4, 4)).reshape(4, 4, 4)
+    assert tokens[:2].all()
+    assert not tokens[2:].any()
+
+
+def test_entropy_of_attention_runs_from_zero_to_one():
+    uniform = torch.full((1, 1, 3, 8), 1 / 8)
+    certain = torch.eye(8)[None, None]
+    assert attention_entropy([uniform]).item() == pytest.approx(1.0)
+    assert attention_entropy([certain]).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_bandwidth_is_averaged_in_training_only():
+    configuration = tiny(single_share=0.0)
+    model = PretrainingModel(configuration)
+    running = torch.tensor(2.0)
+    with torch.no_grad():
+        trained = evaluate(model, made_batch(), configuration, 0, running)
+        validated = evaluate(model, made_batch(), configuration, 0, running, validation=True)
+    assert trained.bandwidth.item() == pytest.approx(0.9 * 2.0 + 0.1 * trained.health["bandwidth"].item())
+    assert validated.bandwidth is running
+    assert trained.health["divergence_share"].item() == pytest.approx(trained.losses["density"].item() / math.log(2))
