@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,10 @@ INDEX = "index.json"
 INDEX_VERSION = 1
 # Key of the foreground points in a file's metadata: little-endian int16 (n, 3), z, y, x.
 FOREGROUND = "foreground"
+# Key of the intensity that stands outside the volume.
+PADDING = "padding"
+# Mapping of files does not work on Windows (nnU-Net's issue 2723).
+MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
 SPLIT_NUMBER = {"train": 0, "validation": 1}
 
 
@@ -67,21 +72,25 @@ class PreprocessedCollection:
         """Reads `index.json`.
 
         Raises:
-            InputError: when it is missing, unreadable or of a newer version.
+            InputError: when it is missing, damaged or of a newer version.
         """
         path = folder / INDEX
         if not path.is_file():
             raise InputError(f"{path}: missing; preprocessing has not been completed. Run swinfuse_pretrain -d NAME")
         try:
             index = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}: damaged ({error}); preprocess again with --overwrite") from error
-        if index["version"] > INDEX_VERSION:
+            version = int(index["version"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
+        if version > INDEX_VERSION:
             raise InputError(
-                f"{path}: version {index['version']}, this installation reads up to {INDEX_VERSION}. "
+                f"{path}: version {version}, this installation reads up to {INDEX_VERSION}. "
                 "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
             )
-        return cls(folder, index)
+        try:
+            return cls(folder, index)
+        except (TypeError, KeyError) as error:
+            raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
 
     def split(self, name: str) -> Split:
         """Files of `train` or `validation`."""
@@ -114,6 +123,9 @@ class CropDataset(Dataset):
         foreground_share: probability that a crop is centred on a point of the body, not on any voxel.
         rank: number of the process among those that train together.
         steps: number of items.
+
+    Raises:
+        ValueError: for an unknown split, or a size that is not positive.
     """
 
     def __init__(
@@ -128,6 +140,10 @@ class CropDataset(Dataset):
         rank: int = 0,
         steps: int,
     ):
+        if split not in SPLIT_NUMBER:
+            raise ValueError(f"split {split!r}; expected one of {', '.join(SPLIT_NUMBER)}")
+        if len(crop_size) != 3 or min(crop_size) < 1 or batch_size < 1:
+            raise ValueError(f"crop size {crop_size}, batch size {batch_size}; expected three sizes, all above 0")
         self.collection = collection
         self.split_name = split
         self.crop_size: Triple = (crop_size[0], crop_size[1], crop_size[2])
@@ -174,7 +190,8 @@ class CropDataset(Dataset):
         volume = open_volume(file)
         shape, crop = np.array(volume.shape[1:]), np.array(self.crop_size)
         if start is None:
-            start = draw_start(volume, shape, crop, self.foreground_share, random)
+            points = np.frombuffer(_metadata(file, volume, FOREGROUND), dtype="<i2").reshape(-1, 3)
+            start = draw_start(points, shape, crop, self.foreground_share, random)
         first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
         # Only the chunks that the crop touches are read.
         region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
@@ -182,15 +199,21 @@ class CropDataset(Dataset):
         before, after = first - start, start + crop - last
         if before.any() or after.any():
             padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
-            data = np.pad(data, padding, constant_values=data.min())
+            data = np.pad(data, padding, constant_values=_metadata(file, volume, PADDING))
         return np.ascontiguousarray(data, dtype=np.float32), start
 
 
 def draw_start(
-    volume: blosc2.NDArray, shape: np.ndarray, crop: np.ndarray, foreground_share: float, random: np.random.Generator
+    points: np.ndarray, shape: np.ndarray, crop: np.ndarray, foreground_share: float, random: np.random.Generator
 ) -> np.ndarray:
-    """First voxel of a crop (z, y, x); negative along an axis on which the volume is smaller and will be padded."""
-    points = np.frombuffer(volume.schunk.vlmeta[FOREGROUND], dtype="<i2").reshape(-1, 3)
+    """First voxel of a crop (z, y, x); negative along an axis on which the volume is smaller and will be padded.
+
+    Args:
+        points: voxels of the body (n, 3), maybe none.
+        shape, crop: sizes of the volume and of the crop.
+        foreground_share: probability that the crop is centred on one of the points.
+        random: source of the draw.
+    """
     if len(points) and random.random() < foreground_share:
         centre = points[random.integers(len(points))].astype(np.int64)
     else:
@@ -206,6 +229,13 @@ def open_volume(file: Path) -> blosc2.NDArray:
         InputError: naming the file, when it is missing or damaged.
     """
     try:
-        return blosc2.open(str(file), mode="r", mmap_mode="r", dparams={"nthreads": 1})
+        return blosc2.open(str(file), mode="r", dparams={"nthreads": 1}, **MAPPED)
     except (RuntimeError, OSError, ValueError) as error:
         raise InputError(f"{file}: missing or damaged ({error}); preprocess again with --overwrite") from error
+
+
+def _metadata(file: Path, volume: blosc2.NDArray, name: str) -> Any:
+    try:
+        return volume.schunk.vlmeta[name]
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"{file}: damaged, or of an older version; preprocess again with --overwrite") from error

@@ -3,81 +3,38 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import blosc2
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tqdm import tqdm
 
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.collections.integrity import read_grid
-from pretraining.crops import FOREGROUND, INDEX, INDEX_VERSION
+from pretraining.crops import FOREGROUND, INDEX, INDEX_VERSION, PADDING, PreprocessedCollection
 from pretraining.errors import InputError
-from pretraining.foreground import body_mask, fingerprint_volume, intensity_properties, read_volume
+from pretraining.fingerprint import Normalisation, fingerprint_volume, signature
+from pretraining.foreground import body_mask, read_volume
+from pretraining.parallel import Workers
 from pretraining.splits import split_patients
 
 FOLDER = "swinfuse"
-SETTINGS = "settings.json"
+MEMORY = "fingerprints"
 FOREGROUND_POINTS = 1_000
-# nnU-Net's rule: where cropping to nonzero leaves less than this, intensities are normalised inside the mask.
-NONZERO_SHARE_FOR_MASK = 0.75
+# Key of a file's metadata: digest of the raw files and the normalisation that it was made from.
+ORIGIN = "origin"
 
-Task = TypeVar("Task")
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Normalisation:
-    """What every volume is brought to.
-
-    Attributes:
-        spacing: mm (z, y, x).
-        ct: nnU-Net's intensity properties of the collection's CT foreground.
-        mr_use_mask: whether MR is normalised inside its nonzero mask.
-    """
-
-    spacing: tuple[float, float, float]
-    ct: dict[str, float]
-    mr_use_mask: bool
-
-    def plans(self, domains: list[str]) -> dict[str, Any]:
-        """nnU-Net plans for volumes with these channels."""
-        resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-        return {
-            "dataset_name": "swinfuse",
-            "plans_name": "swinfuse",
-            "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2],
-            "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": {str(i): self.ct for i in range(len(domains))},
-            "configurations": {
-                "swinfuse": {
-                    "spacing": list(self.spacing),
-                    "normalization_schemes": [
-                        "CTNormalization" if domain == "CT" else "ZScoreNormalization" for domain in domains
-                    ],
-                    "use_mask_for_norm": [domain == "MR" and self.mr_use_mask for domain in domains],
-                    "resampling_fn_data": "resample_data_or_seg_to_shape",
-                    "resampling_fn_data_kwargs": resampling,
-                    "resampling_fn_seg": "resample_data_or_seg_to_shape",
-                    "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
-                    # Not used by preprocessing; its absence would mean plans of an old format.
-                    "architecture": {},
-                }
-            },
-        }
+# A registered pair becomes two channels of one image; any other volume an image of its own.
+Image = tuple[Patient, tuple[Volume, ...]]
 
 
 def preprocess(
@@ -93,12 +50,15 @@ def preprocess(
 ) -> Path:
     """Preprocesses a collection, or completes what an interrupted run left.
 
+    Every volume is first read whole, so that unusable ones are reported before the long work. What has been read and
+    written is kept: a rerun, after a repair too, does only what is missing.
+
     Args:
         collection: the raw volumes.
         preprocessed_root: nnUNet_preprocessed.
         crop_size: crops that will be read (z, y, x); decides how the files are divided into chunks.
         spacing: voxel spacing in mm (z, y, x); the median of all volumes when None.
-        processes: worker processes.
+        processes: worker processes; 1 works in this process.
         validation_share, seed: of the split by patient, which is made once and kept.
         overwrite: begin again.
 
@@ -106,65 +66,44 @@ def preprocess(
         The folder of the preprocessed volumes, with `index.json`.
 
     Raises:
-        InputError: for unreadable volumes (all are named, the others are kept), a folder that was made with other
-            settings, too few patients to split, or a full disk.
+        InputError: for unusable volumes (all are named, after all others are read), a folder that was completed with
+            another spacing or other volumes, too few patients to split, or a full or read-only disk.
     """
     folder = preprocessed_root / collection.name / FOLDER
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    split = split_patients(collection.patients, validation_share, seed)
     spacing = spacing or median_spacing(collection)
-    settings = {
-        "version": INDEX_VERSION, "collection": collection.hash, "spacing": [round(float(s), 6) for s in spacing],
-    }  # fmt: skip
-    if _complete(folder, settings):
+    split = _recorded_split(folder, collection, spacing)
+    if split is not None and all((folder / name).is_file() for name in _file_names(collection)):
         return folder
+    split = split or split_patients(collection.patients, validation_share, seed)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _write_json(folder / SETTINGS, settings)
-        normalisation = _normalisation(collection, spacing, folder, processes)
-        results = _run(
-            partial(_preprocess_volumes, folder=folder, normalisation=normalisation, crop_size=crop_size),
-            [group for patient in collection.patients for group in _groups(patient)],
-            processes,
-            f"preprocessing to {' x '.join(f'{s:.3g}' for s in spacing)} mm",
-        )
+        (folder / MEMORY).mkdir(parents=True, exist_ok=True)
+        for left in folder.rglob("*.tmp.*"):
+            left.unlink()
+        with Workers(processes) as workers:
+            fingerprints = workers.run(
+                partial(fingerprint_volume, memory=folder / MEMORY), collection.volumes, "reading volumes"
+            )
+            normalisation = Normalisation.of(collection.volumes, fingerprints, spacing)
+            shapes = workers.run(
+                partial(_preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size),
+                _images(collection),
+                f"preprocessing to {' x '.join(f'{s:.3g}' for s in spacing)} mm",
+            )
+        index = _index(collection, normalisation, split, crop_size, {k: v for some in shapes for k, v in some.items()})
+        _write_json(folder / INDEX, index)
+        shutil.rmtree(folder / MEMORY)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        free = shutil.disk_usage(preprocessed_root).free / 2**30
-        raise InputError(
-            f"{folder}: the disk is full ({free:.2f} GiB free). What is complete is kept: free some space and run the same "
-            "command again"
-        ) from error
-    shapes = dict(entry for entries in results for entry in entries)
-    _write_json(
-        folder / INDEX,
-        {
-            "version": INDEX_VERSION,
-            "name": collection.name,
-            "hash": collection.hash,
-            "spacing": list(spacing),
-            "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},
-            "patients": [
-                {
-                    "identifier": patient.identifier,
-                    "paired": patient.paired,
-                    "split": split[patient.identifier],
-                    "volumes": [
-                        {
-                            "domain": volume.domain,
-                            "modality": volume.modality,
-                            "file": file_name(patient, volume),
-                            "shape": shapes[file_name(patient, volume)],
-                        }
-                        for volume in patient.volumes
-                    ],
-                }
-                for patient in collection.patients
-            ],
-        },
-    )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(preprocessed_root).free / 2**30
+            raise InputError(
+                f"{folder}: the disk is full ({free:.2f} GiB free). What is complete is kept: free some space and run "
+                "the same command again"
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"{folder}: cannot be written to ({error}); choose another nnUNet_preprocessed") from error
+        raise
     return folder
 
 
@@ -176,83 +115,113 @@ def median_spacing(collection: Collection) -> tuple[float, float, float]:
 
 
 def file_name(patient: Patient, volume: Volume) -> str:
+    """Name of a preprocessed volume."""
     return f"{patient.identifier}_{volume.modality}.b2nd"
 
 
-def _complete(folder: Path, settings: dict[str, Any]) -> bool:
-    """Whether everything is there; raises InputError when what is there was made with other settings."""
-    path = folder / SETTINGS
-    if not path.is_file():
-        return False
-    found = json.loads(path.read_text())
-    differing = [f"{name}: {found.get(name)} there, {settings[name]} now" for name in settings
-                 if found.get(name) != settings[name]]  # fmt: skip
+def _file_names(collection: Collection) -> list[str]:
+    return [file_name(patient, volume) for patient in collection.patients for volume in patient.volumes]
+
+
+def _images(collection: Collection) -> list[Image]:
+    images: list[Image] = []
+    for patient in collection.patients:
+        images += [(patient, patient.volumes)] if patient.paired else [(patient, (v,)) for v in patient.volumes]
+    return images
+
+
+def _recorded_split(folder: Path, collection: Collection, spacing: tuple[float, float, float]) -> dict[str, str] | None:
+    """The split of a folder that has been completed; raises InputError when it was with other settings."""
+    if not (folder / INDEX).is_file():
+        return None
+    found = PreprocessedCollection.open(folder)
+    differing = []
+    if not np.allclose(found.spacing, spacing, atol=1e-5):
+        differing.append(f"spacing {_millimetres(found.spacing)} there, {_millimetres(spacing)} now")
+    if found.hash != collection.hash:
+        differing.append(
+            f"other volumes: {len(found.patients)} patients there, {len(collection.patients)} now; files were added, "
+            "removed or replaced since, or --unpaired was given once"
+        )
     if differing:
         raise InputError(
-            f"{folder} was preprocessed with other settings or other volumes ({'; '.join(differing)}). "
-            "Use the same, or preprocess again with --overwrite"
+            f"{folder} was preprocessed with other settings ({'; '.join(differing)}). Use the same, or preprocess "
+            "again with --overwrite"
         )
-    return (folder / INDEX).is_file()
+    return {patient["identifier"]: patient["split"] for patient in found.patients}
 
 
-def _groups(patient: Patient) -> list[tuple[Patient, tuple[Volume, ...]]]:
-    """Volumes to be preprocessed as channels of one image: a registered pair together, all others alone."""
-    if patient.paired:
-        return [(patient, patient.volumes)]
-    return [(patient, (volume,)) for volume in patient.volumes]
-
-
-def _normalisation(
-    collection: Collection, spacing: tuple[float, float, float], folder: Path, processes: int
-) -> Normalisation:
-    """The collection's fingerprint; kept in the folder, since reading every volume takes its time."""
-    path = folder / "fingerprint.json"
-    if path.is_file():
-        found = json.loads(path.read_text())
-        return Normalisation(spacing, found["ct"], found["mr_use_mask"])
-    volumes = collection.volumes
-    fingerprints = _run(fingerprint_volume, volumes, processes, "reading volumes")
-    ct = intensity_properties([f.intensities for v, f in zip(volumes, fingerprints, strict=True) if v.domain == "CT"])
-    shares = [f.nonzero_share for v, f in zip(volumes, fingerprints, strict=True) if v.domain == "MR"]
-    use_mask = float(np.median(shares)) < NONZERO_SHARE_FOR_MASK
-    _write_json(path, {"ct": ct, "mr_use_mask": use_mask})
-    return Normalisation(spacing, ct, use_mask)
-
-
-def _preprocess_volumes(
-    task: tuple[Patient, tuple[Volume, ...]],
-    folder: Path,
+def _index(
+    collection: Collection,
     normalisation: Normalisation,
+    split: dict[str, str],
     crop_size: tuple[int, int, int],
-) -> list[tuple[str, list[int]]]:
-    """Writes the files of one image and returns their names and shapes; complete ones are left as they are."""
-    patient, volumes = task
+    shapes: dict[str, list[int]],
+) -> dict[str, Any]:
+    patients = []
+    for patient in collection.patients:
+        names = [file_name(patient, volume) for volume in patient.volumes]
+        patients.append(
+            {
+                "identifier": patient.identifier,
+                "paired": patient.paired,
+                "split": split[patient.identifier],
+                "volumes": [
+                    {"domain": volume.domain, "modality": volume.modality, "file": name, "shape": shapes[name]}
+                    for volume, name in zip(patient.volumes, names, strict=True)
+                ],
+            }
+        )
+    return {
+        "version": INDEX_VERSION,
+        "name": collection.name,
+        "hash": collection.hash,
+        "spacing": list(normalisation.spacing),
+        "crop_size": list(crop_size),
+        "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},
+        "patients": patients,
+    }
+
+
+def _preprocess_image(
+    image: Image, folder: Path, normalisation: Normalisation, crop_size: tuple[int, int, int]
+) -> dict[str, list[int]]:
+    """Writes the files of one image and returns their shapes (z, y, x) by name; complete ones are left as they are."""
+    patient, volumes = image
     paths = [folder / file_name(patient, volume) for volume in volumes]
-    done = [_shape_if_complete(path) for path in paths]
-    if all(shape is not None for shape in done):
-        return [(path.name, shape) for path, shape in zip(paths, done, strict=True) if shape is not None]
-    images: list[np.ndarray] = []
+    origin = _origin(volumes, normalisation)
+    done = {path.name: shape for path in paths if (shape := _shape_if_complete(path, origin)) is not None}
+    if len(done) == len(paths):
+        return done
+    channels: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     properties: dict[str, Any] = {}
     for volume in volumes:
-        data, properties = read_volume(volume.path)
-        images.append(data)
-        masks.append(body_mask(volume, data))
+        voxels, properties = read_volume(volume.path)
+        channels.append(voxels)
+        masks.append(body_mask(volume, voxels))
     plans = PlansManager(normalisation.plans([volume.domain for volume in volumes]))
     # The body travels as a segmentation: nnU-Net crops and resamples it, and samples its locations for us.
-    data, _, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        np.concatenate(images), np.maximum.reduce(masks).astype(np.int8), properties, plans,
+    data, segmentation, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties, plans,
         plans.get_configuration("swinfuse"), {"labels": {"background": 0, "body": 1}},
     )  # fmt: skip
-    points = np.asarray(properties["class_locations"][1])[:, 1:]
-    if len(points) > FOREGROUND_POINTS:
-        points = points[:: -(-len(points) // FOREGROUND_POINTS)]
-    for path, channel in zip(paths, data, strict=True):
-        _write_volume(path, channel[None].astype(np.float32), points, crop_size)
-    return [(path.name, [int(s) for s in data.shape[1:]]) for path in paths]
+    points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
+    points = points[:: max(1, -(-len(points) // FOREGROUND_POINTS))]
+    for path, volume, channel in zip(paths, volumes, data.astype(np.float32), strict=True):
+        # nnU-Net leaves voxels outside the mask at zero where it has normalised inside it.
+        masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
+        metadata = {
+            FOREGROUND: points.astype("<i2").tobytes(),
+            PADDING: 0.0 if masked else float(channel.min()),
+            "spacing": list(normalisation.spacing),
+            ORIGIN: origin,
+        }
+        _write_volume(path, channel[None], metadata, crop_size)
+    return {path.name: [int(size) for size in data.shape[1:]] for path in paths}
 
 
-def _write_volume(path: Path, data: np.ndarray, points: np.ndarray, crop_size: tuple[int, int, int]) -> None:
+def _write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
     blocks, chunks = comp_blosc2_params(data.shape, crop_size, data.itemsize)
     temporary = path.with_suffix(f".{os.getpid()}.tmp.b2nd")
     try:
@@ -260,53 +229,41 @@ def _write_volume(path: Path, data: np.ndarray, points: np.ndarray, crop_size: t
             np.ascontiguousarray(data), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks,
             cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
         )  # fmt: skip
-        array.schunk.vlmeta[FOREGROUND] = points.astype("<i2").tobytes()
+        for name, value in metadata.items():
+            array.schunk.vlmeta[name] = value
         os.replace(temporary, path)
+    except RuntimeError as error:
+        # blosc2 says only that it failed; with less room than the volume needs, a full disk is why.
+        if shutil.disk_usage(path.parent).free < data.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _shape_if_complete(path: Path) -> list[int] | None:
-    """Files get their name when they are whole, so one that opens is complete."""
+def _origin(volumes: tuple[Volume, ...], normalisation: Normalisation) -> str:
+    made_from = [[signature(volume) for volume in volumes], asdict(normalisation)]
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _shape_if_complete(path: Path, origin: str) -> list[int] | None:
+    """Shape (z, y, x) of a whole file that was made from the same raw volumes in the same way."""
     if not path.is_file():
         return None
     try:
-        return [int(s) for s in blosc2.open(str(path), mode="r").shape[1:]]
-    except (RuntimeError, OSError, ValueError):
+        array = blosc2.open(str(path), mode="r")
+        same = array.schunk.vlmeta[ORIGIN] == origin
+    except (RuntimeError, OSError, ValueError, KeyError):
+        # Damaged, or of another origin: either way it is made again.
         return None
+    return [int(size) for size in array.shape[1:]] if same else None
 
 
-def _run(function: Callable[[Task], Result], tasks: Iterable[Task], processes: int, title: str) -> list[Result]:
-    """Runs tasks in spawned workers with a progress bar; what fails is reported together, after all others are done."""
-    tasks = list(tasks)
-    results: dict[int, Result] = {}
-    problems: list[str] = []
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_limit_threads) as pool:
-        futures = {pool.submit(function, task): index for index, task in enumerate(tasks)}
-        try:
-            for future in tqdm(as_completed(futures), title, len(tasks)):
-                try:
-                    results[futures[future]] = future.result()
-                except InputError as error:
-                    problems.append(str(error))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    if problems:
-        listing = "\n  ".join(sorted(problems))
-        raise InputError(
-            f"{len(problems)} volume(s) cannot be used; everything else is done and kept, repair or remove these and run "
-            f"the same command again:\n  {listing}"
-        )
-    return [results[index] for index in range(len(tasks))]
-
-
-def _limit_threads() -> None:
-    blosc2.set_nthreads(1)
+def _millimetres(spacing: tuple[float, ...]) -> str:
+    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(".tmp.json")
     temporary.write_text(json.dumps(content, indent=1))
     os.replace(temporary, path)

@@ -37,7 +37,7 @@ def split_patients(patients: Sequence[Patient], validation_share: float, seed: i
         for domain in DOMAINS:
             if not any(split[p.identifier] == side and domain in p.domains() for p in patients):
                 raise InputError(
-                    f"too few patients with {domain} to keep some for validation ({side} would have none); at least two "
-                    "are needed for each of CT and MR"
+                    f"too few patients with {domain} to keep some for validation ({side} would have none): at least "
+                    "two paired patients are needed, or two with CT only and two with MR only"
                 )
     return split

@@ -21,13 +21,16 @@ PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
 TRAINER = "nnUNetTrainerSwinFUSE"
 STOCK_TRAINER = "nnUNetTrainer"
 
-# Python runs a line of a .pth file that begins with "import". It must never raise: every start of Python runs it.
+# Python runs a line of a .pth file that begins with "import", at every start: it must neither raise nor name anything
+# that `site`, in whose function it runs, has a name for.
 PTH_LINE = (
     "import os, importlib.util; "
-    "s = importlib.util.find_spec('nnunetv2_swinfuse'); "
-    "f = os.path.join(os.path.dirname(s.origin), 'discovery', 'external_trainers') if s and s.origin else ''; "
-    f"p = [q for q in os.environ.get('{VARIABLE}', '').split(os.pathsep) if q]; "
-    f"os.environ.update({{'{VARIABLE}': os.pathsep.join(p + [f])}} if f and f not in p and os.path.isdir(f) else {{}})\n"
+    "swinfuse = importlib.util.find_spec('nnunetv2_swinfuse'); "
+    "swinfuse_folder = os.path.join(os.path.dirname(swinfuse.origin), 'discovery', 'external_trainers') "
+    "if swinfuse and swinfuse.origin else ''; "
+    f"swinfuse_paths = [path for path in os.environ.get('{VARIABLE}', '').split(os.pathsep) if path]; "
+    f"os.environ.update({{'{VARIABLE}': os.pathsep.join(swinfuse_paths + [swinfuse_folder])}} "
+    "if os.path.isdir(swinfuse_folder) and swinfuse_folder not in swinfuse_paths else {})\n"
 )
 
 PROBE = (
@@ -90,25 +93,30 @@ def remove(site: Path | None = None) -> bool:
 
 def visible_to_nnunet() -> bool:
     """Whether a new nnU-Net process would be given this package's trainers (by its environment, without asking it)."""
-    folder = str(external_trainers_folder())
-    named = [os.path.abspath(path) for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    folder = external_trainers_folder()
+    named = [Path(path).resolve() for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
     return folder in named or (site_packages() / PTH_NAME).is_file()
 
 
-def probe() -> subprocess.CompletedProcess[str]:
+def probe(site: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Asks nnU-Net itself, in a fresh process with this one's environment, for the trainer and for a stock one."""
-    return subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=False)
+    begin = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
+    return subprocess.run([sys.executable, "-c", begin + PROBE], capture_output=True, text=True, check=False)
 
 
-def check() -> bool:
-    """Prints in plain words what nnU-Net sees and what to do; True when it finds the trainers."""
-    path = site_packages() / PTH_NAME
+def check(site: Path | None = None) -> bool:
+    """Prints in plain words what nnU-Net sees and what to do; True when it finds the trainers.
+
+    Args:
+        site: another folder than this environment's site-packages.
+    """
+    path = (site or site_packages()) / PTH_NAME
     folder = external_trainers_folder()
     print(f"Python environment     {sys.prefix}")
     print(f"Trainers               {folder}")
     print(f"Registered             {'yes' if path.is_file() else 'no'} ({path})")
     print(f"{VARIABLE}      {os.environ.get(VARIABLE, 'not set')}")
-    result = probe()
+    result = probe(site)
     if result.returncode == 0:
         print(f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}: nnUNetv2_train ... -tr {TRAINER} works.")
         return True
@@ -128,15 +136,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--check", action="store_true", help="say what nnU-Net sees and what to do, change nothing")
     action.add_argument("--remove", action="store_true", help="take the registration back; trained models keep working")
+    parser.add_argument("--site", type=Path, metavar="FOLDER", help="another folder than this Python's site-packages")
     options = parser.parse_args(arguments)
     try:
         if options.check:
-            raise SystemExit(0 if check() else 1)
+            raise SystemExit(0 if check(options.site) else 1)
         if options.remove:
-            print("Removed." if remove() else "There was nothing to remove.")
+            print("Removed." if remove(options.site) else "There was nothing to remove.")
             return
-        print(f"Registered: {register()}")
-        raise SystemExit(0 if check() else 1)
+        print(f"Registered: {register(options.site)}")
+        raise SystemExit(0 if check(options.site) else 1)
     except RegistrationError as error:
         print(f"swinfuse_register: {error}", file=sys.stderr)
         raise SystemExit(1) from None

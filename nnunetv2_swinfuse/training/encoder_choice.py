@@ -18,69 +18,69 @@ class EncoderChoiceError(RuntimeError):
     """No encoder, or the wrong one; the message says what was looked at and what to do."""
 
 
-def find_encoder(planned: Mapping[str, Any]) -> tuple[Path, str] | None:
+def find_encoder(named: str | None) -> tuple[Path, str] | None:
     """The encoder file to use and who named it: the variable, the plan, or the last pretraining run.
 
     Args:
-        planned: the configuration's `swinfuse` block; its `encoder` may be a path.
+        named: the path that the plans name in the configuration's `swinfuse.encoder`, if they do.
 
     Returns:
         None when there is none.
     """
-    named = os.environ.get(VARIABLE)
+    variable = os.environ.get(VARIABLE)
+    if variable:
+        return Path(variable), f"named by {VARIABLE}"
     if named:
-        return Path(named), f"the variable {VARIABLE}"
-    if planned.get("encoder"):
-        return Path(planned["encoder"]), "the plans' swinfuse.encoder"
+        return Path(named), "named by the plans' swinfuse.encoder"
     results = os.environ.get("nnUNet_results")
     if results and (Path(results) / PUBLISHED).is_file():
-        return Path(results) / PUBLISHED, "the last pretraining run"
+        return Path(results) / PUBLISHED, "published by swinfuse_pretrain"
     return None
 
 
-def choose_encoder(planned: Mapping[str, Any]) -> Encoder:
-    """Loads the encoder that :func:`find_encoder` finds.
+def choose_encoder(named: str | None) -> tuple[Encoder, str]:
+    """Loads the encoder that :func:`find_encoder` finds; also returns who named it.
 
     Raises:
         EncoderChoiceError: when there is none.
         EncoderFileError: when the file cannot be used.
     """
-    found = find_encoder(planned)
+    found = find_encoder(named)
     if found is None:
         results = os.environ.get("nnUNet_results", "$nnUNet_results")
         raise EncoderChoiceError(
-            f"no pretrained encoder: {VARIABLE} is not set, the plans name none, and {Path(results) / PUBLISHED} does not "
-            "exist. Pretrain one (swinfuse_pretrain -d COLLECTION), point the variable to one, or train the same "
+            f"no pretrained encoder: {VARIABLE} is not set, the plans name none, and {Path(results) / PUBLISHED} does "
+            "not exist. Pretrain one (swinfuse_pretrain -d COLLECTION), point the variable to one, or train the same "
             "network from random weights with -tr nnUNetTrainerSwinFUSEScratch."
         )
-    return load_encoder(found[0])
+    return load_encoder(found[0]), found[1]
 
 
-def trained_plans(model_folder: Path) -> Path | None:
-    """plans.json of a model folder in which some fold has a checkpoint: these plans decide from then on."""
-    plans = model_folder / "plans.json"
-    if plans.is_file() and any(model_folder.glob(f"fold_*/{CHECKPOINTS}")):
-        return plans
-    return None
+def trained_folds(model_folder: Path) -> list[str]:
+    """Names of the folds of a model folder that have a checkpoint, such as `fold_0`."""
+    return sorted({checkpoint.parent.name for checkpoint in model_folder.glob(f"fold_*/{CHECKPOINTS}")})
 
 
-def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_folder: Path) -> None:
-    """Refuses a second encoder in one model: its folds could not be compared nor averaged.
+def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_folder: Path, fold: int | str) -> None:
+    """Refuses a second encoder in one model: its folds could not be compared, nor averaged in inference.
+
+    A model whose only trained fold is trained anew may change its encoder.
 
     Args:
         recorded: the `swinfuse` block of the model's plans.json.
         encoder: the encoder that would be used now.
         model_folder: the model's folder.
+        fold: the fold that would be trained now.
 
     Raises:
         EncoderChoiceError: saying which encoder the other folds began with and how to use it.
     """
-    before = recorded.get("encoder_sha256")
-    if before == encoder.sha256:
+    others = [name for name in trained_folds(model_folder) if name != f"fold_{fold}"]
+    if not others or recorded.get("encoder_sha256") == encoder.sha256:
         return
+    kept = recorded.get("encoder_source") or recorded.get("encoder")
     raise EncoderChoiceError(
-        f"{model_folder}: its folds were trained from the encoder {str(before)[:12]} (kept at "
-        f"{recorded.get('encoder_source') or recorded.get('encoder')}), now {encoder.path} is {str(encoder.sha256)[:12]}. "
-        f"Use the same: export {VARIABLE}={recorded.get('encoder_source') or recorded.get('encoder')}; or move the model "
-        "folder away to start a new cross-validation."
+        f"{model_folder}: {', '.join(others)} began with the encoder SHA-256 {recorded.get('encoder_sha256')} (kept at "
+        f"{kept}), fold {fold} would begin with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model need "
+        f"the same one: export {VARIABLE}={kept}; or move the model folder away to start a new cross-validation."
     )

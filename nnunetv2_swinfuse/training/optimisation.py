@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
@@ -33,13 +31,9 @@ class WarmupPolynomial:
         return max(1 - progress, 0.0) ** 0.9
 
     def step(self, epoch: int) -> None:
+        """Sets the rate of every group for an epoch, counted from 0."""
         for group in self.optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.factor(epoch)
-
-
-def warmup_length(settings: FineTuningSettings, epochs: int) -> int:
-    """Epochs of warm-up for a training of so many epochs."""
-    return min(math.ceil(settings.warmup_share * epochs) if epochs > 1 else 0, settings.warmup_epochs)
 
 
 def build_optimizer(network: nn.Module, settings: FineTuningSettings) -> torch.optim.AdamW:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
 OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT"})
+KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 
 
 @dataclass(frozen=True)
@@ -17,10 +19,10 @@ class FineTuningSettings:
     """How nnU-Net's trainer is changed for a pretrained transformer.
 
     Attributes:
-        initial_lr: peak learning rate of AdamW; nnU-Net's 1e-2 for SGD makes transformers diverge.
-        weight_decay: of AdamW, decoupled; norms, biases and position biases are left out.
-        warmup_share: share of the epochs in which the rate rises linearly, `warmup_epochs` at most.
-        warmup_epochs: most epochs of warm-up.
+        initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
+        weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
+            Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
+        warmup_epochs: epochs of linear warm-up; when not given 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block.
         iterations_per_epoch, validation_iterations_per_epoch: nnU-Net's 250 and 50.
@@ -28,54 +30,105 @@ class FineTuningSettings:
 
     initial_lr: float = 1e-4
     weight_decay: float = 0.05
-    warmup_share: float = 0.05
-    warmup_epochs: int = 50
+    warmup_epochs: int | None = None
     gradient_clip: float = 1.0
     drop_path_rate: float = 0.1
     iterations_per_epoch: int = 250
     validation_iterations_per_epoch: int = 50
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.type == "int | None":
+                continue
+            kind = KINDS[str(field.type)]
+            accepted = (int, float) if kind is float else int
+            if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(value):
+                raise ValueError(f"{field.name} is {value!r}; expected a finite {kind.__name__}")
         for name in ("initial_lr", "gradient_clip", "iterations_per_epoch", "validation_iterations_per_epoch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in ("weight_decay", "warmup_epochs"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
-        for name in ("warmup_share", "drop_path_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 0 and less than 1")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and less than 1")
 
     def to_dict(self) -> dict[str, Any]:
+        """Plain values, for plans.json and checkpoints."""
         return asdict(self)
 
-    @classmethod
-    def resolve(cls, planned: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> FineTuningSettings:
-        """Defaults, then the plan's `swinfuse.training` block, then variables such as `SWINFUSE_INITIAL_LR`.
+    def warmup_length(self, epochs: int) -> int:
+        """Epochs of warm-up in a training of so many epochs.
 
         Raises:
-            ValueError: naming a key or variable that is not known or not a number.
+            ValueError: when the warm-up asked for is as long as the training or longer.
         """
-        environment = os.environ if environment is None else environment
-        known: dict[str, type] = {field.name: type(getattr(cls(), field.name)) for field in fields(cls)}
-        unknown = sorted(set(planned) - set(known))
-        if unknown:
-            raise ValueError(f"plans: unknown keys {unknown} in 'swinfuse.training'; known are {sorted(known)}")
-        changes = dict(planned)
-        for variable, text in environment.items():
-            if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
-                continue
-            name = variable.removeprefix(PREFIX).lower()
-            if name not in known:
-                raise ValueError(
-                    f"environment: {variable} is no setting; known are "
-                    f"{sorted(PREFIX + field.upper() for field in known)} and {sorted(OTHER_VARIABLES)}"
-                )
-            try:
-                changes[name] = known[name](text)
-            except ValueError:
-                raise ValueError(
-                    f"environment: {variable} is {text!r}; expected a {known[name].__name__}, such as "
-                    f"{getattr(cls(), name)}"
-                ) from None
-        return replace(cls(), **changes)
+        if self.warmup_epochs is None:
+            return 0 if epochs == 1 else min(math.ceil(0.05 * epochs), 50)
+        if self.warmup_epochs >= epochs:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs}, the training has {epochs} epoch(s): the peak learning rate "
+                "would never be reached. Set fewer, or leave warmup_epochs out for 5 % of the training"
+            )
+        return self.warmup_epochs
+
+
+def requested_settings(planned: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """What a user asked for: the plan's `swinfuse.training` block, overridden by variables (`SWINFUSE_INITIAL_LR`...).
+
+    Raises:
+        ValueError: naming a key or variable that is not known or not a number.
+    """
+    environment = os.environ if environment is None else environment
+    known = {field.name: KINDS[str(field.type)] for field in fields(FineTuningSettings)}
+    unknown = sorted(set(planned) - set(known))
+    if unknown:
+        raise ValueError(f"plans: unknown keys {unknown} in 'swinfuse.training'; known are {sorted(known)}")
+    requested = {name: value for name, value in planned.items() if value is not None}
+    for variable, text in environment.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in known:
+            raise ValueError(
+                f"environment: {variable} is no setting; known are "
+                f"{sorted(PREFIX + field.upper() for field in known)} and {sorted(OTHER_VARIABLES)}"
+            )
+        try:
+            requested[name] = known[name](text)
+        except ValueError:
+            raise ValueError(
+                f"environment: {variable} is {text!r}; expected a {known[name].__name__}, such as "
+                f"{getattr(FineTuningSettings(), name) or 10}"
+            ) from None
+    return requested
+
+
+def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any], plans: object) -> FineTuningSettings:
+    """The settings that a model's folds were trained with; they hold for its further folds and for `--c`.
+
+    Args:
+        recorded: the `swinfuse.training` block of the model's plans.json.
+        requested: what is asked for now; see :func:`requested_settings`.
+        plans: that file, for the message.
+
+    Raises:
+        ValueError: when something else is asked for now.
+    """
+    try:
+        settings = FineTuningSettings(**recorded)
+    except TypeError as error:
+        raise ValueError(f"{plans}: 'swinfuse.training' is of another version ({error})") from error
+    changed = [
+        f"{name} is {value} now, {getattr(settings, name)} in {plans}"
+        for name, value in requested.items()
+        if value != getattr(settings, name)
+    ]
+    if changed:
+        raise ValueError(
+            f"this model was trained with other settings: {'; '.join(changed)}. Its folds and continued trainings keep "
+            f"them. Unset the {PREFIX}* variables (or the plan's swinfuse.training), or move the model folder away to "
+            "start anew"
+        )
+    return settings

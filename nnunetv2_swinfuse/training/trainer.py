@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
+import shutil
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
@@ -16,19 +18,19 @@ from typing import Any
 import torch
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder, save_atomically
-from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
-from nnunetv2_swinfuse.training.encoder_choice import check_same_encoder, choose_encoder, find_encoder, trained_plans
-from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer, warmup_length
-from nnunetv2_swinfuse.training.settings import FineTuningSettings
+from nnunetv2_swinfuse.training.encoder_choice import check_same_encoder, choose_encoder
+from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
+from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
 class nnUNetTrainerSwinFUSE(nnUNetTrainer):
@@ -38,7 +40,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     and kernels from the plan. Where the model folder already holds a trained fold, its plans.json decides instead.
 
     Raises:
-        ValueError: for a 2d configuration or a plan that the network cannot be built from.
+        ValueError: for a 2d configuration, a plan that the network cannot be built from, or unknown settings.
         EncoderChoiceError, EncoderFileError, TransferError: when there is no usable encoder.
     """
 
@@ -53,62 +55,92 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
+        # The caller's plans stay as they are: they may be used for another configuration.
         plans = deepcopy(plans)
-        trained = self._trained_block(plans, configuration)
-        self.settings, self.planned = plan_swinfuse(plans, configuration, trained, self.pretrained)
-        self.trained_before = trained is not None
+        name = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
+        model_folder = Path(nnUNet_results.require()) / plans["dataset_name"] / name
+        planned = plan_training(plans, configuration, model_folder, self.pretrained)
+        self.settings = planned.settings
+        self.warmup_epochs = planned.settings.warmup_length(self.length)
+        self.named_encoder = planned.named_encoder
+        self.encoder = planned.encoder
         self.restoring = False
-        self.provenance: dict[str, Any] = {}
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
         self.num_epochs = self.length
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
-        self.provenance = dict(self.configuration_manager.configuration["swinfuse"])
-        self.print_to_log_file(f"SwinFUSE {json.dumps(self.provenance)}", also_print_to_console=False)
+        self.print_to_log_file(f"SwinFUSE: {planned.explanation}.")
+        self.print_to_log_file(f"SwinFUSE: fine-tuning settings {json.dumps(self.settings.to_dict())}")
 
-    @classmethod
-    def _trained_block(cls, plans: dict, configuration: str) -> dict | None:
-        """The configuration of this model's plans.json, if a fold of it has been trained."""
-        if not nnUNet_results.is_set():
-            return None
-        name = f"{cls.__name__}__{plans['plans_name']}__{configuration}"
-        path = trained_plans(Path(nnUNet_results) / plans["dataset_name"] / name)
-        if path is None:
-            return None
-        block = json.loads(path.read_text())["configurations"].get(configuration, {})
-        return block if "swinfuse" in block else None
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The configuration's `swinfuse` block: encoder, collection, plugin version and settings."""
+        return self.configuration_manager.configuration["swinfuse"]
 
     def initialize(self) -> None:
         """Builds everything as nnU-Net does, then fills in the pretrained encoder, unless a checkpoint follows."""
+        encoder = self._encoder_to_transfer()
+        # Tensors must not linger here: nnU-Net prints every attribute into debug.json.
+        self.encoder = None
         super().initialize()
-        if not self.pretrained or self.restoring:
+        if encoder is None:
             return
-        encoder = choose_encoder(self.planned)
-        if self.trained_before:
-            check_same_encoder(self.provenance, encoder, Path(self.output_folder_base))
         image_channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
         report = transfer_encoder(unwrapped(self.network), encoder, image_channels)
-        self.print_to_log_file(f"Encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on {encoder.collection}")
+        self.print_to_log_file(
+            f"SwinFUSE: encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on "
+            f"{encoder.collection.get('name', 'an unnamed collection')}"
+        )
         self.print_to_log_file(str(report), add_timestamp=False)
+
+    def _encoder_to_transfer(self) -> Encoder | None:
+        if self.restoring or not self.pretrained:
+            return None
+        if self.encoder is not None:
+            return self.encoder
+        # An earlier fold decided the network; this one must begin with the same encoder.
+        encoder, _ = choose_encoder(self.named_encoder)
+        check_same_encoder(self.provenance, encoder, Path(self.output_folder_base), self.fold)
+        provenance = {**self.provenance, **encoder_provenance(encoder, self.pretrained)}
+        self.configuration_manager.configuration["swinfuse"] = provenance
+        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
+        return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
         """AdamW with warm-up; the schedule is a function of the epoch, so there is nothing to resume."""
         optimizer = build_optimizer(self.network, self.settings)
-        warmup = warmup_length(self.settings, self.num_epochs)
-        return optimizer, WarmupPolynomial(optimizer, self.num_epochs, warmup)
+        return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
-        """As nnU-Net; the network it initialises on the way needs no pretrained encoder."""
+        """As nnU-Net; the network it initialises on the way needs no pretrained encoder.
+
+        Raises:
+            CheckpointError: for a file that is damaged or belongs to another network.
+        """
         self.restoring = True
         try:
-            super().load_checkpoint(filename_or_checkpoint)
+            if not self.was_initialized:
+                self.initialize()
         finally:
             self.restoring = False
+        try:
+            super().load_checkpoint(filename_or_checkpoint)
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
+            reason = (str(error).splitlines() or ["no message"])[0]
+            raise CheckpointError(
+                f"{filename_or_checkpoint}: cannot be loaded ({type(error).__name__}: {reason}). It is damaged or "
+                "belongs to another network. Restore it from a copy, or move it away: --c then goes on from "
+                "checkpoint_latest.pth or checkpoint_best.pth of the same folder, or starts anew."
+            ) from error
 
     def save_checkpoint(self, filename: str) -> None:
-        """As nnU-Net, atomically, and so that stock nnU-Net loads it: the true trainer is recorded under `swinfuse`."""
+        """As nnU-Net, atomically, and so that stock nnU-Net loads it: the true trainer is recorded under `swinfuse`.
+
+        Raises:
+            CheckpointError: when it cannot be written; the checkpoint before it is left as it was.
+        """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
             return
@@ -124,7 +156,14 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             "nnunetv2": version("nnunetv2"),
             "torch": str(torch.__version__),
         }
-        save_atomically(checkpoint, filename)
+        try:
+            save_atomically(checkpoint, filename)
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(self.output_folder).free / 1e9
+            raise CheckpointError(
+                f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The checkpoint before it is "
+                "intact: make room and go on with --c."
+            ) from error
 
 
 class nnUNetTrainerSwinFUSEScratch(nnUNetTrainerSwinFUSE):
@@ -137,86 +176,8 @@ class nnUNetTrainerSwinFUSEScratch(nnUNetTrainerSwinFUSE):
     pretrained = False
 
 
-def plan_swinfuse(
-    plans: dict, configuration: str, trained: dict | None, pretrained: bool
-) -> tuple[FineTuningSettings, dict[str, Any]]:
-    """Writes architecture and provenance of a configuration into plans, in place.
-
-    Args:
-        plans: nnU-Net's plans.
-        configuration: name of the configuration, such as 3d_fullres.
-        trained: the configuration as the model's folds were trained with, which then decides; else None.
-        pretrained: whether an encoder must be there.
-
-    Returns:
-        The settings of fine-tuning, and the `swinfuse` block as it was planned.
-
-    Raises:
-        ValueError: for a 2d configuration or an impossible plan.
-        EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
-    """
-    resolved = PlansManager({k: v for k, v in plans.items() if k != "continue_training"}).get_configuration(
-        configuration
-    )
-    if len(resolved.patch_size) != 3:
-        raise ValueError(
-            f"configuration {configuration} has the patch size {resolved.patch_size}: SwinFUSE is for 3d configurations. "
-            "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainer for 2d."
-        )
-    planned = dict(resolved.configuration.get("swinfuse", {}))
-    settings = FineTuningSettings.resolve(planned.get("training", {}))
-    block = plans["configurations"][configuration]
-    if trained is not None:
-        block["architecture"] = trained["architecture"]
-        block["swinfuse"] = {**trained["swinfuse"], "training": settings.to_dict()}
-        return settings, planned
-    encoder = _encoder_for(planned, pretrained)
-    architecture = resolved.configuration["architecture"]["arch_kwargs"]
-    encoder_settings = EncoderSettings() if encoder is None else encoder.settings
-    if resolved.network_arch_class_name == NETWORK_CLASS_NAME:
-        # Plans that were made for this network keep their own sizes.
-        block["architecture"] = deepcopy(resolved.configuration["architecture"])
-        block["architecture"]["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
-    else:
-        block["architecture"] = plans_architecture(
-            architecture["strides"],
-            encoder_settings,
-            kernel_sizes=architecture.get("kernel_sizes"),
-            drop_path_rate=settings.drop_path_rate,
-        )
-    strides = block["architecture"]["arch_kwargs"]["strides"]
-    check_patch_size(resolved.patch_size, plan_topology(strides, len(encoder_settings.depths)))
-    block["swinfuse"] = {
-        **planned,
-        "plugin": version("nnunetv2-swinfuse"),
-        "training": settings.to_dict(),
-        "pretrained": pretrained,
-    }
-    if encoder is not None:
-        block["swinfuse"] |= {
-            ("encoder" if pretrained else "sizes_from"): encoder.path,
-            **(
-                {
-                    "encoder_sha256": encoder.sha256,
-                    "encoder_source": encoder.source,
-                    "collection": encoder.collection,
-                }
-                if pretrained
-                else {}
-            ),
-        }
-    return settings, planned
-
-
 def unwrapped(network: nn.Module) -> nn.Module:
     """The network inside DDP and torch.compile."""
     if isinstance(network, DistributedDataParallel):
         network = network.module
     return network._orig_mod if isinstance(network, OptimizedModule) else network
-
-
-def _encoder_for(planned: dict[str, Any], pretrained: bool) -> Encoder | None:
-    if pretrained:
-        return choose_encoder(planned)
-    found = find_encoder(planned)
-    return None if found is None else load_encoder(found[0])

@@ -1,4 +1,4 @@
-"""Two folders of volumes, `ct/` and `mr/`. The same file name in both is one patient, registered unless said otherwise."""
+"""Two folders of volumes, `ct/` and `mr/`. One file name in both is one patient, registered unless said otherwise."""
 
 from __future__ import annotations
 

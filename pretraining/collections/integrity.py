@@ -10,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 from tqdm import tqdm
 
-from pretraining.collections.collection import Collection, Patient
+from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.errors import InputError
 
 # Largest difference of origin, spacing (mm) or direction between volumes of one grid: files round them differently.
@@ -48,8 +48,7 @@ def read_grid(path: Path) -> Grid:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "unreadable")
-        raise InputError(f"{path}: cannot be read ({reason.strip()}); replace or remove it") from error
+        raise InputError(f"{path}: cannot be read ({itk_reason(error)}); replace or remove it") from error
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise InputError(
             f"{path}: {reader.GetDimension()}D with {reader.GetNumberOfComponents()} component(s) of size "
@@ -60,14 +59,21 @@ def read_grid(path: Path) -> Grid:
     return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
+def itk_reason(error: RuntimeError) -> str:
+    """What ITK's exception says, without its source files and line numbers."""
+    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    # MetaImage's reader gives this for files that are there but end early.
+    return "its data end early or are damaged" if not reason or "No such file" in reason else reason
+
+
 def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
     """Reads every header and reports all problems in one error.
 
     Returns:
-        The grid of each volume.
+        The grid of each file.
 
     Raises:
-        InputError: listing unreadable, 4D or empty volumes and pairs on different grids.
+        InputError: listing unreadable, 4D or empty volumes and masks, and pairs or masks on different grids.
     """
     problems: list[str] = []
     grids: dict[Path, Grid] = {}
@@ -78,7 +84,8 @@ def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
         except InputError as error:
             return error
 
-    paths = [volume.path for volume in collection.volumes]
+    masks = {volume.mask for volume in collection.volumes if volume.mask is not None}
+    paths = [*(volume.path for volume in collection.volumes), *sorted(masks)]
     with ThreadPoolExecutor(processes) as pool:
         for path, result in zip(paths, tqdm(pool.map(read, paths), "checking headers", len(paths)), strict=True):
             if isinstance(result, Grid):
@@ -86,6 +93,7 @@ def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
             else:
                 problems.append(str(result))
     problems += [problem for patient in collection.patients if (problem := _pair_problem(patient, grids))]
+    problems += [problem for volume in collection.volumes if (problem := _mask_problem(volume, grids))]
     if problems:
         listing = "\n  ".join(problems)
         raise InputError(f"collection {collection.name}: {len(problems)} problem(s), nothing was changed:\n  {listing}")
@@ -100,6 +108,15 @@ def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
     if difference is None:
         return None
     return (
-        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} are taken for registered, but lie on "
-        f"different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
+        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} are taken for registered, but lie "
+        f"on different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
     )
+
+
+def _mask_problem(volume: Volume, grids: dict[Path, Grid]) -> str | None:
+    if volume.mask not in grids or volume.path not in grids:
+        return None
+    difference = grids[volume.path].differs_from(grids[volume.mask])
+    if difference is None:
+        return None
+    return f"{volume.path} and {volume.mask}: different grids ({difference}); resample or remove the mask"

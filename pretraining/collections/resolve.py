@@ -21,6 +21,8 @@ def find_collection(name: str, raw_root: Path, unpaired: bool = False) -> Collec
     Raises:
         InputError: for an unknown name (lists what is there), an unknown layout, or one without CT or without MR.
     """
+    if name in ("", "..") or Path(name).name != name:
+        raise InputError(f"collection {name!r}: expected the name of a folder in {raw_root}, not a path")
     root = raw_root / name
     if not root.is_dir():
         there = sorted(path.name for path in raw_root.iterdir() if path.is_dir())
@@ -37,8 +39,8 @@ def find_collection(name: str, raw_root: Path, unpaired: bool = False) -> Collec
             collection = replace(collection, patients=patients)
     else:
         raise InputError(
-            f"{root}: no volumes in a known layout. Expected folders ct/ and mr/, or a folder per patient with ct, mr and "
-            "mask (SynthRAD), files of .nii.gz, .nii, .mha or .nrrd"
+            f"{root}: no volumes in a known layout. Expected folders ct/ and mr/, or a folder per patient with ct, mr "
+            "and mask (SynthRAD), files of .nii.gz, .nii, .mha or .nrrd"
         )
     for domain in DOMAINS:
         if not any(volume.domain == domain for volume in collection.volumes):

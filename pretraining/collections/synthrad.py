@@ -61,7 +61,8 @@ def _named_volumes(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         stem = volume_stem(path)
-        if stem is None or stem.lower() not in MODALITIES or not path.is_file():
+        # A link to nothing stays in, to be reported as unreadable: it must not make its patient one-sided.
+        if stem is None or stem.lower() not in MODALITIES or path.is_dir():
             continue
         if stem.lower() in files:
             raise InputError(f"two files for one modality: {files[stem.lower()]} and {path}; remove one of them")

@@ -1,0 +1,172 @@
+"""The SwinFUSE network and its provenance, written into nnU-Net's plans before nnU-Net reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder
+from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
+from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
+from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
+from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
+
+PLANS_FILE = "plans.json"
+# Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
+REQUESTS = frozenset({"encoder", "training"})
+RECORDS = frozenset({"plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "sizes_from"})
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """What the plans do not say to nnU-Net, but to our trainer.
+
+    Attributes:
+        settings: of fine-tuning.
+        named_encoder: the path in the plans' `swinfuse.encoder`, if there is one.
+        encoder: the encoder that gave the network its sizes; None when an earlier fold decided the network, or when
+            there is none.
+        explanation: where the network comes from, in a sentence for the log.
+    """
+
+    settings: FineTuningSettings
+    named_encoder: str | None
+    encoder: Encoder | None
+    explanation: str
+
+
+def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path, pretrained: bool) -> PlannedTraining:
+    """Writes the architecture and the provenance of a configuration into plans, in place.
+
+    The sizes are the encoder's, strides and kernels the plan's. Where a fold of the model has been trained, the
+    model's own plans.json decides instead, whatever encoder has been published since.
+
+    Args:
+        plans: nnU-Net's plans.
+        configuration: name of the configuration, such as 3d_fullres.
+        model_folder: where the model's folds are or will be.
+        pretrained: whether an encoder must be there; otherwise it only gives the sizes if it is there.
+
+    Raises:
+        ValueError: for a 2d configuration, an impossible plan, or settings that are unknown or not the model's.
+        EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
+    """
+    resolved = PlansManager({name: value for name, value in plans.items() if name != "continue_training"})
+    resolved_block = resolved.get_configuration(configuration).configuration
+    patch_size = resolved_block["patch_size"]
+    if len(patch_size) != 3:
+        raise ValueError(
+            f"configuration {configuration} has the patch size {list(patch_size)}: SwinFUSE is for 3d configurations. "
+            "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainers for 2d."
+        )
+    wishes = resolved_block.get("swinfuse", {})
+    unknown = sorted(set(wishes) - REQUESTS - RECORDS)
+    if unknown:
+        raise ValueError(
+            f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
+        )
+    named = wishes.get("encoder")
+    requested = requested_settings(wishes.get("training", {}))
+    block = plans["configurations"][configuration]
+    trained = trained_block(model_folder, configuration)
+    encoder = None
+    if trained is not None:
+        plans_file = model_folder / PLANS_FILE
+        settings = recorded_settings(trained["swinfuse"].get("training", {}), requested, plans_file)
+        block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
+        explanation = f"network as in {plans_file}, which its trained folds use"
+    else:
+        settings = FineTuningSettings(**requested)
+        if pretrained:
+            encoder, who = choose_encoder(named)
+        else:
+            encoder, who = _encoder_for_sizes(named)
+        own = deepcopy(resolved_block["architecture"])
+        if own["network_class_name"] == NETWORK_CLASS_NAME:
+            # Plans that were made for this network keep their own sizes.
+            if "drop_path_rate" not in requested:
+                settings = replace(settings, drop_path_rate=own["arch_kwargs"].get("drop_path_rate", 0.0))
+            own["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
+            block["architecture"] = own
+            explanation = "network as in the plans, which were made for it"
+        else:
+            sizes = EncoderSettings() if encoder is None else encoder.settings
+            block["architecture"] = _swinfuse_architecture(own, configuration, sizes, settings)
+            explanation = "network with " + (
+                f"the sizes of {encoder.path} ({who})" if encoder is not None else "SwinFUSE's default sizes"
+            )
+        block["swinfuse"] = {
+            "plugin": version("nnunetv2-swinfuse"),
+            "pretrained": pretrained,
+            **encoder_provenance(encoder, pretrained),
+            "training": settings.to_dict(),
+        }
+    strides = block["architecture"]["arch_kwargs"]["strides"]
+    check_patch_size(patch_size, plan_topology(strides, len(strides)))
+    return PlannedTraining(settings, named, encoder, explanation)
+
+
+def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
+    """The configuration as a model's folds were trained with; None when none has been.
+
+    Raises:
+        ValueError: when the model's plans.json cannot be read or is not this trainer's.
+    """
+    path = model_folder / PLANS_FILE
+    folds = trained_folds(model_folder)
+    if not folds or not path.is_file():
+        return None
+    try:
+        block = json.loads(path.read_text())["configurations"][configuration]
+        if block["architecture"]["network_class_name"] != NETWORK_CLASS_NAME or "swinfuse" not in block:
+            raise KeyError("swinfuse")
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
+            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start anew"
+        ) from error
+    return block
+
+
+def encoder_provenance(encoder: Encoder | None, pretrained: bool) -> dict[str, Any]:
+    """What plans.json and every checkpoint say of the encoder."""
+    if encoder is None:
+        return {}
+    if not pretrained:
+        return {"sizes_from": encoder.path}
+    return {
+        "encoder": encoder.path,
+        "encoder_sha256": encoder.sha256,
+        "encoder_source": encoder.source,
+        "collection": dict(encoder.collection),
+    }
+
+
+def _encoder_for_sizes(named: str | None) -> tuple[Encoder | None, str]:
+    found = find_encoder(named)
+    return (None, "") if found is None else (load_encoder(found[0]), found[1])
+
+
+def _swinfuse_architecture(
+    own: Mapping[str, Any], configuration: str, sizes: EncoderSettings, settings: FineTuningSettings
+) -> dict[str, Any]:
+    kwargs = own["arch_kwargs"]
+    if "strides" not in kwargs:
+        raise ValueError(
+            f"configuration {configuration}: architecture.arch_kwargs of {own['network_class_name']} has no 'strides', "
+            "from which SwinFUSE takes its stages. Use plans of nnU-Net's own planners (nnUNetPlans, ResEnc)"
+        )
+    return plans_architecture(
+        kwargs["strides"],
+        sizes,
+        kernel_sizes=kwargs.get("kernel_sizes"),
+        drop_path_rate=settings.drop_path_rate,
+    )

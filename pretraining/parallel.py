@@ -1,0 +1,90 @@
+"""Worker processes that finish all tasks before they report what failed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import TypeVar
+
+from tqdm import tqdm
+
+from pretraining.errors import InputError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+class Workers:
+    """Spawned processes, kept from one :meth:`run` to the next since each imports torch; with one, this process works.
+
+    Args:
+        processes: how many, at least 1.
+    """
+
+    def __init__(self, processes: int):
+        if processes < 1:
+            raise InputError(f"{processes} processes; expected at least 1 (-np)")
+        context = multiprocessing.get_context("spawn")
+        self._pool = (
+            ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts) if processes > 1 else None
+        )
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def run(self, function: Callable[[Task], Result], tasks: Iterable[Task], title: str) -> list[Result]:
+        """Results in the order of the tasks, with a progress bar.
+
+        Raises:
+            InputError: with the messages of all tasks that raised one, after the others are done; or when the system
+                has ended a worker.
+        """
+        tasks = list(tasks)
+        results: dict[int, Result] = {}
+        problems: list[str] = []
+        for index, future in tqdm(self._completed(function, tasks), title, len(tasks)):
+            try:
+                results[index] = future.result()
+            except InputError as error:
+                problems.append(str(error))
+            except BrokenProcessPool as error:
+                raise InputError(
+                    f"{title}: the system ended a worker process, most likely for lack of memory. What is complete is "
+                    "kept: run the same command again with fewer processes (-np 1)"
+                ) from error
+        if problems:
+            listing = "\n  ".join(sorted(problems))
+            raise InputError(
+                f"{title}: {len(problems)} volume(s) cannot be used. All others are done and that is kept: repair or "
+                f"remove these and run the same command again:\n  {listing}"
+            )
+        return [results[index] for index in range(len(tasks))]
+
+    def _completed(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[int, Future[Result]]]:
+        if self._pool is not None:
+            futures = {self._pool.submit(function, task): index for index, task in enumerate(tasks)}
+            for future in as_completed(futures):
+                yield futures[future], future
+            return
+        for index, task in enumerate(tasks):
+            done: Future[Result] = Future()
+            try:
+                done.set_result(function(task))
+            except Exception as error:
+                done.set_exception(error)
+            yield index, done
+
+
+def _leave_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal; the parent alone answers it, workers end with their task."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

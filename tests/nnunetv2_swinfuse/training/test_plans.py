@@ -1,0 +1,124 @@
+import json
+from copy import deepcopy
+
+import pytest
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.plans import plan_training
+
+from .conftest import PLAIN, SETTINGS, publish_encoder
+
+
+@pytest.fixture
+def plans(published):
+    return json.loads((published.preprocessed / PLAIN / "nnUNetPlans.json").read_text())
+
+
+def block_of(plans, configuration="3d_fullres"):
+    return plans["configurations"][configuration]
+
+
+def test_sizes_are_the_encoders_strides_and_kernels_the_plans(plans, tmp_path, published):
+    before = deepcopy(block_of(plans)["architecture"]["arch_kwargs"])
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    architecture = block_of(plans)["architecture"]
+    assert architecture["network_class_name"] == NETWORK_CLASS_NAME
+    assert architecture["_kw_requires_import"] == []
+    assert architecture["arch_kwargs"]["strides"] == before["strides"]
+    assert architecture["arch_kwargs"]["kernel_sizes"] == before["kernel_sizes"]
+    assert {name: architecture["arch_kwargs"][name] for name in SETTINGS.to_dict()} == SETTINGS.to_dict()
+    recorded = block_of(plans)["swinfuse"]
+    assert recorded["encoder_sha256"] == planned.encoder.sha256
+    assert recorded["encoder_source"] == planned.encoder.source
+    assert recorded["collection"]["name"] == "Made"
+    assert recorded["training"] == planned.settings.to_dict()
+    assert str(published.encoder) in planned.explanation
+    json.dumps(plans)
+
+
+def test_only_the_trained_configuration_is_rewritten(plans, tmp_path):
+    before = deepcopy(plans)
+    plan_training(plans, "3d_cascade_fullres", tmp_path, pretrained=True)
+    assert block_of(plans) == block_of(before)
+    assert block_of(plans, "3d_cascade_fullres")["previous_stage"] == "3d_lowres"
+    assert block_of(plans, "3d_cascade_fullres")["architecture"]["network_class_name"] == NETWORK_CLASS_NAME
+
+
+def test_scratch_is_the_same_network_as_pretrained(plans, tmp_path):
+    other = deepcopy(plans)
+    plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    planned = plan_training(other, "3d_fullres", tmp_path, pretrained=False)
+    assert block_of(other)["architecture"] == block_of(plans)["architecture"]
+    assert "encoder_sha256" not in block_of(other)["swinfuse"]
+    assert "sizes of" in planned.explanation
+
+
+def test_scratch_needs_no_encoder(plans, tmp_path, published):
+    published.encoder.unlink()
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=False)
+    assert block_of(plans)["architecture"]["arch_kwargs"]["feature_size"] == EncoderSettings().feature_size
+    assert "default sizes" in planned.explanation
+    with pytest.raises(EncoderChoiceError):
+        plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+
+
+def test_plans_made_for_the_network_keep_its_sizes(plans, tmp_path, monkeypatch):
+    plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    kwargs = block_of(plans)["architecture"]["arch_kwargs"]
+    kwargs |= {"stem_features": 5, "drop_path_rate": 0.25}
+    # The record of where such plans come from is no request.
+    del block_of(plans)["swinfuse"]["training"]
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    assert block_of(plans)["architecture"]["arch_kwargs"] == kwargs
+    assert planned.settings.drop_path_rate == block_of(plans)["swinfuse"]["training"]["drop_path_rate"] == 0.25
+    monkeypatch.setenv("SWINFUSE_DROP_PATH_RATE", "0")
+    del block_of(plans)["swinfuse"]["training"]
+    assert plan_training(plans, "3d_fullres", tmp_path, pretrained=True).settings.drop_path_rate == 0
+
+
+def test_the_plan_may_name_an_encoder_and_settings(plans, tmp_path):
+    publish_encoder(tmp_path / "mine.pth", seed=5)
+    block_of(plans)["swinfuse"] = {"encoder": str(tmp_path / "mine.pth"), "training": {"initial_lr": 5e-5}}
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    assert planned.encoder.path == str(tmp_path / "mine.pth")
+    assert planned.settings.initial_lr == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch_size": [24, 24]}, r"3d_fullres has the patch size \[24, 24\]: SwinFUSE is for 3d"),
+        ({"patch_size": [24, 24, 23]}, "axis x has 23 voxels.*use a multiple of 4"),
+        ({"swinfuse": {"encoders": "x"}}, r"unknown keys \['encoders'\] in 'swinfuse'"),
+        (
+            {"architecture": {"network_class_name": "foreign.Net", "arch_kwargs": {}, "_kw_requires_import": []}},
+            "foreign.Net has no 'strides'",
+        ),
+    ],
+)
+def test_impossible_plans_are_refused(plans, tmp_path, change, message):
+    block_of(plans).update(change)
+    with pytest.raises(ValueError, match=message):
+        plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+
+
+def test_nnunets_own_2d_configuration_is_refused(plans, tmp_path):
+    with pytest.raises(ValueError, match="SwinFUSE is for 3d configurations"):
+        plan_training(plans, "2d", tmp_path, pretrained=True)
+
+
+def test_a_trained_model_decides_whatever_was_published_since(plans, tmp_path, published):
+    first = deepcopy(plans)
+    plan_training(first, "3d_fullres", tmp_path, pretrained=True)
+    (tmp_path / "plans.json").write_text(json.dumps(first))
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "checkpoint_best.pth").touch()
+    publish_encoder(published.encoder, seed=1, settings=EncoderSettings(**{**SETTINGS.to_dict(), "feature_size": 24}))
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    assert planned.encoder is None
+    assert block_of(plans) == block_of(first)
+    (tmp_path / "plans.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plans.json: fold_0 were trained with it, but it is damaged"):
+        plan_training(plans, "3d_fullres", tmp_path, pretrained=True)

@@ -1,0 +1,268 @@
+"""Through nnU-Net's own entry points: train, continue, validate, refuse."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint, run_training
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
+from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
+
+from .conftest import PLAIN, REGIONS, TRAINER, make_trainer, publish_encoder
+
+CPU = torch.device("cpu")
+
+
+def checkpoint_of(workshop, fold=0, name="checkpoint_final.pth", **model):
+    return torch.load(workshop.model(**model) / f"fold_{fold}" / name, map_location="cpu", weights_only=False)
+
+
+def plans_of(workshop, **model):
+    return json.loads((workshop.model(**model) / "plans.json").read_text())["configurations"]
+
+
+def log_of(workshop, fold=0):
+    return "\n".join(path.read_text() for path in (workshop.model() / f"fold_{fold}").glob("training_log*"))
+
+
+def test_what_training_leaves_is_stock_nnunets(trained):
+    block = plans_of(trained)["3d_fullres"]
+    checkpoint = checkpoint_of(trained)
+    sha256 = load_encoder(trained.encoder).sha256
+    assert block["architecture"]["network_class_name"] == NETWORK_CLASS_NAME
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"] == block
+    assert checkpoint["swinfuse"]["trainer"] == TRAINER
+    assert checkpoint["swinfuse"]["encoder_sha256"] == block["swinfuse"]["encoder_sha256"] == sha256
+    assert checkpoint["swinfuse"]["collection"]["name"] == "Made"
+    assert not list(trained.model().rglob("*.tmp"))
+    assert (trained.model() / "fold_0" / "validation" / "summary.json").is_file()
+    log = log_of(trained)
+    assert sha256 in log
+    assert "tensors matched" in log
+    assert '"iterations_per_epoch": 2' in log
+
+
+def test_training_starts_from_the_pretrained_weights(published):
+    trainer = make_trainer()
+    trainer.initialize()
+    weights = trainer.network.state_dict()
+    encoder = load_encoder(published.encoder)
+    shared = [name for name in encoder.weights if name in weights and ".merging." not in name]
+    assert len(shared) > 20
+    assert all(torch.equal(weights[name], encoder.weights[name]) for name in shared)
+
+
+def test_scratch_has_the_same_network_and_other_weights(published):
+    trainer = make_trainer("nnUNetTrainerSwinFUSEScratch_1epoch")
+    trainer.initialize()
+    weights = trainer.network.state_dict()
+    encoder = load_encoder(published.encoder)
+    name = "patch_embed.proj.weight"
+    assert weights[name].shape == encoder.weights[name].shape
+    assert not torch.equal(weights[name], encoder.weights[name])
+
+
+def test_the_callers_plans_stay_as_they_are(published):
+    plans = json.loads((published.preprocessed / PLAIN / "nnUNetPlans.json").read_text())
+    dataset_json = json.loads((published.preprocessed / PLAIN / "dataset.json").read_text())
+    plans["continue_training"] = False
+    before = json.dumps(plans)
+    from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE
+
+    nnUNetTrainerSwinFUSE(plans, "3d_fullres", 0, dataset_json, CPU)
+    assert json.dumps(plans) == before
+
+
+def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):
+    # A length of the user's own, in the user's own folder of trainers.
+    longer = "nnUNetTrainerSwinFUSE_2epochs"
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "longer.py").write_text(
+        "from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE\n"
+        f"class {longer}(nnUNetTrainerSwinFUSE):\n    length = 2\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
+    copied.model().rename(copied.model(longer))
+    # What nnUNetv2_train --c does, but for the validation at its end.
+    trainer = get_trainer_from_args("901", "3d_fullres", 0, longer, continue_training=True, device=CPU)
+    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
+    trainer.run_training()
+    checkpoint = checkpoint_of(copied, trainer=longer)
+    recorded = plans_of(copied, trainer=longer)["3d_fullres"]["swinfuse"]
+    assert checkpoint["current_epoch"] == 2
+    assert len(checkpoint["logging"]["train_losses"]) == 2
+    # Epoch 0 was a training of one epoch, at the peak; epoch 1 comes behind the one epoch of warm-up of two.
+    assert checkpoint["logging"]["lrs"] == pytest.approx([1e-4, 1e-4])
+    assert checkpoint["swinfuse"]["encoder_sha256"] == recorded["encoder_sha256"]
+    steps = [state["step"].item() for state in checkpoint["optimizer_state"]["state"].values()]
+    assert set(steps) == {4}
+
+
+def test_val_needs_no_encoder(copied):
+    summary = copied.model() / "fold_0" / "validation" / "summary.json"
+    before = json.loads(summary.read_text())["mean"]
+    summary.unlink()
+    run_training("901", "3d_fullres", 0, TRAINER, only_run_validation=True, device=CPU)
+    assert json.loads(summary.read_text())["mean"] == before
+
+
+def test_a_restored_network_keeps_its_weights_whatever_was_published_since(copied):
+    publish_encoder(copied.encoder, seed=1)
+    trainer = make_trainer()
+    maybe_load_checkpoint(trainer, False, True)
+    weights = checkpoint_of(copied)["network_weights"]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.network.state_dict().items())
+
+
+def test_another_encoder_for_another_fold_is_refused_before_training(copied):
+    recorded = plans_of(copied)["3d_fullres"]["swinfuse"]
+    publish_encoder(copied.encoder, seed=1)
+    with pytest.raises(EncoderChoiceError, match=recorded["encoder_source"]):
+        run_training("901", "3d_fullres", 1, TRAINER, device=CPU)
+    assert not list(copied.model().glob("fold_1/checkpoint*"))
+
+
+def test_the_same_encoder_serves_another_fold(copied, trained):
+    copied.encoder.parent.mkdir()
+    shutil.copyfile(trained.encoder, copied.encoder)
+    before = plans_of(copied)["3d_fullres"]
+    trainer = make_trainer(fold=1)
+    trainer.initialize()
+    assert trainer.configuration_manager.configuration["architecture"] == before["architecture"]
+    assert trainer.provenance["encoder_sha256"] == before["swinfuse"]["encoder_sha256"]
+
+
+def test_the_only_fold_may_be_trained_anew_from_another_encoder(copied):
+    publish_encoder(copied.encoder, seed=1)
+    trainer = make_trainer(fold=0)
+    trainer.initialize()
+    sha256 = load_encoder(copied.encoder).sha256
+    assert trainer.provenance["encoder_sha256"] == sha256
+    saved = trainer.plans_manager.plans["configurations"]["3d_fullres"]["swinfuse"]
+    assert saved["encoder_sha256"] == sha256
+
+
+def test_changed_settings_of_a_trained_model_are_refused(copied, monkeypatch):
+    monkeypatch.setenv("SWINFUSE_INITIAL_LR", "3e-4")
+    with pytest.raises(ValueError, match=r"initial_lr is 0.0003 now, 0.0001 in"):
+        run_training("901", "3d_fullres", 0, TRAINER, continue_training=True, device=CPU)
+
+
+def test_a_damaged_checkpoint_is_named(copied):
+    checkpoint = copied.model() / "fold_0" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=f"{checkpoint}: cannot be loaded"):
+        run_training("901", "3d_fullres", 0, TRAINER, continue_training=True, device=CPU)
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(published, monkeypatch):
+    trainer = make_trainer()
+    trainer.initialize()
+    path = published.model() / "fold_0" / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(path))
+    before = path.read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("nnunetv2_swinfuse.architecture.encoder_file.os.fsync", full)
+    with pytest.raises(CheckpointError, match=r"checkpoint_latest.pth: cannot be written.*No space left.*GB are free"):
+        trainer.save_checkpoint(str(path))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("configuration", "publish", "error", "message"),
+    [
+        ("2d", True, ValueError, "SwinFUSE is for 3d configurations"),
+        ("3d_fullres", False, EncoderChoiceError, "nnUNetTrainerSwinFUSEScratch"),
+    ],
+)
+def test_refused_before_anything_is_written(workshop, configuration, publish, error, message):
+    if publish:
+        publish_encoder(workshop.encoder)
+    with pytest.raises(error, match=message):
+        run_training("901", configuration, 0, TRAINER, device=CPU)
+    assert not (workshop.results / PLAIN).exists()
+
+
+def test_a_missing_results_path_is_named(published, monkeypatch):
+    monkeypatch.delenv("nnUNet_results")
+    with pytest.raises(RuntimeError, match="nnUNet_results is not defined"):
+        make_trainer()
+
+
+@pytest.mark.parametrize("deep_supervision", [True, False])
+def test_deep_supervision_on_and_off_trains_every_parameter(published, deep_supervision):
+    trainer = make_trainer()
+    trainer.enable_deep_supervision = deep_supervision
+    trainer.on_train_start()
+    batch = next(trainer.dataloader_train)
+    output = trainer.network(batch["data"])
+    if deep_supervision:
+        assert [tuple(o.shape[2:]) for o in output] == [tuple(t.shape[2:]) for t in batch["target"]]
+    else:
+        assert output.shape[2:] == batch["target"].shape[2:]
+    assert trainer.train_step(batch)["loss"] == pytest.approx(0, abs=10)
+    # DistributedDataParallel, as nnU-Net uses it, needs every parameter in every step. The coarsest head has weight 0.
+    idle = {name for name, parameter in trainer.network.named_parameters() if parameter.grad is None}
+    heads = len(trainer.network.decoder.seg_layers)
+    unweighted = range(1) if deep_supervision else range(heads - 1)
+    assert idle == {f"decoder.seg_layers.{head}.{kind}" for head in unweighted for kind in ("weight", "bias")}
+
+
+def test_region_based_training_with_an_ignore_label(published):
+    trainer = make_trainer(dataset="902")
+    trainer.on_train_start()
+    assert trainer.label_manager.has_regions
+    assert trainer.label_manager.has_ignore_label
+    trainer.network.train()
+    for _ in range(2):
+        assert trainer.train_step(next(trainer.dataloader_train))["loss"] == pytest.approx(0, abs=10)
+    with torch.no_grad():
+        trainer.network.eval()
+        counts = trainer.validation_step(next(trainer.dataloader_val))
+    assert len(counts["tp_hard"]) == trainer.label_manager.num_segmentation_heads == 2
+
+
+def test_a_cascade_trains_both_stages(published):
+    run_training("901", "3d_lowres", "all", TRAINER, device=CPU)
+    trainer = make_trainer(configuration="3d_cascade_fullres")
+    trainer.on_train_start()
+    assert trainer.num_input_channels == 3  # the image and two foreground classes
+    weight = trainer.network.patch_embed.proj.weight
+    assert torch.equal(weight[:, :1], load_encoder(published.encoder).weights["patch_embed.proj.weight"])
+    assert not weight[:, 1:].any()
+    assert trainer.train_step(next(trainer.dataloader_train))["loss"] == pytest.approx(0, abs=10)
+    assert weight[:, 1:].any()
+
+
+def test_the_network_is_found_inside_torch_compile():
+    network = torch.nn.Linear(2, 2)
+    assert unwrapped(torch.compile(network)) is network
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSwinFUSEScratch_1epoch", "nnUNetTrainer"])
+def test_a_checkpoint_of_ours_is_stock_pretrained_weights_for_another_dataset(copied, monkeypatch, tmp_path, name):
+    file = copied.model() / "fold_0" / "checkpoint_final.pth"
+    # Plans moved between datasets, as nnU-Net asks for when weights are reused: the network comes with them.
+    plans = json.loads((copied.model() / "plans.json").read_text())
+    plans |= {"dataset_name": REGIONS, "continue_training": False}
+    del plans["configurations"]["3d_fullres"]["swinfuse"]
+    dataset_json = json.loads((copied.preprocessed / REGIONS / "dataset.json").read_text())
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    trainer = recursive_find_trainer_class_by_name(name)(plans, "3d_fullres", 0, dataset_json, CPU)
+    assert isinstance(trainer, nnUNetTrainer)
+    maybe_load_checkpoint(trainer, False, False, str(file))
+    ours, theirs = trainer.network.state_dict(), checkpoint_of(copied)["network_weights"]
+    same = {key for key, tensor in ours.items() if tensor.shape == theirs[key].shape and tensor.equal(theirs[key])}
+    assert set(ours) - same == {key for key in ours if ".seg_layers." in key}
+    batch = trainer.get_dataloaders()[0]
+    assert trainer.train_step(next(batch))["loss"] == pytest.approx(0, abs=10)

@@ -1,0 +1,41 @@
+from dataclasses import replace
+
+import pytest
+
+from pretraining.collections.collection import volume_stem
+from pretraining.collections.resolve import find_collection
+
+from ..made_volumes import ct, write, write_folder_pair
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.nii.gz", "a"),
+        ("a.nii", "a"),
+        ("pt_1.5.mha", "pt_1.5"),
+        ("a.NRRD", "a"),
+        ("._a.nii.gz", None),
+        ("a.json", None),
+        ("nii.gz", None),
+    ],
+)
+def test_only_volumes_have_a_stem(tmp_path, name, stem):
+    assert volume_stem(tmp_path / name) == stem
+
+
+def test_hash_follows_what_is_in_it_and_not_where_it_lies(tmp_path):
+    first = find_collection("A", write_folder_pair(tmp_path / "one" / "A", pairs=1, ct_only=1).parent)
+    same = find_collection("A", write_folder_pair(tmp_path / "two" / "A", pairs=1, ct_only=1).parent)
+    assert first.hash == same.hash
+    assert len(first.hash) == 64
+    assert find_collection("A", tmp_path / "one", unpaired=True).hash != first.hash
+    assert replace(first, patients=first.patients[1:]).hash != first.hash
+    write(tmp_path / "two" / "A" / "ct" / "c0.nii.gz", ct(7, (30, 30, 30)))
+    assert same.hash != first.hash
+
+
+def test_summary_counts_patients_pairs_and_volumes(tmp_path):
+    write_folder_pair(tmp_path / "A", pairs=2, ct_only=3, mr_only=1)
+    summary = find_collection("A", tmp_path).summary()
+    assert "6 patients, 2 paired, 5 CT and 3 MR volumes" in summary

@@ -1,0 +1,72 @@
+import pytest
+
+from pretraining.collections import synthrad
+from pretraining.errors import InputError
+
+from ..made_volumes import ct, mr, write
+
+
+def make_patient(folder, names=("ct", "mr", "mask"), ending=".nii.gz"):
+    for name in names:
+        write(folder / f"{name}{ending}", mr() if name == "mr" else ct())
+
+
+@pytest.mark.parametrize("start", ["Task1/brain", "brain", "."])
+@pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
+def test_a_patient_is_found_at_any_level(tmp_path, start, ending):
+    make_patient(tmp_path / start / "1BA001", ending=ending)
+    make_patient(tmp_path / start / "overview", ending=ending)
+    assert synthrad.matches(tmp_path)
+    (patient,) = synthrad.read("SynthRAD", tmp_path).patients
+    assert patient.identifier == "1BA001"
+    assert patient.paired
+    assert {(v.modality, v.domain, v.path.name, v.mask.name) for v in patient.volumes} == {
+        ("CT", "CT", f"ct{ending}", f"mask{ending}"),
+        ("MR", "MR", f"mr{ending}", f"mask{ending}"),
+    }
+
+
+def test_cone_beam_ct_belongs_to_the_ct_domain(tmp_path):
+    make_patient(tmp_path / "Task2" / "brain" / "2BA001", ("ct", "cbct"))
+    (patient,) = synthrad.read("SynthRAD", tmp_path).patients
+    assert [(v.modality, v.domain) for v in patient.volumes] == [("CBCT", "CT"), ("CT", "CT")]
+    assert not patient.paired
+
+
+def test_a_patient_without_ct_or_mr_is_one_sided_and_one_without_either_is_none(tmp_path):
+    make_patient(tmp_path / "Task1" / "brain" / "1BA001", ("ct",))
+    make_patient(tmp_path / "Task1" / "brain" / "1BA002", ("mr", "mask"))
+    make_patient(tmp_path / "Task1" / "brain" / "1BA003", ("mask",))
+    patients = synthrad.read("SynthRAD", tmp_path).patients
+    assert [(p.identifier, p.domains(), p.paired) for p in patients] == [
+        ("1BA001", {"CT"}, False),
+        ("1BA002", {"MR"}, False),
+    ]
+
+
+def test_links_are_followed_and_a_link_to_nothing_keeps_its_patient_whole(tmp_path):
+    make_patient(tmp_path / "elsewhere")
+    patient = tmp_path / "raw" / "Task1" / "brain" / "1BA001"
+    patient.mkdir(parents=True)
+    (patient / "ct.nii.gz").symlink_to(tmp_path / "elsewhere" / "ct.nii.gz")
+    (patient / "mr.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    assert synthrad.read("SynthRAD", tmp_path / "raw").patients[0].paired
+
+
+def test_the_same_patient_twice_is_refused(tmp_path):
+    make_patient(tmp_path / "Task1" / "brain" / "A")
+    make_patient(tmp_path / "Task1" / "pelvis" / "A")
+    with pytest.raises(InputError, match=r"patient A is in .*brain.* and in .*pelvis"):
+        synthrad.read("SynthRAD", tmp_path)
+
+
+def test_one_modality_in_two_files_is_refused(tmp_path):
+    make_patient(tmp_path / "A", ("ct",))
+    make_patient(tmp_path / "A", ("ct",), ".mha")
+    with pytest.raises(InputError, match="two files for one modality"):
+        synthrad.read("SynthRAD", tmp_path)
+
+
+def test_other_folders_do_not_match(tmp_path):
+    write(tmp_path / "imagesTr" / "case_0000.nii.gz", ct())
+    assert not synthrad.matches(tmp_path)

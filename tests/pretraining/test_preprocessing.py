@@ -1,0 +1,302 @@
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import pytest
+
+from pretraining import preprocessing
+from pretraining.collections.resolve import find_collection
+from pretraining.errors import InputError
+from pretraining.preprocessing import preprocess
+
+from .made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
+
+
+def run(root: Path, *, unpaired: bool = False, **options) -> Path:
+    collection = find_collection("A", root / "raw", unpaired)
+    return preprocess(collection, root / "preprocessed", **{"crop_size": (8, 8, 8), "processes": 1, **options})
+
+
+def index_of(folder: Path) -> dict:
+    return json.loads((folder / "index.json").read_text())
+
+
+def split_of(folder: Path) -> dict[str, str]:
+    return {patient["identifier"]: patient["split"] for patient in index_of(folder)["patients"]}
+
+
+def voxels_of(path: Path) -> np.ndarray:
+    return blosc2.open(str(path), mode="r")[0]
+
+
+def times_of(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.b2nd")}
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    return write_folder_pair(tmp_path / "raw" / "A", pairs=2, ct_only=2, mr_only=2)
+
+
+def test_files_index_and_metadata(raw, tmp_path):
+    folder = run(tmp_path)
+    assert folder == tmp_path / "preprocessed" / "A" / "swinfuse"
+    names = {"p0_CT", "p0_MR", "p1_CT", "p1_MR", "c0_CT", "c1_CT", "m0_MR", "m1_MR"}
+    assert {path.name for path in folder.iterdir()} == {"index.json", *(f"{name}.b2nd" for name in names)}
+    index = index_of(folder)
+    assert index["name"] == "A"
+    assert index["hash"] == find_collection("A", tmp_path / "raw").hash
+    assert index["spacing"] == [1.0, 1.0, 1.0]
+    assert index["crop_size"] == [8, 8, 8]
+    assert index["normalisation"]["mr_use_mask"] is False
+    assert index["patients"][-1]["volumes"] == [
+        {"domain": "CT", "modality": "CT", "file": "p1_CT.b2nd", "shape": list(SHAPE)},
+        {"domain": "MR", "modality": "MR", "file": "p1_MR.b2nd", "shape": list(SHAPE)},
+    ]
+    array = blosc2.open(str(folder / "p1_CT.b2nd"), mode="r")
+    assert (array.dtype, array.shape) == (np.float32, (1, *SHAPE))
+    assert array.schunk.vlmeta["spacing"] == [1.0, 1.0, 1.0]
+    assert array.schunk.vlmeta["padding"] == array[:].min()
+    points = np.frombuffer(array.schunk.vlmeta["foreground"], "<i2").reshape(-1, 3)
+    assert 500 < len(points) <= 1000
+    # The body of a pair is what is body in either.
+    assert ball(SHAPE)[tuple(points.T.astype(int))].all()
+
+
+def test_intensities_are_normalised_as_nnunet_does(raw, tmp_path):
+    folder = run(tmp_path)
+    properties = index_of(folder)["normalisation"]["ct"]
+    clipped = np.clip(ct(0), properties["percentile_00_5"], properties["percentile_99_5"])
+    assert np.allclose(voxels_of(folder / "p0_CT.b2nd"), (clipped - properties["mean"]) / properties["std"], atol=1e-4)
+    assert np.allclose(voxels_of(folder / "p0_MR.b2nd"), (mr(0) - mr(0).mean()) / mr(0).std(), atol=1e-4)
+
+
+def test_mr_with_much_zero_around_is_cropped_and_normalised_inside(raw, tmp_path):
+    for index in range(2):
+        voxels = np.zeros(SHAPE, np.float32)
+        voxels[4:14, 5:17, 4:16] = mr(index)[4:14, 5:17, 4:16]
+        # A corner beside the crop's middle is zero too: outside of the mask, and inside of the crop.
+        voxels[4:8, 5:9, 4:8] = 0
+        write(raw / "mr" / f"m{index}.nii.gz", voxels)
+        (raw / "mr" / f"p{index}.nii.gz").unlink()
+    folder = run(tmp_path)
+    assert index_of(folder)["normalisation"]["mr_use_mask"] is True
+    array = blosc2.open(str(folder / "m0_MR.b2nd"), mode="r")
+    assert array.shape == (1, 10, 12, 12)
+    data = array[0]
+    assert (data[:4, :4, :4] == 0).all()
+    assert array.schunk.vlmeta["padding"] == 0.0
+    inside = np.ones(data.shape, bool)
+    inside[:4, :4, :4] = False
+    assert data[inside].mean() == pytest.approx(0, abs=1e-5)
+    assert data[inside].std() == pytest.approx(1, abs=1e-5)
+
+
+def test_volumes_are_resampled_to_the_median_spacing_or_the_one_given(tmp_path):
+    root = tmp_path / "raw" / "A"
+    for index, slice_distance in enumerate((2.0, 2.0, 4.0)):
+        write(root / "ct" / f"c{index}.nii.gz", ct(), spacing=(1.0, 1.0, slice_distance))
+        write(root / "mr" / f"m{index}.nii.gz", mr(), spacing=(1.0, 1.0, slice_distance))
+    folder = run(tmp_path)
+    assert index_of(folder)["spacing"] == [2.0, 1.0, 1.0]
+    assert [voxels_of(folder / f"c{index}_CT.b2nd").shape[0] for index in range(3)] == [18, 18, 36]
+    folder = run(tmp_path, spacing=(4.0, 2.0, 1.0), overwrite=True)
+    assert voxels_of(folder / "c0_CT.b2nd").shape == (9, 11, 20)
+
+
+def test_a_pair_stays_on_one_grid_when_its_background_is_cropped(raw, tmp_path):
+    outside = ~np.pad(np.ones((10, 12, 12), bool), [(2, 6), (4, 6), (3, 5)])
+    for domain, voxels in (("ct", ct()), ("mr", mr())):
+        voxels[outside] = 0
+        write(raw / domain / "p0.nii.gz", voxels)
+    folder = run(tmp_path)
+    assert voxels_of(folder / "p0_CT.b2nd").shape == voxels_of(folder / "p0_MR.b2nd").shape == (10, 12, 12)
+
+
+def test_a_second_run_touches_nothing(raw, tmp_path, monkeypatch):
+    folder = run(tmp_path)
+    before = times_of(folder)
+    monkeypatch.setattr(preprocessing, "fingerprint_volume", None)
+    run(tmp_path)
+    assert times_of(folder) == before
+
+
+def test_the_split_is_by_patient_stratified_and_kept(raw, tmp_path):
+    folder = run(tmp_path, seed=0)
+    split = split_of(folder)
+    assert {kind: sorted(split[f"{kind}{i}"] for i in range(2)) for kind in "pcm"} == {
+        kind: ["train", "validation"] for kind in "pcm"
+    }
+    seeds = [other for other in range(1, 9) if run_split(tmp_path, other) != split]
+    run(tmp_path, seed=seeds[0])
+    (folder / "p0_CT.b2nd").unlink()
+    run(tmp_path, seed=seeds[0])
+    assert split_of(folder) == split
+
+
+def run_split(root: Path, seed: int) -> dict[str, str]:
+    return preprocessing.split_patients(find_collection("A", root / "raw").patients, 0.1, seed)
+
+
+def test_an_interrupted_run_is_completed_not_repeated(raw, tmp_path):
+    folder = run(tmp_path)
+    before = times_of(folder)
+    (folder / "index.json").unlink()
+    (folder / "c0_CT.b2nd").unlink()
+    shorten(folder / "m0_MR.b2nd")
+    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"what a killed process leaves")
+    run(tmp_path)
+    after = times_of(folder)
+    assert {name for name in before if after[name] != before[name]} == {"c0_CT.b2nd", "m0_MR.b2nd"}
+    assert set(after) == set(before)
+
+
+def test_broken_volumes_are_all_named_and_a_rerun_finishes(raw, tmp_path, monkeypatch):
+    shorten(raw / "ct" / "c0.nii.gz")
+    voxels = mr()
+    voxels[0, 0, 0] = np.nan
+    write(raw / "mr" / "m1.nii.gz", voxels)
+    with pytest.raises(InputError, match=r"reading volumes: 2 volume\(s\)") as caught:
+        run(tmp_path)
+    assert "c0.nii.gz: truncated" in str(caught.value)
+    assert "m1.nii.gz: 1 NaN or infinite voxel" in str(caught.value)
+    write(raw / "ct" / "c0.nii.gz", ct(100))
+    (raw / "mr" / "m1.nii.gz").unlink()
+    write(raw / "mr" / "m2.nii.gz", mr(7))
+    read = []
+    from pretraining import fingerprint
+
+    original = fingerprint.read_volume
+    monkeypatch.setattr(fingerprint, "read_volume", lambda path: read.append(path.name) or original(path))
+    folder = run(tmp_path)
+    # Everything that was readable had been read, and that was kept.
+    assert sorted(read) == ["c0.nii.gz", "m2.nii.gz"]
+    assert len(times_of(folder)) == 8
+
+
+def test_a_volume_that_breaks_while_others_are_written_loses_nothing(raw, tmp_path, monkeypatch):
+    original = preprocessing.read_volume
+
+    def read(path):
+        if path.name == "c0.nii.gz":
+            raise InputError(f"{path}: truncated")
+        return original(path)
+
+    monkeypatch.setattr(preprocessing, "read_volume", read)
+    with pytest.raises(InputError, match=r"preprocessing to .*1 volume\(s\).*\n.*c0\.nii\.gz"):
+        run(tmp_path)
+    monkeypatch.undo()
+    before = times_of(tmp_path / "preprocessed" / "A" / "swinfuse")
+    assert len(before) == 7
+    after = times_of(run(tmp_path))
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 8
+
+
+def test_a_replaced_volume_is_preprocessed_again_before_completion(raw, tmp_path):
+    folder = run(tmp_path)
+    (folder / "index.json").unlink()
+    write(raw / "mr" / "m0.nii.gz", mr(50) * 2)
+    before = voxels_of(folder / "m0_MR.b2nd")
+    run(tmp_path)
+    assert not np.allclose(voxels_of(folder / "m0_MR.b2nd"), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing 1 x 1 x 1 mm there, 2 x 1 x 1 mm now"),
+        ({"unpaired": True}, "other volumes: 6 patients there, 6 now"),
+    ],
+)
+def test_other_settings_in_a_completed_folder_are_refused(raw, tmp_path, change, words):
+    before = times_of(run(tmp_path))
+    with pytest.raises(InputError, match=rf"{words}.*--overwrite"):
+        run(tmp_path, **change)
+    folder = run(tmp_path, **change, overwrite=True)
+    assert times_of(folder) != before
+
+
+def test_another_patient_in_a_completed_folder_is_refused(raw, tmp_path):
+    run(tmp_path)
+    write(raw / "ct" / "c9.nii.gz", ct(9))
+    with pytest.raises(InputError, match="6 patients there, 7 now"):
+        run(tmp_path)
+
+
+def test_a_damaged_index_is_named(raw, tmp_path):
+    folder = run(tmp_path)
+    (folder / "index.json").write_text("{")
+    with pytest.raises(InputError, match=r"index\.json: damaged.*--overwrite"):
+        run(tmp_path)
+
+
+def test_a_full_disk_is_explained_and_what_is_complete_is_kept(raw, tmp_path, monkeypatch):
+    original = blosc2.asarray
+    written = []
+
+    def fill_up(*arguments, **options):
+        written.append(options["urlpath"])
+        if len(written) > 3:
+            # What blosc2 raises on a full disk.
+            raise RuntimeError("Error while creating the NDArray")
+        return original(*arguments, **options)
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(blosc2, "asarray", fill_up)
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(InputError, match=r"swinfuse: the disk is full \(0\.00 GiB free\).*same command again"):
+            run(tmp_path)
+    folder = tmp_path / "preprocessed" / "A" / "swinfuse"
+    assert {path.suffix for path in folder.glob("*.*")} == {".b2nd"}
+    before = times_of(folder)
+    assert len(before) == 3
+    after = times_of(run(tmp_path))
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_that_is_full_from_the_start(raw, tmp_path, monkeypatch, number):
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(preprocessing, "fingerprint_volume", refuse)
+    with pytest.raises(InputError, match="disk is full"):
+        run(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named(raw, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(preprocessing, "_preprocess_image", refuse)
+    with pytest.raises(InputError, match=r"cannot be written to.*nnUNet_preprocessed"):
+        run(tmp_path)
+
+
+def test_several_processes_give_the_same_files(raw, tmp_path):
+    folder = run(tmp_path)
+    expected = {name: voxels_of(folder / name) for name in times_of(folder)}
+    index = index_of(folder)
+    shutil.rmtree(folder)
+    run(tmp_path, processes=2)
+    assert index_of(folder) == index
+    assert all(np.array_equal(voxels_of(folder / name), voxels) for name, voxels in expected.items())
+
+
+def test_a_body_that_resampling_loses_leaves_no_points(tmp_path):
+    root = tmp_path / "raw" / "A"
+    speck = np.zeros(SHAPE, np.uint8)
+    speck[9, 11, 10] = 1
+    for patient in ("1BA001", "1BA002"):
+        write(root / patient / "ct.nii.gz", ct())
+        write(root / patient / "mr.nii.gz", mr())
+        write(root / patient / "mask.nii.gz", speck)
+    folder = run(tmp_path, spacing=(6.0, 6.0, 6.0))
+    array = blosc2.open(str(folder / "1BA001_CT.b2nd"), mode="r")
+    assert array.schunk.vlmeta["foreground"] == b""
