@@ -137,7 +137,8 @@ def train(
             if not math.isfinite(evaluation.total.item()):
                 raise DivergedError(
                     f"step {step}: the loss is {evaluation.total.item()} ({_words(evaluation.values())}). The "
-                    f"checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
+                    f"checkpoint in {folder} is from before. Start again with a lower --learning_rate or "
+                    "--gradient_clip."
                 )
             optimizer.zero_grad(set_to_none=True)
             evaluation.total.backward()

@@ -151,6 +151,8 @@ def demo_environment(folder: Path) -> dict[str, str]:
     environment["SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH"] = "2"
     # An encoder of the user's own must not be taken for the demo's.
     environment.pop("SWINFUSE_CHECKPOINT", None)
+    # Threads that wait by spinning slow each other down many times over where cores are few.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("nnUNet_n_proc_DA", "1")
     environment.setdefault("nnUNet_def_n_proc", "1")
     return environment

@@ -1,14 +1,15 @@
 """Made heads: CT and MR of the same shapes, with labels, so that everything can be tried without data.
 
-A head is a set of nested, slightly bent ellipsoids: skin, fat, skull, fluid, cortex, white matter, two ventricles, two
-deep nuclei and a brainstem. Each tissue has a CT number and an MR brightness of its own, which is all that the two
-images share but for the shapes; the MR also has noise and a smooth bias field, the CT noise of its own.
+A head is a set of nested, slightly bent ellipsoids: skin, fat, skull, fluid, folded cortex, white matter, two curved
+ventricles, two deep nuclei and a brainstem, with eyes, sinuses and a neck. Each tissue has a CT number and an MR
+brightness of its own, which is all that the two images share but for the shapes; the MR also has noise and a smooth
+bias field, the CT noise of its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ CONTRASTS = {
     "air": (-1000.0, 0.0),
     "skin": (40.0, 300.0),
     "fat": (-90.0, 900.0),
+    "muscle": (55.0, 350.0),
     "skull": (950.0, 60.0),
     "fluid": (8.0, 150.0),
     "cortex": (38.0, 450.0),
@@ -31,6 +33,9 @@ CONTRASTS = {
     "stem": (32.0, 600.0),
 }
 TISSUES = list(CONTRASTS)
+
+# Voxels inside an ellipsoid of this centre and these radii (z, y, x).
+Inside = Callable[[Sequence[float | np.ndarray], Sequence[float]], np.ndarray]
 
 
 class DemoError(RuntimeError):
@@ -70,7 +75,7 @@ def make_patient(
     coordinates = _bent_coordinates(shape, random)
     size = random.uniform(0.92, 1.06, 3)
 
-    def inside(centre: Sequence[float], radii: Sequence[float]) -> np.ndarray:
+    def inside(centre: Sequence[float | np.ndarray], radii: Sequence[float]) -> np.ndarray:
         offsets = [(c - m) / (r * s) for c, m, r, s in zip(coordinates, centre, radii, size, strict=True)]
         return sum(np.square(o) for o in offsets) < 1
 
@@ -78,18 +83,8 @@ def make_patient(
     labels = np.zeros(shape, np.uint8)
     wide = random.uniform(0.75, 1.35)
     shift = random.uniform(-0.03, 0.03, 3)
-    # The folds of the cortex: a wave on the border between grey and white matter.
-    folds = 0.05 * np.sin(9 * coordinates[1] + random.uniform(0, 6)) * np.sin(11 * coordinates[2]) * np.sin(
-        8 * coordinates[0] + random.uniform(0, 6)
-    )  # fmt: skip
-    tissue[inside((0.0, 0, 0), (0.94, 0.90, 0.80))] = TISSUES.index("skin")
-    tissue[inside((0.0, 0, 0), (0.90, 0.86, 0.76))] = TISSUES.index("fat")
-    tissue[inside((0.02, 0, 0), (0.85, 0.80, 0.70))] = TISSUES.index("skull")
-    tissue[inside((0.03, 0, 0), (0.77, 0.72, 0.62))] = TISSUES.index("fluid")
-    brain = inside((0.04, 0, 0), (0.73, 0.68, 0.58))
-    tissue[brain] = TISSUES.index("cortex")
-    radius = sum(np.square((c - m) / r) for c, m, r in zip(coordinates, (0.05, 0, 0), (0.60, 0.56, 0.47), strict=True))
-    tissue[brain & (radius + 4 * folds < 1)] = TISSUES.index("white")
+    _paint_head(tissue, coordinates, inside)
+    _paint_brain(tissue, coordinates, inside, random)
     structures = [
         ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.36, 0.17, 0.16)),
         ("nucleus", "nuclei", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
@@ -99,17 +94,17 @@ def make_patient(
     ]
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]
-        where = inside(moved, [r * random.uniform(0.85, 1.15) for r in radii])
+        # The horns of the ventricles part in front and behind.
+        spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if name == "fluid" else 0.0
+        where = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
         tissue[where] = TISSUES.index(name)
         labels[where] = LABELS[label]
-    # The air of the sinuses, in front and below.
-    tissue[inside((-0.45, -0.62, 0.0), (0.16, 0.12, 0.14))] = TISSUES.index("air")
 
     hounsfield, brightness = (np.array([CONTRASTS[t][i] for t in TISSUES], np.float32) for i in range(2))
     # Voxels at borders hold a bit of both tissues.
-    ct = ndimage.gaussian_filter(hounsfield[tissue], 0.5) + random.normal(0, 12, shape)
+    ct = ndimage.gaussian_filter(hounsfield[tissue], 0.45) + random.normal(0, 8, shape)
     varied = brightness * random.uniform(0.9, 1.1, len(brightness)).astype(np.float32)
-    mr = ndimage.gaussian_filter(varied[tissue], 0.5) * _bias_field(coordinates, random)
+    mr = ndimage.gaussian_filter(varied[tissue], 0.45) * _bias_field(coordinates, random)
     # Noise of a magnitude image is Rician: the length of a complex number.
     mr = np.hypot(mr + random.normal(0, 18, shape), random.normal(0, 18, shape))
     mask = ndimage.binary_fill_holes(tissue > 0)
@@ -173,6 +168,47 @@ def write_nnunet_raw(
     }
     (folder / "dataset.json").write_text(json.dumps(dataset, indent=4))
     return folder
+
+
+def _paint_head(tissue: np.ndarray, coordinates: Sequence[np.ndarray], inside: Inside) -> None:
+    """Neck, scalp, skull, eyes and sinuses; the skull is filled with fluid."""
+    z, y, x = coordinates
+    below = z < -0.45
+    neck = np.hypot((y - 0.16) / 0.46, x / 0.44)
+    for name, radius in (("skin", 1.0), ("fat", 0.92), ("muscle", 0.80)):
+        tissue[below & (neck < radius)] = TISSUES.index(name)
+    tissue[below & (np.hypot((y + 0.08) / 0.10, x / 0.12) < 1)] = TISSUES.index("air")
+    tissue[below & (np.hypot((y - 0.14) / 0.27, x / 0.27) < 1)] = TISSUES.index("skull")
+    for name, height, radii in (
+        ("skin", 0.0, (0.94, 0.93, 0.84)),
+        ("fat", 0.01, (0.89, 0.88, 0.79)),
+        ("skull", 0.02, (0.83, 0.80, 0.71)),
+        ("fluid", 0.03, (0.76, 0.73, 0.64)),
+    ):
+        tissue[inside((height, 0.0, 0.0), radii)] = TISSUES.index(name)
+    for side in (-1, 1):
+        tissue[inside((-0.30, -0.72, 0.30 * side), (0.17, 0.17, 0.18))] = TISSUES.index("fat")
+        tissue[inside((-0.30, -0.75, 0.30 * side), (0.115, 0.11, 0.12))] = TISSUES.index("fluid")
+    tissue[inside((-0.42, -0.66, 0.0), (0.17, 0.12, 0.13))] = TISSUES.index("air")
+
+
+def _paint_brain(
+    tissue: np.ndarray, coordinates: Sequence[np.ndarray], inside: Inside, random: np.random.Generator
+) -> None:
+    """Cortex with furrows, white matter, and the fissure between the halves."""
+    z, y, x = coordinates
+    brain = inside((0.04, 0.0, 0.0), (0.73, 0.70, 0.61))
+    phases = random.uniform(0, 6, 4)
+    # Waves along the surface, never quite parallel: furrows where they are high, a wavy inner border everywhere.
+    angle = np.arctan2(x, y)
+    waves = np.sin(11 * angle + 4 * z + phases[0]) * np.sin(9 * z + 3 * angle + phases[1])
+    waves += 0.5 * np.sin(17 * angle + phases[2]) * np.sin(13 * z + phases[3])
+    depth = np.sqrt(np.square((z - 0.04) / 0.73) + np.square(y / 0.70) + np.square(x / 0.61))
+    tissue[brain] = TISSUES.index("cortex")
+    tissue[brain & (waves > 0.55) & (depth > 0.86)] = TISSUES.index("fluid")
+    tissue[brain & (depth < 0.78 - 0.07 * waves)] = TISSUES.index("white")
+    fissure = (np.abs(x) < 0.025) & (depth > 0.55) & (z > -0.15)
+    tissue[brain & fissure] = TISSUES.index("fluid")
 
 
 def _bent_coordinates(shape: tuple[int, int, int], random: np.random.Generator) -> list[np.ndarray]:

@@ -12,10 +12,12 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-# Of the median distance of two tokens: wide enough for a few hundred samples, narrow enough to tell two clouds apart.
-BANDWIDTH_SHARE = 0.35
+# Of the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, tokens that move one by one in 4
+# dimensions did not find the other cloud within 300 steps; at 0.5 the clouds met in 4 to 48 dimensions.
+BANDWIDTH_SHARE = 0.5
 SMALLEST_BANDWIDTH = 1e-2
 SMALLEST_DEVIATION = 1e-4
 
@@ -24,7 +26,7 @@ class DensityMatch(NamedTuple):
     """The divergence and what tells a match from a collapse.
 
     Attributes:
-        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2 up to estimation noise.
+        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2.
         median_bandwidth: kernel width that this batch's distances ask for, detached.
         effective_rank: exponential of the entropy of the tokens' normalised spectrum (Roy and Vetterli, 2007); 1 when
             all vary along one line.
@@ -89,16 +91,15 @@ def jensen_shannon_divergence(first: Tensor, second: Tensor, bandwidth: Tensor |
         second: (M, D).
         bandwidth: width of the Gaussian kernel.
 
+    With `s = p / (p + q)`, the divergence is the mean over both sets of `ln 2 - H(s)`, H being the entropy of a coin.
+    It equals `1/2 E_p[log p/m] + 1/2 E_q[log q/m]` for exact densities, but not for estimates: left-out samples make
+    that form as negative as one likes (each sample alone beside one of the other set), which a minimiser finds
+    instead of a match. The entropy cannot leave its range.
+
     Returns:
-        The divergence in nats; around 0, and then possibly below, for equal distributions, at most ln 2.
+        The divergence in nats, from 0 to ln 2; slightly above 0 for samples of equal distributions.
     """
-    own_first = _log_density(first, first, bandwidth, leave_one_out=True)
-    other_first = _log_density(first, second, bandwidth)
-    own_second = _log_density(second, second, bandwidth, leave_one_out=True)
-    other_second = _log_density(second, first, bandwidth)
-    mixture_first = torch.logaddexp(own_first, other_first) - math.log(2)
-    mixture_second = torch.logaddexp(own_second, other_second) - math.log(2)
-    return 0.5 * ((own_first - mixture_first).mean() + (own_second - mixture_second).mean())
+    return 0.5 * (_own_share_information(first, second, bandwidth) + _own_share_information(second, first, bandwidth))
 
 
 def median_bandwidth(samples: Tensor) -> Tensor:
@@ -117,6 +118,12 @@ def effective_rank(tokens: Tensor) -> Tensor:
     spectrum = torch.linalg.svdvals(tokens - tokens.mean(0))
     shares = spectrum / spectrum.sum().clamp_min(1e-12)
     return (-(shares * shares.clamp_min(1e-12).log()).sum()).exp()
+
+
+def _own_share_information(own: Tensor, other: Tensor, bandwidth: Tensor | float) -> Tensor:
+    log_ratio = _log_density(own, own, bandwidth, leave_one_out=True) - _log_density(own, other, bandwidth)
+    entropy = F.softplus(log_ratio) - log_ratio * log_ratio.sigmoid()
+    return math.log(2) - entropy.mean()
 
 
 def _log_density(points: Tensor, centres: Tensor, bandwidth: Tensor | float, leave_one_out: bool = False) -> Tensor:

@@ -72,7 +72,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, state, monk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(encoder_file.os, "fsync", full)
-    with pytest.raises(InputError, match="No space left.*GiB are free.*--c"):
+    with pytest.raises(InputError, match=r"No space left.*GiB are free.*--c"):
         save_checkpoint(state, path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]

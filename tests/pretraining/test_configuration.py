@@ -50,7 +50,7 @@ def test_bad_settings_say_what_was_expected(changes, words):
 def test_unknown_settings_and_presets_are_named():
     with pytest.raises(InputError, match=r"unknown settings \['step'\]"):
         Configuration.from_dict({"step": 3})
-    with pytest.raises(InputError, match="preset 'huge' is not known.*base"):
+    with pytest.raises(InputError, match=r"preset 'huge' is not known.*base"):
         load_preset("huge")
 
 
