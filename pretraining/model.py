@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import ConvDropoutNormReLU
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import PairFeatures, SwinEncoder
@@ -30,11 +29,9 @@ class InpaintingHead(nn.Module):
     def __init__(self, channels: Sequence[int], width: int, patch_stride: Triple):
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
+        # No normalisation: one over the crop would take away the absolute intensities that are to be restored.
         self.convolutions = nn.ModuleList(
-            ConvDropoutNormReLU(
-                nn.Conv3d, width, width, 3, 1, True, nn.InstanceNorm3d, {"affine": True}, nonlin=nn.LeakyReLU
-            )
-            for _ in channels
+            nn.Sequential(nn.Conv3d(width, width, 3, padding=1), nn.GELU()) for _ in channels
         )
         self.voxels = nn.ConvTranspose3d(width, 1, patch_stride, patch_stride)
 

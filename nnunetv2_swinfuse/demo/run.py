@@ -19,7 +19,10 @@ from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 COLLECTION = "SynthRAD"
 DATASET_ID = 501
 DATASET_NAME = "SwinFUSEDemo"
-TRAINER = "nnUNetTrainerSwinFUSE_5epochs"
+TRAINER = "nnUNetTrainerSwinFUSE_10epochs"
+PRETRAINING = ["--steps", "100", "--batch_size", "2", "--density_warmup_steps", "50"]
+# A training of two minutes needs short epochs and a bolder learning rate than one of hours.
+TRAINING = {"ITERATIONS_PER_EPOCH": "14", "VALIDATION_ITERATIONS_PER_EPOCH": "2", "INITIAL_LR": "5e-3"}
 PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
@@ -90,23 +93,14 @@ def run_demo(folder: Path) -> None:
     write_volumes(raw)
 
     say(2, "pretraining the encoder without labels")
-    call(["swinfuse_pretrain", "-d", COLLECTION, "-p", "tiny", "--steps", "150", "--device", "cpu"], environment)
+    call(["swinfuse_pretrain", "-d", COLLECTION, "-p", "tiny", "--device", "cpu", *PRETRAINING], environment)
 
     say(3, "nnU-Net plans and preprocesses the labelled dataset")
     call(
-        [
-            "nnUNetv2_plan_and_preprocess",
-            "-d",
-            str(DATASET_ID),
-            "-c",
-            "3d_fullres",
-            "-np",
-            "2",
-            "-gpu_memory_target",
-            "1",
-        ],
+        ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "2",
+         "-gpu_memory_target", "0.25"],
         environment,
-    )
+    )  # fmt: skip
     say(4, "nnU-Net trains fold 0 with the pretrained encoder")
     call(["nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"], environment)
 
@@ -147,10 +141,9 @@ def demo_environment(folder: Path) -> dict[str, str]:
         (folder / name).mkdir(parents=True)
         environment[name] = str(folder / name)
     environment["nnUNet_extTrainer"] = str(external_trainers_folder())
-    environment["SWINFUSE_ITERATIONS_PER_EPOCH"] = "20"
-    environment["SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH"] = "2"
-    # An encoder of the user's own must not be taken for the demo's.
-    environment.pop("SWINFUSE_CHECKPOINT", None)
+    # Settings and an encoder of the user's own must not be taken for the demo's.
+    environment = {name: value for name, value in environment.items() if not name.startswith("SWINFUSE_")}
+    environment |= {f"SWINFUSE_{name}": value for name, value in TRAINING.items()}
     # Threads that wait by spinning slow each other down many times over where cores are few.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     environment.setdefault("nnUNet_n_proc_DA", "1")

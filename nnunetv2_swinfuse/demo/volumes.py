@@ -17,7 +17,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-LABELS = {"background": 0, "ventricle left": 1, "ventricle right": 2, "nuclei": 3, "brainstem": 4}
+LABELS = {"background": 0, "brain": 1, "ventricles": 2, "brainstem": 3}
 
 # Tissue: Hounsfield units, MR T1 brightness.
 CONTRASTS = {
@@ -62,7 +62,7 @@ class SyntheticPatient:
 
 
 def make_patient(
-    seed: int, shape: tuple[int, int, int] = (48, 56, 48), spacing: tuple[float, float, float] = (3.0, 3.5, 3.5)
+    seed: int, shape: tuple[int, int, int] = (40, 48, 40), spacing: tuple[float, float, float] = (3.6, 4.0, 4.0)
 ) -> SyntheticPatient:
     """A head that differs with each seed in size, tilt, bending, ventricles and contrast.
 
@@ -85,12 +85,13 @@ def make_patient(
     shift = random.uniform(-0.03, 0.03, 3)
     _paint_head(tissue, coordinates, inside)
     _paint_brain(tissue, coordinates, inside, random)
+    labels[np.isin(tissue, [TISSUES.index("cortex"), TISSUES.index("white")])] = LABELS["brain"]
     structures = [
         ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.36, 0.17, 0.16)),
-        ("nucleus", "nuclei", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
-        ("nucleus", "nuclei", (0.04, -0.02, 0.33), (0.18, 0.22, 0.10)),
-        ("fluid", "ventricle left", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * wide)),
-        ("fluid", "ventricle right", (0.14, 0.02, 0.13), (0.20, 0.36, 0.095 * wide)),
+        ("nucleus", "brain", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
+        ("nucleus", "brain", (0.04, -0.02, 0.33), (0.18, 0.22, 0.10)),
+        ("fluid", "ventricles", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * wide)),
+        ("fluid", "ventricles", (0.14, 0.02, 0.13), (0.20, 0.36, 0.095 * wide)),
     ]
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]

@@ -59,7 +59,7 @@ def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     encoder = load_encoder(published)
     assert encoder.sha256 == load_encoder(run_folder(finished) / "encoder.pth").sha256
     assert encoder.source == str(run_folder(finished) / "encoder.pth")
-    assert encoder.spacing == pytest.approx((3.0, 3.5, 3.5))
+    assert encoder.spacing == pytest.approx((3.6, 4.0, 4.0))
     assert (run_folder(finished) / "configuration.json").is_file()
 
 
