@@ -12,10 +12,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-
-# nnU-Net reads this once, on its first import, and would start eight processes for every validation.
-os.environ.setdefault("nnUNet_def_n_proc", "1")
-
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import get_trainer_from_args, run_training
