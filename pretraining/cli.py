@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -23,9 +24,10 @@ RUN_FOLDER = "swinfuse__{preset}"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0 when the encoder is published, 2 on bad input, 130 when interrupted."""
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(words)
     try:
-        run(options)
+        run(options, continuation(words))
     except InputError as error:
         print(f"swinfuse_pretrain: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -37,8 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def run(options: argparse.Namespace) -> None:
-    """All stages: checks, preprocessing, training, publication. Everything cheap is checked first."""
+def run(options: argparse.Namespace, again: str) -> None:
+    """All stages: checks, preprocessing, training, publication. Everything cheap is checked first.
+
+    Args:
+        options: the parsed command line.
+        again: the command that goes on after an interruption.
+    """
     raw, preprocessed, results = required_paths()
     # torch takes seconds to import: not for --help or a missing path.
     import torch
@@ -95,7 +102,6 @@ def run(options: argparse.Namespace) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration.json").write_text(json.dumps(configuration.to_dict(), indent=4) + "\n")
-    again = f"swinfuse_pretrain -d {options.dataset} -p {preset} --c"
     try:
         model = train(folder, volumes, configuration, device, state)
     except Interrupted as stopped:
@@ -109,6 +115,11 @@ def run(options: argparse.Namespace) -> None:
     print(f"Curves: {folder / 'progress.png'}   pictures: {folder / 'panels'}")
     print(f"Published: {results / PUBLISHED} (a copy of {encoder_path})")
     print_next_command()
+
+
+def continuation(words: Sequence[str]) -> str:
+    """The command that goes on with the run that `words` began: the same, so that no setting differs, with `--c`."""
+    return "swinfuse_pretrain " + shlex.join([*(word for word in words if word not in ("--overwrite", "--c")), "--c"])
 
 
 def required_paths() -> tuple[Path, Path, Path]:

@@ -1,11 +1,14 @@
+import os
+import shlex
 import shutil
+import signal
 
 import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
-from pretraining.cli import main
+from pretraining.cli import continuation, main
 from pretraining.loop import CHECKPOINT
 
 from .made import tiny_arguments
@@ -110,3 +113,27 @@ def test_a_gpu_that_is_not_there(root, capsys):
 def test_settings_that_cannot_be_are_refused_before_any_work(root, capsys):
     assert "batch_size is 0" in fails(capsys, *command("--overwrite", batch_size=0))
     assert run_folder(root).is_dir()
+
+
+def test_the_command_to_go_on_is_the_one_that_was_typed():
+    typed = ["-d", "My Data", "--unpaired", "--overwrite", "--steps", "9"]
+    assert continuation(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch):
+    from pretraining.monitoring.log import RunLog
+
+    record = RunLog.record
+
+    def interrupted(self, step, kind, values):
+        record(self, step, kind, values)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "record", interrupted)
+        error = fails(capsys, *command("--overwrite", steps=3), status=130)
+    assert "SIGINT at step 1; saved" in error
+    typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
+    assert typed[-1] == "--c"
+    main(typed)
+    assert "Going on at step 1 of 3" in capsys.readouterr().out
