@@ -1,4 +1,4 @@
-"""Pictures of what a run reconstructs: input, corrupted input, reconstruction and error, in three planes."""
+"""Pictures of what a run reconstructs: input, corrupted input, reconstruction and error, along three axes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 COLUMNS = ("input", "corrupted", "reconstruction", "filled in", "error")
-PLANES = ("axial", "coronal", "sagittal")
+PLANES = ("z", "y", "x")
 
 
 def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]], title: str = "") -> Path:
@@ -49,7 +49,7 @@ def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tens
                 axis.set_yticks([])
                 if block == plane == 0:
                     axis.set_title(column, fontsize=9)
-            row[0].set_ylabel(f"{name}, {plane_name}", fontsize=9)
+            row[0].set_ylabel(f"{name}, slice along {plane_name}", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.png")
     figure.savefig(temporary, dpi=70)
