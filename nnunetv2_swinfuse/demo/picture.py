@@ -32,8 +32,8 @@ def draw_demo(path: Path, dataset: Path, predictions: Path, pretraining_panel: P
         image = _read(dataset / "imagesTs" / f"{case}_0000.nii.gz")
         reference = _read(dataset / "labelsTs" / f"{case}.nii.gz")
         prediction = _read(prediction_file)
-        # The slice that shows most of the reference.
-        z = int((reference > 0).sum((1, 2)).argmax())
+        # The slice that shows most structures, and most of them.
+        z = max(range(len(reference)), key=lambda z: (len(np.unique(reference[z])), (reference[z] > 0).sum()))
         for axis, overlay, title in zip(
             row, (None, reference, prediction), ("image", "reference", "prediction"), strict=True
         ):
