@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import pickle
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,5 +155,4 @@ def write_or_explain(write: Any, path: Path) -> None:
 
 def free_space(folder: Path) -> str:
     """Free space of the disk that holds a folder, in words."""
-    statistics = os.statvfs(folder)
-    return f"{statistics.f_bavail * statistics.f_frsize / 2**30:.2f} GiB are free in {folder}"
+    return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB are free in {folder}"

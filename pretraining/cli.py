@@ -13,11 +13,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
+from nnunetv2_swinfuse.architecture.topology import triple
 from pretraining.configuration import CHOICES, Configuration, changed_settings, load_preset, preset_names
 from pretraining.errors import InputError
 
 PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-PUBLISHED = Path("swinfuse") / "encoder.pth"
 RUN_FOLDER = "swinfuse__{preset}"
 
 
@@ -47,9 +50,7 @@ def run(options: argparse.Namespace, again: str) -> None:
         again: the command that goes on after an interruption.
     """
     raw, preprocessed, results = required_paths()
-    # torch takes seconds to import: not for --help or a missing path.
-    import torch
-
+    # nnunetv2 and SimpleITK take seconds to import: not for --help or a missing path.
     from pretraining.checkpoint import export_encoder, load_checkpoint
     from pretraining.collections.integrity import check
     from pretraining.collections.resolve import find_collection
@@ -81,12 +82,11 @@ def run(options: argparse.Namespace, again: str) -> None:
     if warning:
         print(warning)
     check(collection, options.processes)
-    spacing = configuration.spacing
     preprocessed_folder = preprocess(
         collection,
         preprocessed,
-        crop_size=_triple(configuration.crop_size),
-        spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+        crop_size=triple(configuration.crop_size),
+        spacing=configuration.spacing,
         processes=options.processes,
         validation_share=configuration.validation_share,
         seed=configuration.seed,
@@ -140,14 +140,12 @@ def required_paths() -> tuple[Path, Path, Path]:
     return raw, preprocessed, results
 
 
-def find_device(configuration: Configuration) -> Any:
+def find_device(configuration: Configuration) -> torch.device:
     """The torch device a configuration asks for.
 
     Raises:
         InputError: when CUDA is asked for and not there.
     """
-    import torch
-
     if configuration.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but PyTorch sees no GPU here; use --device cpu, or -p tiny for a trial")
     if configuration.device == "auto":
@@ -239,8 +237,3 @@ def _option(name: str, default: Any) -> dict[str, Any]:
     if isinstance(default, bool):
         return {"action": argparse.BooleanOptionalAction}
     return {"type": type(default), "metavar": type(default).__name__.upper()}
-
-
-def _triple(values: Sequence[int]) -> tuple[int, int, int]:
-    z, y, x = values
-    return z, y, x

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from typing import Any, Literal
@@ -58,7 +58,7 @@ class Configuration:
     crop_size: tuple[int, ...] = (96, 96, 96)
     strides: Strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     batch_size: int = 2
-    spacing: tuple[float, ...] | None = None
+    spacing: tuple[float, float, float] | None = None
     validation_share: float = 0.1
     foreground_share: float = 0.67
 
@@ -210,6 +210,6 @@ def changed_settings(old: Configuration, new: Configuration) -> list[str]:
     ]
 
 
-def _require(holds: bool, name: str, found: object, expected: str | Sequence[str]) -> None:
+def _require(holds: bool, name: str, found: object, expected: str) -> None:
     if not holds:
         raise InputError(f"{name} is {found}; expected {expected}")

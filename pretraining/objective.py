@@ -96,8 +96,9 @@ def evaluate(
                 for view, predicted in ((ct, predicted_ct), (mr, predicted_mr))
             ]
             losses[name] = torch.stack(by_modality).mean()
-    total = torch.stack([configuration.loss_weight(name) * loss for name, loss in losses.items()]).sum() \
-        if losses else batch["ct"].new_zeros(())  # fmt: skip
+    total = batch["ct"].new_zeros(())
+    for name, loss in losses.items():
+        total = total + configuration.loss_weight(name) * loss
     health = _proxy_health(((ct, predicted_ct), (mr, predicted_mr)))
     if pair is not None:
         health["dim_change"] = pair.change.detach()

@@ -6,7 +6,7 @@ import hashlib
 import os
 import pickle
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.architecture.topology import Triple, triple
 
 FORMAT = "swinfuse-encoder"
 FORMAT_VERSION = 1
+# Where, below nnUNet_results, pretraining publishes its encoder and fine-tuning looks for one.
+PUBLISHED = Path("swinfuse") / "encoder.pth"
 
 
 class EncoderFileError(ValueError):
@@ -123,7 +125,7 @@ def load_encoder(path: str | os.PathLike[str]) -> Encoder:
         return Encoder(
             weights=_checked_weights(content["network_weights"]),
             settings=EncoderSettings.from_dict(content["settings"]),
-            strides=tuple(_triple(stride) for stride in content["strides"]),
+            strides=tuple(triple(stride) for stride in content["strides"]),
             input_channels=int(content["input_channels"]),
             spacing=None if content["spacing"] is None else tuple(content["spacing"]),
             modalities=tuple(content["modalities"]),
@@ -167,11 +169,6 @@ def _checked_weights(weights: Any) -> dict[str, Tensor]:
     if foreign:
         raise ValueError(f"network_weights holds tensors of no encoder, such as {foreign[0]!r}")
     return dict(weights)
-
-
-def _triple(stride: Sequence[int]) -> Triple:
-    z, y, x = stride
-    return int(z), int(y), int(x)
 
 
 def _umask() -> int:

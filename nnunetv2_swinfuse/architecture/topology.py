@@ -17,6 +17,12 @@ from dataclasses import dataclass
 Triple = tuple[int, int, int]
 
 
+def triple(values: Sequence[int]) -> Triple:
+    """Three whole numbers (z, y, x), from a list of JSON say; ValueError for more or fewer."""
+    z, y, x = values
+    return int(z), int(y), int(x)
+
+
 @dataclass(frozen=True)
 class Topology:
     """The strides of a plan, sorted by what carries them out; made by :func:`plan_topology`.

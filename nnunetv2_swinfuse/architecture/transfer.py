@@ -73,6 +73,7 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
     source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
     report = TransferReport()
     filled: dict[str, Tensor] = {}
+    adapted_merging: dict[str, Tensor] = {}
     for name, weight in encoder.weights.items():
         if name not in target:
             report.unused.append(name)
@@ -87,8 +88,10 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
             stage = int(name.split(".")[2])
             strides = source_topology.merge_strides[stage], network.topology.merge_strides[stage]
             if strides[0] != strides[1]:
-                prefix = name[: name.index("merging.") + len("merging.")]
-                adapted = _adapt_merging(encoder.weights, prefix, *strides)[name]
+                if name not in adapted_merging:
+                    prefix = name[: name.index("merging.") + len("merging.")]
+                    adapted_merging |= _adapt_merging(encoder.weights, prefix, *strides)
+                adapted = adapted_merging[name]
                 how = f"stride {strides[0]} to {strides[1]}"
         if adapted.shape != target[name].shape:
             raise TransferError(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
-from nnunetv2_swinfuse.architecture.topology import Triple, check_patch_size, plan_topology
+from nnunetv2_swinfuse.architecture.topology import Triple, check_patch_size, plan_topology, triple
 
 NETWORK_CLASS_NAME = "nnunetv2_swinfuse.architecture.unet.SwinFUSEUNet"
 
@@ -127,7 +127,7 @@ class SwinFUSEUNet(nn.Module):
         pyramid = SkipPyramid(
             skip_channels,
             list(self.topology.strides),
-            [_triple(kernel) for kernel in kernel_sizes] if kernel_sizes is not None else [(3, 3, 3)] * stages,
+            [triple(kernel) for kernel in kernel_sizes] if kernel_sizes is not None else [(3, 3, 3)] * stages,
             norm_op_kwargs={"eps": 1e-5, "affine": True},
             nonlin_kwargs={"inplace": True},
         )
@@ -207,8 +207,3 @@ def plans_architecture(
         },
         "_kw_requires_import": [],
     }
-
-
-def _triple(values: Sequence[int]) -> Triple:
-    z, y, x = values
-    return int(z), int(y), int(x)

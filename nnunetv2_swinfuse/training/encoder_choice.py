@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder, load_encoder
 
 VARIABLE = "SWINFUSE_CHECKPOINT"
-PUBLISHED = Path("swinfuse") / "encoder.pth"
 CHECKPOINTS = "checkpoint_*.pth"
 
 
