@@ -1,7 +1,8 @@
 """Attention in shifted 3D windows (Liu et al., Swin Transformer, arXiv 2103.14030), on feature maps of any size.
 
-Differs from MONAI's Swin UNETR, whose weights it can carry, in that the relative position bias of a window clamped to a
-small feature map is looked up at the true offsets, and that no tensor depends on the size of the map.
+Differs from MONAI's Swin UNETR, whose weights it can carry, in that no tensor depends on the size of the map, and that
+the relative position bias of a window clamped to a small map is looked up at the true offsets, unless MONAI's lookup is
+asked for.
 """
 
 from __future__ import annotations
@@ -14,25 +15,31 @@ from nnunetv2_swinfuse.architecture.topology import Triple, clamp_window
 from nnunetv2_swinfuse.architecture.windows import window_layout
 
 
-def relative_position_index(window: Triple, table_window: Triple, device: torch.device | None = None) -> Tensor:
+def relative_position_index(
+    window: Triple, table_window: Triple, device: torch.device | None = None, as_monai: bool = False
+) -> Tensor:
     """Row of the bias table for each pair of tokens of a window.
 
     Args:
-        window: the window in use, along no axis larger than `table_window`.
+        window: the window in use (z, y, x), along no axis larger than `table_window`.
         table_window: the window that the table was made for; the table has prod(2 * table_window - 1) rows.
+        device: of the result.
+        as_monai: look a clamped window up as MONAI does, for weights that were trained so: its tokens, numbered with z
+            running fastest, are taken for the first ones of the unclamped window.
 
     Returns:
         int64 (N, N) with N = prod(window); entry (i, j) belongs to the offset from token j to token i.
     """
-    index = torch.zeros((1,) * 6, dtype=torch.int64, device=device)
-    for axis, (size, full) in enumerate(zip(window, table_window, strict=True)):
-        position = torch.arange(size, device=device)
-        offset = position[:, None] - position[None, :] + (full - 1)
-        view = [1] * 6
-        view[axis], view[3 + axis] = size, size
-        index = index * (2 * full - 1) + offset.reshape(view)
-    tokens = window[0] * window[1] * window[2]
-    return index.reshape(tokens, tokens)
+    position = list(torch.meshgrid(*(torch.arange(size, device=device) for size in window), indexing="ij"))
+    if as_monai:
+        number = (position[2] * window[1] + position[1]) * window[0] + position[0]
+        depth, height, _ = table_window
+        position = [number % depth, number // depth % height, number // (depth * height)]
+    index = torch.zeros((), dtype=torch.int64, device=device)
+    for axis, full in zip(position, table_window, strict=True):
+        flat = axis.reshape(-1)
+        index = index * (2 * full - 1) + flat[:, None] - flat[None, :] + (full - 1)
+    return index
 
 
 class WindowAttention(nn.Module):
@@ -42,10 +49,12 @@ class WindowAttention(nn.Module):
         channels: channels of the feature map, a multiple of `num_heads`.
         num_heads: attention heads.
         window_size: window in tokens (z, y, x); clamped to smaller feature maps.
+        monai_clamped_bias: see :func:`relative_position_index`.
     """
 
-    def __init__(self, channels: int, num_heads: int, window_size: Triple):
+    def __init__(self, channels: int, num_heads: int, window_size: Triple, monai_clamped_bias: bool = False):
         super().__init__()
+        self.monai_clamped_bias = monai_clamped_bias
         self.num_heads = num_heads
         self.window_size = window_size
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -67,7 +76,7 @@ class WindowAttention(nn.Module):
         shape = (x.shape[1], x.shape[2], x.shape[3])
         window, shift = clamp_window(shape, self.window_size, shifted)
         layout = window_layout(x.shape[0], shape, window, shift, x.device)
-        index = relative_position_index(window, self.window_size, x.device)
+        index = relative_position_index(window, self.window_size, x.device, self.monai_clamped_bias)
         bias = self.relative_position_bias[index].permute(2, 0, 1)
         # Padded tokens take part, as in Swin UNETR: masking them would part with every published checkpoint.
         qkv = self.qkv(layout.to_windows(x)).unflatten(-1, (3, self.num_heads, -1))

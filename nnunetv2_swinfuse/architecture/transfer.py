@@ -6,12 +6,14 @@ sides have must be covered.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
 from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 
@@ -90,7 +92,9 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
             if strides[0] != strides[1]:
                 if name not in adapted_merging:
                     prefix = name[: name.index("merging.") + len("merging.")]
-                    adapted_merging |= _adapt_merging(encoder.weights, prefix, *strides)
+                    legacy = encoder.settings.monai_legacy_merging and strides[0] == (2, 2, 2)
+                    weights = sort_legacy_subgrids(encoder.weights, prefix) if legacy else encoder.weights
+                    adapted_merging |= _adapt_merging(weights, prefix, *strides)
                 adapted = adapted_merging[name]
                 how = f"stride {strides[0]} to {strides[1]}"
         if adapted.shape != target[name].shape:
@@ -178,7 +182,7 @@ def _adapt_patch_filters(weight: Tensor, channels: int, image_channels: int, str
     return weight, ", ".join(steps)
 
 
-def _adapt_merging(weights: dict[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
+def _adapt_merging(weights: Mapping[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
     """Norm and reduction of a patch merging for another stride.
 
     The norm's scale is taken into the reduction before folding, and its shift is chosen so that it contributes to the
@@ -199,6 +203,25 @@ def _adapt_merging(weights: dict[str, Tensor], prefix: str, old: Triple, new: Tr
     folded_shift = torch.linalg.lstsq(folded, (reduction @ shift)[:, None], driver="gelsd").solution[:, 0]
     adapted = {"reduction.weight": folded, "norm.weight": torch.ones_like(folded_shift), "norm.bias": folded_shift}
     return {prefix + name: value.to(weights[prefix + name].dtype) for name, value in adapted.items()}
+
+
+def sort_legacy_subgrids(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A patch merging of MONAI's legacy sub-grids as one of all eight, those it never saw with weight zero.
+
+    Norm's scale and shift are taken into the reduction's share of each sub-grid. The norm's statistics then count every
+    sub-grid once: the same for maps that are constant along the axes, an approximation otherwise.
+    """
+    reduction, scale, shift = (weights[prefix + name] for name in ("reduction.weight", "norm.weight", "norm.bias"))
+    channels = len(scale) // len(MONAI_LEGACY_SUBGRIDS)
+    kernel = reduction.new_zeros(len(reduction), 2, 2, 2, channels)
+    offset = reduction @ shift
+    scaled = (reduction * scale).unflatten(-1, (-1, channels))
+    for slot, (z, y, x) in enumerate(MONAI_LEGACY_SUBGRIDS):
+        kernel[:, z, y, x] += scaled[:, slot]
+    flat = kernel.flatten(1)
+    flat_shift = torch.linalg.lstsq(flat.double(), offset[:, None].double(), driver="gelsd").solution[:, 0]
+    values = {"reduction.weight": flat, "norm.weight": torch.ones_like(scale), "norm.bias": flat_shift.to(shift.dtype)}
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _by_module(names: list[str]) -> dict[str, int]:
