@@ -163,7 +163,8 @@ class PreprocessedCollection:
 
     Attributes:
         folder: the folder.
-        name, hash, spacing: of the collection; spacing in mm (z, y, x).
+        name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
+        crop_size: crops that the files are divided for (z, y, x).
         header: the content of `index.json`.
         table: patients and volumes.
     """
@@ -176,6 +177,7 @@ class PreprocessedCollection:
         self.hash: str = header["hash"]
         self.spacing: tuple[float, ...] = tuple(header["spacing"])
         self.modalities: list[str] = header["modalities"]
+        self.crop_size: tuple[int, ...] = tuple(header["crop_size"])
 
     @classmethod
     def open(cls, folder: Path) -> PreprocessedCollection:
@@ -246,6 +248,21 @@ class PreprocessedCollection:
         """Identifier of a volume's patient."""
         return self.table.patients[int(self.table.patient[volume])]
 
+    def reading_notes(self, crop_size: Sequence[int]) -> list[str]:
+        """What a run should say about reading crops of this size here: padding, and chunks made for another size."""
+        notes = []
+        if small := self.smaller_than(crop_size):
+            notes.append(
+                f"{small} of {len(self.table.files)} volumes are smaller than a crop of {_sizes(crop_size)} voxels "
+                "along some axis; crops of them are padded"
+            )
+        if self.crop_size != tuple(crop_size):
+            notes.append(
+                f"Files are divided for crops of {_sizes(self.crop_size)} voxels; crops of {_sizes(crop_size)} read "
+                "more than they need. --overwrite with this crop size would divide them anew"
+            )
+        return notes
+
     def smaller_than(self, crop_size: Sequence[int]) -> int:
         """How many volumes are smaller than a crop along some axis, and will be padded."""
         return int((self.table.shape < np.asarray(crop_size)).any(axis=1).sum())
@@ -258,6 +275,10 @@ class PreprocessedCollection:
         if not np.isclose(self.header["validation_share"], validation_share):
             differing.append(f"validation_share {self.header['validation_share']} there, {validation_share} now")
         return differing
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    return " x ".join(str(size) for size in sizes)
 
 
 def _millimetres(spacing: Sequence[float]) -> str:

@@ -71,6 +71,7 @@ def write_index(folder: Path, collection: Collection, split: dict[str, str], sha
         "name": collection.name,
         "hash": "h",
         "spacing": [1.0, 1.0, 1.0],
+        "crop_size": [8, 8, 8],
         "validation_share": 0.1,
         "modalities": modalities,
     }

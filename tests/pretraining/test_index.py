@@ -57,6 +57,10 @@ def test_volumes_smaller_than_a_crop_are_counted(tmp_path):
     collection = make(tmp_path)
     assert collection.smaller_than((20, 24, 22)) == 0
     assert collection.smaller_than((21, 8, 8)) == 5
+    assert collection.reading_notes((8, 8, 8)) == []
+    padded, divided = collection.reading_notes((21, 8, 8))
+    assert "5 of 5 volumes are smaller than a crop of 21 x 8 x 8" in padded
+    assert "divided for crops of 8 x 8 x 8" in divided
 
 
 def test_settings_that_differ_are_named(tmp_path):
