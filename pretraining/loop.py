@@ -111,6 +111,8 @@ def train(
         f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}, "
         f"collection {collection.name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
     )
+    for note in collection.reading_notes(configuration.crop_size):
+        log.say(note)
 
     def save() -> None:
         save_checkpoint(
