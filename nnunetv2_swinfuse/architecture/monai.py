@@ -90,7 +90,7 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
     foreign, left_out = [], []
     for name, tensor in state.items():
         if not name.startswith(prefix):
-            left_out.append(name)
+            left_out.append(name.removeprefix("module."))
             continue
         inner = name.removeprefix(prefix)
         if inner.endswith("relative_position_index"):
@@ -101,7 +101,7 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
         elif re.match(r"(layers\d|patch_embed\.|norm\.)", inner):
             foreign.append(name)
         else:
-            left_out.append(name)
+            left_out.append(inner)
     if foreign:
         raise EncoderFileError(
             f"{path}: {len(foreign)} tensors of the encoder have no place in ours, such as {foreign[0]!r}: Swin UNETR "
@@ -116,10 +116,11 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
         settings,
         strides=((1, 1, 1), *((2, 2, 2),) * (1 + len(settings.depths))),
         input_channels=weights[_ANCHOR].shape[1],
-        details={
-            "origin": f"MONAI Swin UNETR, read with merging {reading.merging}, clamped bias {reading.clamped_bias}",
-            "left_out": left_out,
+        collection={
+            "name": f"an unknown collection (MONAI Swin UNETR, read with merging={reading.merging}, "
+            f"clamped_bias={reading.clamped_bias})"
         },
+        details={"left_out": left_out},
         path=path,
     )
 

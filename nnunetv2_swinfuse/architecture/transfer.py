@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
-from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.topology import Topology, Triple, plan_topology
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 
@@ -32,7 +33,7 @@ class TransferReport:
         matched: copied as they are.
         adapted: copied after a change, with the change in words.
         fresh: tensors of the network that pretraining does not give.
-        unused: pretrained tensors that the network has no place for (it has fewer stages).
+        unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -51,7 +52,18 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: int | None = None) -> TransferReport:
+class Target(Protocol):
+    """A network with a SwinFUSE encoder under the names `patch_embed` and `encoder`."""
+
+    settings: EncoderSettings
+    topology: Topology
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def transfer_encoder(
+    network: Target, encoder: Encoder, image_channels: int | None = None, new_domain_invariance: bool = False
+) -> TransferReport:
     """Copies a pretrained encoder into a network, in place.
 
     - Input channels: the pretrained filters are spread over all image channels and rescaled, so that an image repeated
@@ -66,11 +78,13 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
         network: the network to fill.
         encoder: the pretrained encoder.
         image_channels: how many of the network's input channels are images; all when not given.
+        new_domain_invariance: accept an encoder without the Domain Invariance Module; the network's stays as it is.
 
     Raises:
         TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
     """
-    _check_settings(network, encoder)
+    added = new_domain_invariance and encoder.settings.domain_invariance is None
+    _check_settings(network, encoder, ignored={"domain_invariance"} if added else set())
     target = network.state_dict()
     source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
     report = TransferReport()
@@ -108,20 +122,21 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
         else:
             report.matched.append(name)
     report.fresh = [name for name in target if name not in filled]
-    _check_coverage(report, network, source_topology.merge_strides)
+    report.unused += encoder.details.get("left_out", [])
+    _check_coverage(report, network, source_topology.merge_strides, ("encoder.domain_invariance.",) if added else ())
     with torch.no_grad():
         for name, tensor in filled.items():
             target[name].copy_(tensor)
     return report
 
 
-def _check_settings(network: SwinFUSEUNet, encoder: Encoder) -> None:
+def _check_settings(network: Target, encoder: Encoder, ignored: set[str]) -> None:
     ours, theirs = network.settings.to_dict(), encoder.settings.to_dict()
     differing = {
         # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
         for name in ours
-        if _comparable(ours[name]) != _comparable(theirs[name])
+        if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
     }
     common = min(len(network.settings.depths), len(encoder.settings.depths))
     for name in ("depths", "num_heads"):
@@ -139,9 +154,11 @@ def _comparable(value: object) -> object:
     return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
 
 
-def _check_coverage(report: TransferReport, network: SwinFUSEUNet, source_merges: tuple[Triple, ...]) -> None:
+def _check_coverage(
+    report: TransferReport, network: Target, source_merges: tuple[Triple, ...], new: tuple[str, ...]
+) -> None:
     common = min(len(network.topology.merge_strides), len(source_merges))
-    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides)))
+    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides))) + new
     missing = [
         name
         for name in report.fresh
