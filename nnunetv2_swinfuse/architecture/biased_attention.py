@@ -47,7 +47,10 @@ def _attend(qkv: Tensor, bias: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     for windows, masked in _masked(bias, groups):
         mine = (part[windows] for part in (query, key, value))
         results.append(F.scaled_dot_product_attention(*mine, attn_mask=masked[None]).transpose(1, 2))
-    return results[0] if len(results) == 1 else torch.cat(results)
+    # ONNX export decomposes attention into operations that leave another memory layout than the fused kernel's, and
+    # fails at the next view of its output unless that was copied.
+    one = len(results) == 1 and not torch.compiler.is_compiling()
+    return results[0] if one else torch.cat(results)
 
 
 def _masked(bias: Tensor, groups: Sequence[WindowGroup]) -> Iterator[tuple[slice, Tensor]]:
