@@ -222,11 +222,12 @@ def _preprocess_image(
             "spacing": list(normalisation.spacing),
             ORIGIN: origin,
         }
-        _write_volume(folder / name, channel[None], metadata, crop_size)
+        write_volume(folder / name, channel[None], metadata, crop_size)
     return {name: [int(size) for size in data.shape[1:]] for name in names}
 
 
-def _write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
+def write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
+    """Writes voxels float32 (1, z, y, x) in chunks for crops of this size; a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks, chunks = comp_blosc2_params(data.shape, crop_size, data.itemsize)
     temporary = path.with_suffix(f".{os.getpid()}.tmp.b2nd")
