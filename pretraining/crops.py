@@ -168,6 +168,6 @@ def open_volume(file: Path) -> blosc2.NDArray:
 
 def _metadata(file: Path, volume: blosc2.NDArray, name: str) -> Any:
     try:
-        return volume.schunk.vlmeta[name]
+        return volume.schunk.meta[name]
     except (RuntimeError, KeyError) as error:
         raise InputError(f"{file}: damaged, or of an older version; preprocess again with --overwrite") from error

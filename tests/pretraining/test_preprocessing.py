@@ -65,9 +65,9 @@ def test_files_index_and_metadata(raw, tmp_path):
     assert (table.shape == SHAPE).all()
     array = blosc2.open(str(folder / "p1_CT.b2nd"), mode="r")
     assert (array.dtype, array.shape) == (np.float32, (1, *SHAPE))
-    assert array.schunk.vlmeta["spacing"] == [1.0, 1.0, 1.0]
-    assert array.schunk.vlmeta["padding"] == array[:].min()
-    points = np.frombuffer(array.schunk.vlmeta["foreground"], "<i2").reshape(-1, 3)
+    assert array.schunk.meta["spacing"] == [1.0, 1.0, 1.0]
+    assert array.schunk.meta["padding"] == array[:].min()
+    points = np.frombuffer(array.schunk.meta["foreground"], "<i2").reshape(-1, 3)
     assert 500 < len(points) <= 1000
     # The body of a pair is what is body in either.
     assert ball(SHAPE)[tuple(points.T.astype(int))].all()
@@ -95,7 +95,7 @@ def test_mr_with_much_zero_around_is_cropped_and_normalised_inside(raw, tmp_path
     assert array.shape == (1, 10, 12, 12)
     data = array[0]
     assert (data[:4, :4, :4] == 0).all()
-    assert array.schunk.vlmeta["padding"] == 0.0
+    assert array.schunk.meta["padding"] == 0.0
     inside = np.ones(data.shape, bool)
     inside[:4, :4, :4] = False
     assert data[inside].mean() == pytest.approx(0, abs=1e-5)
@@ -306,7 +306,7 @@ def test_a_body_that_resampling_loses_leaves_no_points(tmp_path):
         write(root / patient / "mask.nii.gz", speck)
     folder = run(tmp_path, spacing=(6.0, 6.0, 6.0))
     array = blosc2.open(str(folder / "1BA001_CT.b2nd"), mode="r")
-    assert array.schunk.vlmeta["foreground"] == b""
+    assert array.schunk.meta["foreground"] == b""
 
 
 def test_headers_are_read_once(raw, tmp_path, monkeypatch):
