@@ -160,7 +160,7 @@ def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsy
         main(command("--preprocess_only", "-num_parts", "2", "-part_id", part))
     out = capsys.readouterr().out
     assert "Part 1 of 2 is done" in out
-    assert "swinfuse_pretrain -d SynthRAD --train_only" in out
+    assert "Train with: swinfuse_pretrain -d SynthRAD -p tiny --crop_size 16 16 16 --train_only" in out
     assert not (root / "results" / "SynthRAD").exists()
     monkeypatch.delenv("nnUNet_raw")
     main(command("--train_only"))
