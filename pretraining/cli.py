@@ -162,7 +162,17 @@ def preprocess_only(options: argparse.Namespace) -> None:
         return
     print(f"Preprocessed: {folder}")
     if all(PreprocessedCollection.open(folder).header["volumes"].values()):
-        print(f"Train with: swinfuse_pretrain -d {shlex.join(options.dataset)} --train_only")
+        print(f"Train with: {train_command(options, given)}")
+
+
+def train_command(options: argparse.Namespace, given: dict[str, Any]) -> str:
+    """The command that trains on what this one preprocesses, with all settings that must be the same."""
+    words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
+    for name in ("crop_size", "spacing", "validation_share"):
+        if name in given:
+            value = given[name]
+            words += [f"--{name}", *(f"{v:g}" for v in (value if isinstance(value, list) else [value]))]
+    return f"swinfuse_pretrain {shlex.join(words)} --train_only"
 
 
 def preprocess_collection(

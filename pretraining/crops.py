@@ -108,19 +108,31 @@ class CropDataset(Dataset):
     ) -> tuple[np.ndarray, np.ndarray]:
         """A crop (1, z, y, x) of a file and where it starts; at `start` if given."""
         volume = open_volume(file)
-        shape, crop = np.array(volume.shape[1:]), np.array(self.crop_size)
         if start is None:
             points = np.frombuffer(_metadata(file, volume, FOREGROUND), dtype="<i2").reshape(-1, 3)
+            shape, crop = np.array(volume.shape[1:]), np.array(self.crop_size)
             start = draw_start(points, shape, crop, self.foreground_share, random)
-        first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
-        # Only the chunks that the crop touches are read.
-        region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
-        data = volume[region]
-        before, after = first - start, start + crop - last
-        if before.any() or after.any():
-            padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
-            data = np.pad(data, padding, constant_values=_metadata(file, volume, PADDING))
-        return np.ascontiguousarray(data, dtype=np.float32), start
+        return read_crop(file, volume, start, self.crop_size), start
+
+
+def read_crop(file: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: Triple) -> np.ndarray:
+    """Voxels float32 (1, z, y, x) from `start` on, padded outside the volume; reads only the chunks it touches.
+
+    Args:
+        file: where the volume is, for messages.
+        volume: of :func:`open_volume`.
+        start: first voxel (z, y, x), maybe negative.
+        crop_size: voxels (z, y, x).
+    """
+    crop, shape = np.array(crop_size), np.array(volume.shape[1:])
+    first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
+    region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
+    data = volume[region]
+    before, after = first - start, start + crop - last
+    if before.any() or after.any():
+        padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
+        data = np.pad(data, padding, constant_values=_metadata(file, volume, PADDING))
+    return np.ascontiguousarray(data, dtype=np.float32)
 
 
 def draw_start(
@@ -156,6 +168,6 @@ def open_volume(file: Path) -> blosc2.NDArray:
 
 def _metadata(file: Path, volume: blosc2.NDArray, name: str) -> Any:
     try:
-        return volume.schunk.vlmeta[name]
+        return volume.schunk.meta[name]
     except (RuntimeError, KeyError) as error:
         raise InputError(f"{file}: damaged, or of an older version; preprocess again with --overwrite") from error

@@ -57,6 +57,6 @@ def own_first(items: Sequence[Item], part: int, parts: int) -> list[Item]:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Deletes what killed processes left; not while another part may be writing."""
-    for left in folder.rglob("*.tmp.*"):
+    """Deletes volumes that killed processes left half-written; not while another part may be writing some."""
+    for left in folder.rglob("*.tmp.b2nd"):
         left.unlink(missing_ok=True)

@@ -222,21 +222,22 @@ def _preprocess_image(
             "spacing": list(normalisation.spacing),
             ORIGIN: origin,
         }
-        _write_volume(folder / name, channel[None], metadata, crop_size)
+        write_volume(folder / name, channel[None], metadata, crop_size)
     return {name: [int(size) for size in data.shape[1:]] for name in names}
 
 
-def _write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
+def write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
+    """Writes voxels float32 (1, z, y, x) in chunks for crops of this size; a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     blocks, chunks = comp_blosc2_params(data.shape, crop_size, data.itemsize)
     temporary = path.with_suffix(f".{os.getpid()}.tmp.b2nd")
     try:
-        array = blosc2.asarray(
+        blosc2.asarray(
             np.ascontiguousarray(data), urlpath=str(temporary), mode="w", chunks=chunks, blocks=blocks,
             cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1},
+            # Not vlmeta: blosc2 4.14 never frees what it has read of that.
+            meta=metadata,
         )  # fmt: skip
-        for name, value in metadata.items():
-            array.schunk.vlmeta[name] = value
         os.replace(temporary, path)
     except RuntimeError as error:
         # blosc2 says only that it failed; with less room than the volume needs, a full disk is why.
@@ -258,7 +259,7 @@ def _shape_if_complete(path: Path, origin: str) -> list[int] | None:
         return None
     try:
         array = blosc2.open(str(path), mode="r")
-        same = array.schunk.vlmeta[ORIGIN] == origin
+        same = array.schunk.meta[ORIGIN] == origin
     except (RuntimeError, OSError, ValueError, KeyError):
         # Damaged, or of another origin: either way it is made again.
         return None

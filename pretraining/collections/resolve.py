@@ -140,7 +140,7 @@ def _refuse_duplicates(collections: Sequence[Collection], different_patients: bo
                 continue
             shared.append(f"{bare} ({other[0].name} and {collection.name})")
             identical += [
-                f"{ours.path} and {theirs.path}"
+                f"{theirs.path} and {ours.path}"
                 for ours in patient.volumes
                 for theirs in other[1].volumes
                 if _same_file(ours.path, theirs.path)

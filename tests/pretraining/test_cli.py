@@ -2,6 +2,8 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -155,3 +157,83 @@ def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
     assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
     assert not (root / "preprocessed" / "SynthRAD").exists()
+
+
+def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    monkeypatch.delenv("nnUNet_results")
+    main(["--list"])
+    assert "SynthRAD  SynthRAD  4         4      4   4" in capsys.readouterr().out
+    main(["--list", "-d", "SynthRAD"])
+    out = capsys.readouterr().out
+    assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
+    assert "3.6 x 4 x 4" in out
+
+
+def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsys, monkeypatch):
+    before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    shutil.rmtree(root / "results" / "SynthRAD")
+    for part in ("1", "0"):
+        main(command("--preprocess_only", "-num_parts", "2", "-part_id", part))
+    out = capsys.readouterr().out
+    assert "Part 1 of 2 is done" in out
+    assert "Train with: swinfuse_pretrain -d SynthRAD -p tiny --crop_size 16 16 16 --train_only" in out
+    assert not (root / "results" / "SynthRAD").exists()
+    monkeypatch.delenv("nnUNet_raw")
+    main(command("--train_only"))
+    after = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_training_alone_runs_without_nnunetv2(root):
+    shutil.rmtree(root / "results")
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(['nnunetv2', 'SimpleITK']))\n"
+        "from pretraining.cli import main\n"
+        f"main({command('--train_only', steps=1)!r})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (root / "results" / "swinfuse" / "encoder.pth").is_file()
+
+
+def test_training_alone_on_what_was_made_otherwise_or_not_at_all(root, capsys):
+    error = fails(capsys, *command("--train_only", "--overwrite", "--spacing", "9", "9", "9"))
+    assert "spacing 3.6 x 4 x 4 mm there, 9 x 9 x 9 mm now" in error
+    assert run_folder(root).is_dir()
+    assert "there is SynthRAD" in fails(capsys, "-d", "501", "--train_only")
+    (root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json").unlink()
+    assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
+
+
+def test_what_is_padded_is_counted_in_the_log(root):
+    main(command("--overwrite", "--spacing", "20", "20", "20", steps=1))
+    log = (run_folder(root) / "log.txt").read_text()
+    assert "8 of 8 volumes are smaller than a crop of 16 x 16 x 16 voxels" in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "-d is missing"),
+        (["-d", "A", "-num_parts", "2"], "give --preprocess_only"),
+        (["-d", "A", "--preprocess_only", "-num_parts", "2", "-part_id", "2"], "parts from 0 to num_parts - 1"),
+        (["-d", "A", "--preprocess_only", "-num_parts", "2", "--overwrite"], "remove the preprocessed folder"),
+        (["-d", "A", "--train_only", "--unpaired"], "belong to preprocessing"),
+        (["--list", "--modality", "PET"], "expected NAME=CT"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(root, capsys, arguments, words):
+    assert words in fails(capsys, *arguments)
+
+
+def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, capsys):
+    source = root / "raw" / "SynthRAD"
+    for path in source.rglob("ct.nii.gz"):
+        path.unlink()
+    assert "no CT volume" in fails(capsys, *command("--overwrite"))
+    main(command("--preprocess_only", "--overwrite"))
+    assert "--train_only" not in capsys.readouterr().out
+    assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))

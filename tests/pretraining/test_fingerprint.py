@@ -8,6 +8,7 @@ from pretraining.fingerprint import (
     VolumeFingerprint,
     fingerprint_volume,
     intensity_properties,
+    samples_per_volume,
 )
 
 from .made_volumes import SHAPE, ball, ct, mr, write
@@ -62,3 +63,22 @@ def test_mr_is_normalised_inside_its_mask_by_nnunets_rule(tmp_path, shares, mask
     configuration = normalisation.plans(["CT", "MR"])["configurations"]["swinfuse"]
     assert configuration["normalization_schemes"] == ["CTNormalization", "ZScoreNormalization"]
     assert configuration["use_mask_for_norm"] == [False, mask]
+
+
+def test_a_collection_without_ct_has_no_ct_intensities(tmp_path):
+    normalisation = Normalisation.of(
+        [Volume("MR", "MR", tmp_path)], [VolumeFingerprint(np.empty(0), 1.0)], (1.0, 1.0, 1.0)
+    )
+    assert (normalisation.ct, normalisation.mr_use_mask) == ({}, False)
+
+
+def test_samples_do_not_grow_with_the_number_of_volumes(tmp_path):
+    for folder in ("memory", "other"):
+        (tmp_path / folder).mkdir()
+    volume = Volume("CT", "CT", write(tmp_path / "a.nii.gz", ct()))
+    assert samples_per_volume([volume] * 10) == SAMPLES_PER_VOLUME
+    assert samples_per_volume([volume] * 100_000) == 100
+    whole = fingerprint_volume(volume, tmp_path / "memory").intensities
+    fewer = fingerprint_volume(volume, tmp_path / "memory", samples=50).intensities
+    assert np.array_equal(fewer, whole[:50])
+    assert np.array_equal(fingerprint_volume(volume, tmp_path / "other", samples=50).intensities, fewer)

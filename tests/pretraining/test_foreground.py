@@ -63,6 +63,18 @@ def test_a_mask_file_comes_first_and_may_mark_everything(tmp_path):
     assert mask_of("CT", ct(), everything).all()
 
 
+def test_what_anonymisation_removed_is_no_body(tmp_path):
+    face = np.zeros(SHAPE, np.uint8)
+    face[:, :11] = 1
+    removed = write(tmp_path / "face.nii.gz", face)
+    everything = write(tmp_path / "mask.nii.gz", np.ones(SHAPE, np.uint8))
+    voxels = ct()[None].astype(np.float32)
+    assert np.array_equal(body_mask(Volume("CT", "CT", tmp_path, None, removed), voxels)[0], ball(SHAPE) * (face == 0))
+    assert np.array_equal(body_mask(Volume("CT", "CT", tmp_path, everything, removed), voxels)[0], face == 0)
+    with pytest.raises(InputError, match="marks the whole body as removed"):
+        body_mask(Volume("CT", "CT", tmp_path, everything, everything), voxels)
+
+
 @pytest.mark.parametrize(
     ("mask", "words"),
     [

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pretraining import preprocessing
-from pretraining.collections.resolve import find_collection
+from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.errors import InputError
 from pretraining.index import PreprocessedCollection
 from pretraining.preprocessing import preprocess
@@ -65,9 +65,9 @@ def test_files_index_and_metadata(raw, tmp_path):
     assert (table.shape == SHAPE).all()
     array = blosc2.open(str(folder / "p1_CT.b2nd"), mode="r")
     assert (array.dtype, array.shape) == (np.float32, (1, *SHAPE))
-    assert array.schunk.vlmeta["spacing"] == [1.0, 1.0, 1.0]
-    assert array.schunk.vlmeta["padding"] == array[:].min()
-    points = np.frombuffer(array.schunk.vlmeta["foreground"], "<i2").reshape(-1, 3)
+    assert array.schunk.meta["spacing"] == [1.0, 1.0, 1.0]
+    assert array.schunk.meta["padding"] == array[:].min()
+    points = np.frombuffer(array.schunk.meta["foreground"], "<i2").reshape(-1, 3)
     assert 500 < len(points) <= 1000
     # The body of a pair is what is body in either.
     assert ball(SHAPE)[tuple(points.T.astype(int))].all()
@@ -95,7 +95,7 @@ def test_mr_with_much_zero_around_is_cropped_and_normalised_inside(raw, tmp_path
     assert array.shape == (1, 10, 12, 12)
     data = array[0]
     assert (data[:4, :4, :4] == 0).all()
-    assert array.schunk.vlmeta["padding"] == 0.0
+    assert array.schunk.meta["padding"] == 0.0
     inside = np.ones(data.shape, bool)
     inside[:4, :4, :4] = False
     assert data[inside].mean() == pytest.approx(0, abs=1e-5)
@@ -306,4 +306,83 @@ def test_a_body_that_resampling_loses_leaves_no_points(tmp_path):
         write(root / patient / "mask.nii.gz", speck)
     folder = run(tmp_path, spacing=(6.0, 6.0, 6.0))
     array = blosc2.open(str(folder / "1BA001_CT.b2nd"), mode="r")
-    assert array.schunk.vlmeta["foreground"] == b""
+    assert array.schunk.meta["foreground"] == b""
+
+
+def test_headers_are_read_once(raw, tmp_path, monkeypatch):
+    from pretraining.collections import integrity
+
+    read = []
+    original = integrity.read_grid
+    monkeypatch.setattr(integrity, "read_grid", lambda path: read.append(path) or original(path))
+    collection = find_collection("A", tmp_path / "raw")
+    run(tmp_path, grids=integrity.check(collection))
+    assert sorted(read) == sorted(volume.path for volume in collection.volumes)
+
+
+def test_parts_one_after_the_other_give_what_one_run_gives(raw, tmp_path, monkeypatch):
+    from pretraining import fingerprint
+
+    folder = run(tmp_path)
+    expected = {name: voxels_of(folder / name) for name in times_of(folder)}
+    index, table = index_of(folder), dict(np.load(folder / "index.npz"))
+    shutil.rmtree(folder)
+    read = []
+    original = fingerprint.read_volume
+    monkeypatch.setattr(fingerprint, "read_volume", lambda path: read.append(path.name) or original(path))
+    written = []
+    for part in (2, 0, 1):
+        run(tmp_path, part=part, parts=3)
+        written.append(set(times_of(folder)) - set().union(*written))
+        assert (folder / "index.json").is_file() == (part == 1)
+    # Images, pairs among them, are dealt out in turn; each volume is read for the normalisation once.
+    assert [len(files) for files in written] == [3, 2, 3]
+    assert len(read) == 8
+    assert index_of(folder) == index
+    assert {name: column.tolist() for name, column in np.load(folder / "index.npz").items()} == {
+        name: column.tolist() for name, column in table.items()
+    }
+    assert all(np.array_equal(voxels_of(folder / name), voxels) for name, voxels in expected.items())
+    assert {path.name for path in folder.iterdir()} == {"index.json", "index.npz", *expected}
+
+
+def test_a_part_leaves_alone_what_another_is_writing(raw, tmp_path):
+    folder = run(tmp_path, part=0, parts=2)
+    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"another part's")
+    run(tmp_path, part=0, parts=2)
+    assert (folder / "c1_CT.123.tmp.b2nd").is_file()
+    run(tmp_path, part=1, parts=2)
+    assert not list(folder.rglob("*.tmp.*"))
+
+
+def test_the_last_part_makes_again_what_does_not_fit(raw, tmp_path):
+    run(tmp_path, part=0, parts=2)
+    folder = run(tmp_path, part=1, parts=2, spacing=(2.0, 1.0, 1.0))
+    # Part 0 had been made with another spacing.
+    assert index_of(folder)["spacing"] == [2.0, 1.0, 1.0]
+    assert {voxels_of(folder / name).shape for name in times_of(folder)} == {(9, 22, 20)}
+
+
+def test_another_share_for_validation_is_refused(raw, tmp_path):
+    run(tmp_path)
+    with pytest.raises(InputError, match=r"validation_share 0\.1 there, 0\.5 now"):
+        run(tmp_path, validation_share=0.5)
+
+
+def test_a_collection_of_mr_alone_can_be_preprocessed(tmp_path):
+    write_folder_pair(tmp_path / "raw" / "A", mr_only=3)
+    folder = run(tmp_path)
+    assert index_of(folder)["volumes"] == {"CT": 0, "MR": 3}
+    assert np.allclose(voxels_of(folder / "m0_MR.b2nd"), (mr(200) - mr(200).mean()) / mr(200).std(), atol=1e-4)
+
+
+def test_several_collections_lie_in_folders_of_their_own(tmp_path):
+    write_folder_pair(tmp_path / "raw" / "A", pairs=2)
+    write_folder_pair(tmp_path / "raw" / "B", ct_only=2, mr_only=2)
+    collection = find_collections(["A", "B"], tmp_path / "raw")
+    folder = preprocess(collection, tmp_path / "preprocessed", crop_size=(8, 8, 8), processes=1)
+    found = PreprocessedCollection.open(folder)
+    files = {found.file(volume).relative_to(folder).as_posix() for volume in range(8)}
+    assert {"A/p0_CT.b2nd", "A/p0_MR.b2nd", "B/c0_CT.b2nd", "B/m1_MR.b2nd"} < files
+    assert all((folder / file).is_file() for file in files)
+    assert found.sides().keys() == {patient.identifier for patient in collection.patients}

@@ -37,3 +37,8 @@ def test_a_single_patient_of_a_kind_is_for_training(tmp_path):
 def test_too_few_patients_to_validate_on_are_refused(tmp_path, counts):
     with pytest.raises(InputError, match=r"too few patients with (CT|MR).*two"):
         split_patients(patients(tmp_path, **counts), 0.1, seed=0)
+
+
+def test_a_collection_of_one_domain_is_split_too(tmp_path):
+    split = split_patients(patients(tmp_path, mr=10), 0.2, seed=0)
+    assert sorted(split.values()) == ["train"] * 8 + ["validation"] * 2

@@ -1,7 +1,11 @@
+import json
+
 import pytest
 
 from pretraining.collections.collection import require_both_domains
-from pretraining.collections.resolve import find_collection
+from pretraining.collections.integrity import check
+from pretraining.collections.modalities import ModalityMap
+from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.errors import InputError
 
 from ..made_volumes import ct, mr, write, write_folder_pair
@@ -38,7 +42,7 @@ def test_a_path_is_no_name(tmp_path, name):
 
 def test_an_unknown_layout_says_what_is_expected(tmp_path):
     write(tmp_path / "A" / "imagesTr" / "case_0000.nii.gz", ct())
-    with pytest.raises(InputError, match=r"no volumes in a known layout.*ct/ and mr/"):
+    with pytest.raises(InputError, match=r"no volumes in a known layout.*imagesTr.*ct/ and mr/"):
         find_collection("A", tmp_path)
 
 
@@ -48,3 +52,75 @@ def test_a_collection_needs_both_domains(tmp_path, counts, missing):
     collection = find_collection("A", tmp_path)
     with pytest.raises(InputError, match=rf"no {missing} volume.*-d A OTHER"):
         require_both_domains(collection)
+
+
+def make_dataset(root, number, cases, channel="MRI", first=0):
+    folder = root / f"Dataset{number:03d}_Made"
+    for index, case in enumerate(cases):
+        voxels = ct(first + index) if channel == "CT" else mr(first + index)
+        write(folder / "imagesTr" / f"{case}_0000.nii.gz", voxels)
+    (folder / "dataset.json").write_text(json.dumps({"channel_names": {"0": channel}}))
+    return folder
+
+
+def test_a_dataset_is_found_by_its_number(tmp_path):
+    make_dataset(tmp_path, 7, ["a"])
+    for name in ("7", "007", "Dataset007_Made"):
+        collection = find_collection(name, tmp_path)
+        assert (collection.name, collection.layout) == ("Dataset007_Made", "nnU-Net raw")
+    (tmp_path / "Dataset007_Other").mkdir()
+    with pytest.raises(InputError, match=r"'7' is ambiguous: .*Dataset007_Made.*Dataset007_Other"):
+        find_collection("7", tmp_path)
+
+
+def test_several_are_one_collection_with_their_patients_apart(tmp_path):
+    write_folder_pair(tmp_path / "CTMR", pairs=1)
+    make_dataset(tmp_path, 501, ["a", "b"])
+    collection = find_collections(["501", "CTMR"], tmp_path)
+    assert collection.name == "Joint+CTMR+Dataset501_Made"
+    assert [patient.identifier for patient in collection.patients] == [
+        "CTMR/p0",
+        "Dataset501_Made/a",
+        "Dataset501_Made/b",
+    ]
+    assert collection.patients[0].paired
+    assert find_collections(["CTMR", "501"], tmp_path).hash == collection.hash
+    require_both_domains(collection)
+    check(collection)
+
+
+def test_the_same_collection_twice_is_refused(tmp_path):
+    make_dataset(tmp_path, 501, ["a"])
+    with pytest.raises(InputError, match="Dataset501_Made is named twice"):
+        find_collections(["501", "Dataset501_Made"], tmp_path)
+
+
+def test_shared_identifiers_must_be_explained_and_copies_are_never_taken(tmp_path):
+    make_dataset(tmp_path, 501, ["a", "b"])
+    make_dataset(tmp_path, 502, ["b", "c"], "CT")
+    with pytest.raises(InputError, match=r"1 patient.*b \(Dataset501_Made and Dataset502_Made\).*--different_patients"):
+        find_collections(["501", "502"], tmp_path)
+    both = find_collections(["501", "502"], tmp_path, different_patients=True)
+    assert len(both.patients) == len({patient.identifier for patient in both.patients}) == 4
+    make_dataset(tmp_path, 503, ["b"], first=1)
+    with pytest.raises(InputError, match=r"1 volume\(s\) are in two collections.*501.*b_0000.*503.*b_0000"):
+        find_collections(["501", "503"], tmp_path, different_patients=True)
+
+
+def test_nnssls_folder_is_searched_too(tmp_path, monkeypatch):
+    raw, nnssl_raw = tmp_path / "raw", tmp_path / "nnssl"
+    raw.mkdir()
+    monkeypatch.setenv("nnssl_raw", str(nnssl_raw))
+    write(nnssl_raw / "Dataset745_Made" / "a.nii.gz", mr())
+    images = [{"name": "a", "modality": "T1w", "image_path": "$nnssl_raw/Dataset745_Made/a.nii.gz"}]
+    subjects = {"s": {"sessions": {"1": {"images": images}}}}
+    (nnssl_raw / "Dataset745_Made" / "pretrain_data.json").write_text(
+        json.dumps({"datasets": {"1": {"subjects": subjects}}})
+    )
+    assert find_collection("745", raw).layout == "nnssl"
+
+
+def test_a_collection_without_volumes_is_refused(tmp_path):
+    make_dataset(tmp_path, 501, ["a"])
+    with pytest.raises(InputError, match=r"no volumes .*left out"):
+        find_collection("501", tmp_path, modalities=ModalityMap({"MRI": "none"}))
