@@ -57,6 +57,7 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing: of the collection; spacing in mm (z, y, x).
+        normalisation: how intensities were normalised, as in `index.json`.
         patients: as in `index.json`.
     """
 
@@ -65,6 +66,7 @@ class PreprocessedCollection:
         self.name: str = index["name"]
         self.hash: str = index["hash"]
         self.spacing: tuple[float, ...] = tuple(index["spacing"])
+        self.normalisation: dict[str, Any] = index.get("normalisation", {})
         self.patients: list[dict[str, Any]] = index["patients"]
 
     @classmethod

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
@@ -68,7 +69,7 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
     Raises:
         TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
     """
-    _check_settings(network, encoder)
+    check_settings(network.settings, encoder)
     target = network.state_dict()
     source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
     report = TransferReport()
@@ -111,15 +112,20 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
     return report
 
 
-def _check_settings(network: SwinFUSEUNet, encoder: Encoder) -> None:
-    ours, theirs = network.settings.to_dict(), encoder.settings.to_dict()
+def check_settings(settings: EncoderSettings, encoder: Encoder) -> None:
+    """Checks that an encoder has the sizes of a network; stages that only one of them has may differ.
+
+    Raises:
+        TransferError: listing what differs.
+    """
+    ours, theirs = settings.to_dict(), encoder.settings.to_dict()
     differing = {
         # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
         for name in ours
         if _comparable(ours[name]) != _comparable(theirs[name])
     }
-    common = min(len(network.settings.depths), len(encoder.settings.depths))
+    common = min(len(settings.depths), len(encoder.settings.depths))
     for name in ("depths", "num_heads"):
         if name in differing and ours[name][:common] == theirs[name][:common]:
             del differing[name]
