@@ -43,7 +43,7 @@ class StepSizes:
 
 
 # Bytes for each element, printed by benchmarks/planned_memory.py.
-BYTES_PER_ELEMENT = StepSizes(parameters=27.7, convolutions=5.6, attention=28.81, hidden=1.99, logits=15.93)
+BYTES_PER_ELEMENT = StepSizes(parameters=25.9, convolutions=5.5, attention=28.2, hidden=2.8, logits=15.6)
 
 
 def step_sizes(

@@ -24,7 +24,13 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError, load_encoder
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
-from nnunetv2_swinfuse.planning.planner import PLANNED, PRESETS, PlanningError, nnUNetPlannerSwinFUSE
+from nnunetv2_swinfuse.planning.planner import (
+    PLANNED,
+    PRESETS,
+    PlanningError,
+    nnUNetPlannerSwinFUSE,
+    recorded_normalisation,
+)
 from nnunetv2_swinfuse.training.encoder_choice import find_encoder
 
 PROGRAM = "swinfuse_plan_and_preprocess"
@@ -68,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     swinfuse.add_argument(
         "--normalisation_as_pretrained", action="store_true",
-        help="normalise CT channels with the intensities of the pretraining collection instead of the dataset's",
+        help="normalise CT with the intensities of the pretraining collection, MR inside its mask as there",
     )  # fmt: skip
     stock = parser.add_argument_group("as in nnUNetv2_plan_and_preprocess")
     stock.add_argument("-fpe", default="DatasetFingerprintExtractor", help="class that makes the fingerprint")
@@ -184,6 +190,8 @@ def _check(options: argparse.Namespace, encoder: Encoder | None) -> None:
     configurations = options.c or CONFIGURATIONS
     if options.np is not None and len(options.np) not in (1, len(configurations)):
         raise PlanningError(f"-np lists {len(options.np)} numbers for the configurations {configurations}")
+    if options.normalisation_as_pretrained:
+        recorded_normalisation(encoder)
     if options.spacing_as_pretrained:
         if spacing is not None:
             raise PlanningError("--spacing_as_pretrained and -overwrite_target_spacing both set the spacing; give one")

@@ -27,6 +27,8 @@ from nnunetv2_swinfuse.training.settings import FineTuningSettings
 PLANS_NAME = "nnUNetSwinFUSEPlans"
 # The configurations that a planner decides on; others in a plans file are a user's own.
 PLANNED = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+# nnU-Net's names of what pretraining uses for CT and MR.
+CT_WINDOW, Z_SCORE = "CTNormalization", "ZScoreNormalization"
 # Full resolution, patch embedding, and one Swin stage.
 MINIMUM_STAGES = 3
 
@@ -69,6 +71,21 @@ def check_fingerprint(dataset_name: str) -> None:
         )
 
 
+def recorded_normalisation(encoder: Encoder | None) -> dict[str, Any]:
+    """How pretraining normalised: intensities of the CT foreground, and whether MR was taken inside its nonzero mask.
+
+    Raises:
+        PlanningError: when the encoder's file does not record it.
+    """
+    recorded = {} if encoder is None else encoder.details.get("normalisation", {})
+    if not {"ct", "mr_use_mask"} <= set(recorded):
+        raise PlanningError(
+            f"{'no encoder' if encoder is None else encoder.path}: it is not recorded how its volumes were normalised. "
+            "Leave --normalisation_as_pretrained out, or pretrain with this version, which records it"
+        )
+    return dict(recorded)
+
+
 class nnUNetPlannerSwinFUSE(ExperimentPlanner):
     """Plans patch and batch size for `SwinFUSEUNet`; everything else is nnU-Net's default planner.
 
@@ -81,7 +98,8 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         gpu_memory_target_in_gb: peak memory of a training step (`torch.cuda.max_memory_allocated`), in GiB.
         encoder: the pretrained encoder, which gives the network its sizes; SwinFUSE's defaults when None.
         name_encoder: write the encoder's path into the plans, so that training starts from this very file.
-        normalisation_as_pretrained: normalise CT channels with the intensities of the pretraining collection.
+        normalisation_as_pretrained: normalise CT channels with the intensities of the pretraining collection, and MR
+            inside its nonzero mask if that was done there.
 
     Raises:
         PlanningError: when the target is too small for the network, or the encoder does not say how it was normalised.
@@ -115,9 +133,10 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         self.drop_path_rate = FineTuningSettings().drop_path_rate
         channels = self.dataset_json.get("channel_names", self.dataset_json.get("modality"))
         self.image_channels = [str(name) for name in channels.values()]
-        self.normalisation_as_pretrained = normalisation_as_pretrained
+        self.pretrained_normalisation: dict[str, Any] = {}
         if normalisation_as_pretrained:
-            self._take_normalisation()
+            self.pretrained_normalisation = recorded_normalisation(encoder)
+            self._take_ct_intensities()
 
     @property
     def _preprocesses_as_stock(self) -> bool:
@@ -125,22 +144,23 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             self.overwrite_target_spacing is None
             and self.preprocessor_name == "DefaultPreprocessor"
             and not self.suppress_transpose
-            and not self.normalisation_as_pretrained
+            and not self.pretrained_normalisation
         )
 
-    def _take_normalisation(self) -> None:
-        recorded = {} if self.encoder is None else self.encoder.details.get("normalisation", {})
-        if not recorded:
-            path = "no encoder" if self.encoder is None else self.encoder.path
-            raise PlanningError(
-                f"{path}: it is not recorded how its volumes were normalised. Leave --normalisation_as_pretrained out, "
-                "or pretrain with this version, which records it"
-            )
+    def determine_normalization_scheme_and_whether_mask_is_used_for_norm(self) -> tuple[list[str], list[bool]]:
+        """As nnU-Net; MR inside its nonzero mask where pretraining did so, if normalisation is as pretrained."""
+        schemes, masks = super().determine_normalization_scheme_and_whether_mask_is_used_for_norm()
+        if self.pretrained_normalisation:
+            inside = bool(self.pretrained_normalisation["mr_use_mask"])
+            masks = [inside if scheme == Z_SCORE else mask for scheme, mask in zip(schemes, masks, strict=True)]
+        return schemes, masks
+
+    def _take_ct_intensities(self) -> None:
         schemes, _ = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         properties = dict(self.dataset_fingerprint["foreground_intensity_properties_per_channel"])
         for index, scheme in enumerate(schemes):
-            if scheme == "CTNormalization":
-                properties[str(index)] = dict(recorded["ct"])
+            if scheme == CT_WINDOW:
+                properties[str(index)] = dict(self.pretrained_normalisation["ct"])
         self.dataset_fingerprint["foreground_intensity_properties_per_channel"] = properties
 
     def swinfuse_architecture(
@@ -186,7 +206,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             raise PlanningError(
                 f"{self.dataset_name}: a patch of {' x '.join(map(str, patch))} voxels cannot be halved twice, which "
                 f"the first Swin stage needs. Either the memory target of {self.UNet_vram_target_GB:g} GB is too "
-                f"small for feature size {self.settings.feature_size}, or the images are too small for SwinFUSE"
+                f"small for feature size {self.settings.feature_size}, or the images are too small at their spacing"
             )
         network_kwargs = self.swinfuse_architecture(arch_kwargs["strides"], arch_kwargs["kernel_sizes"])["arch_kwargs"]
         # nnU-Net shrinks the patch while estimate / reference_batch * 2 exceeds the reference.

@@ -38,11 +38,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except TrainingInputError as error:
             print(f"{PROGRAM}: {error}", file=sys.stderr)
             raise SystemExit(1) from None
+    # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2.run.run_training import run_training_entry
+
+    from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
+    from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
     # nnU-Net's entry point reads the command line itself.
     sys.argv = ["nnUNetv2_train", *arguments]
-    run_training_entry()
+    try:
+        run_training_entry()
+    except (EncoderChoiceError, EncoderFileError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def make_trainers_visible() -> None:

@@ -120,7 +120,7 @@ def test_planning_again_drops_an_old_cascade_and_keeps_a_users_configuration(fol
     assert again["configurations"]["mine"]["batch_size"] == 3
 
 
-def test_normalisation_as_pretrained_replaces_the_intensities_of_ct_alone(folders):
+def test_normalisation_as_pretrained_is_the_collections_for_ct_and_its_mask_for_mr(folders):
     name = folders.fingerprint(*ISOTROPIC, channels=("CT", "MR"))
     recorded = {"ct": {**INTENSITIES, "mean": 40.0}, "mr_use_mask": True}
     encoder = Encoder({}, SETTINGS, (), details={"normalisation": recorded}, path="e.pth")
@@ -128,6 +128,7 @@ def test_normalisation_as_pretrained_replaces_the_intensities_of_ct_alone(folder
     properties = plans["foreground_intensity_properties_per_channel"]
     assert properties["0"]["mean"] == 40.0
     assert properties["1"] == INTENSITIES
+    assert block_of(plans)["use_mask_for_norm"] == [False, True]
     assert block_of(plans)["data_identifier"] == "nnUNetSwinFUSEPlans_3d_fullres"
     with pytest.raises(PlanningError, match=r"e.pth: it is not recorded how its volumes were normalised"):
         folders.plan(name, 2, encoder=Encoder({}, SETTINGS, (), path="e.pth"), normalisation_as_pretrained=True)
