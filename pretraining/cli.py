@@ -9,7 +9,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,13 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
-from pretraining.configuration import CHOICES, Configuration, changed_settings, load_preset, preset_names
+from pretraining.collections.collection import Collection
+from pretraining.collections.names import find_preprocessed
+from pretraining.configuration import Configuration, changed_settings, load_preset
 from pretraining.errors import InputError
+from pretraining.index import FOLDER, INDEX, PreprocessedCollection
+from pretraining.options import build_parser, check_options, given_settings
 
-PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 RUN_FOLDER = "swinfuse__{preset}"
 
 
@@ -49,26 +52,32 @@ def run(options: argparse.Namespace, again: str) -> None:
         options: the parsed command line.
         again: the command that goes on after an interruption.
     """
-    raw, preprocessed, results = required_paths()
-    # nnunetv2 and SimpleITK take seconds to import: not for --help or a missing path.
+    check_options(options)
+    if options.list:
+        print_list(options)
+        return
+    if options.preprocess_only:
+        preprocess_only(options)
+        return
+    # These take seconds to import: not for --help or a missing path.
     from pretraining.checkpoint import export_encoder, load_checkpoint
-    from pretraining.collections.integrity import check
-    from pretraining.collections.resolve import find_collection
     from pretraining.cost import advice
-    from pretraining.crops import PreprocessedCollection
+    from pretraining.initialization import load_initial
     from pretraining.loop import CHECKPOINT, Interrupted, train
-    from pretraining.preprocessing import preprocess
 
+    needed = ("nnUNet_preprocessed", "nnUNet_results")
+    preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
     given = given_settings(options)
-    preset = options.preset or ("base" if torch.cuda.is_available() and given.get("device") != "cpu" else "tiny")
-    collection = find_collection(options.dataset, raw, unpaired=options.unpaired)
-    folder = results / collection.name / RUN_FOLDER.format(preset=preset)
-    state = None
+    preset = chosen_preset(options, given)
+    collection = None if options.train_only else find(options)
+    name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
+    folder = results / name / RUN_FOLDER.format(preset=preset)
+    state, initial = None, None
     if options.continue_run:
         state = load_checkpoint(folder / CHECKPOINT)
         configuration = continued_configuration(state.configuration, given, folder)
     else:
-        configuration = Configuration.from_dict({**load_preset(preset), **given}, "command line")
+        configuration, initial = load_initial(Configuration.from_dict({**load_preset(preset), **given}, "command line"))
         if (folder / CHECKPOINT).exists() and not options.overwrite:
             raise InputError(
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
@@ -77,22 +86,13 @@ def run(options: argparse.Namespace, again: str) -> None:
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
         print(f"No preset was asked for: '{preset}' suits the {device.type} found here. Choose another with -p.")
-    print(collection.summary())
     warning = advice(configuration, device)
     if warning:
         print(warning)
-    check(collection, options.processes)
-    preprocessed_folder = preprocess(
-        collection,
-        preprocessed,
-        crop_size=triple(configuration.crop_size),
-        spacing=configuration.spacing,
-        processes=options.processes,
-        validation_share=configuration.validation_share,
-        seed=configuration.seed,
-        overwrite=options.overwrite,
-    )
-    volumes = PreprocessedCollection.open(preprocessed_folder)
+    if collection is None:
+        volumes = open_preprocessed(preprocessed / name / FOLDER, configuration)
+    else:
+        volumes = PreprocessedCollection.open(preprocess_collection(collection, options, configuration, preprocessed))
     if state is not None and state.collection["hash"] != volumes.hash:
         raise InputError(
             f"{folder}: the run was made with other volumes of {state.collection['name']} than are there now. "
@@ -103,17 +103,109 @@ def run(options: argparse.Namespace, again: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration.json").write_text(json.dumps(configuration.to_dict(), indent=4) + "\n")
     try:
-        model = train(folder, volumes, configuration, device, state)
+        model = train(folder, volumes, configuration, device, state, initial)
     except Interrupted as stopped:
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
     encoder_path = folder / "encoder.pth"
     identity = {"name": volumes.name, "hash": volumes.hash}
-    export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder_path, volumes.normalisation)
+    normalisation = volumes.header.get("normalisation", {})
+    export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder_path, normalisation)
     publish(encoder_path, results / PUBLISHED)
     print(f"Curves: {folder / 'progress.png'}   pictures: {folder / 'panels'}")
     print(f"Published: {results / PUBLISHED} (a copy of {encoder_path})")
     print_next_command()
+
+
+def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
+    """The preset asked for, else the one that suits the device."""
+    return options.preset or ("base" if torch.cuda.is_available() and given.get("device") != "cpu" else "tiny")
+
+
+def print_list(options: argparse.Namespace) -> None:
+    """What the names resolve to, or all that can be found."""
+    from pretraining.collections.integrity import check
+    from pretraining.collections.listing import describe, describe_all
+    from pretraining.collections.modalities import ModalityMap
+
+    if not options.dataset:
+        (raw,) = required_paths("nnUNet_raw")
+        print(describe_all(raw, ModalityMap.from_words(options.modality)))
+        return
+    collection = find(options, both_domains=False)
+    print(describe(collection, check(collection, options.processes)))
+
+
+def find(options: argparse.Namespace, both_domains: bool = True) -> Collection:
+    """The collection that the command line names, in nnUNet_raw."""
+    from pretraining.collections.collection import require_both_domains
+    from pretraining.collections.modalities import ModalityMap
+    from pretraining.collections.resolve import find_collections
+
+    (raw,) = required_paths("nnUNet_raw")
+    modalities = ModalityMap.from_words(options.modality)
+    collection = find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
+    if both_domains:
+        require_both_domains(collection)
+    return collection
+
+
+def preprocess_only(options: argparse.Namespace) -> None:
+    """Preprocesses the collection, or a part of it."""
+    _, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
+    given = given_settings(options)
+    configuration = Configuration.from_dict({**load_preset(chosen_preset(options, given)), **given}, "command line")
+    collection = find(options, both_domains=False)
+    folder = preprocess_collection(collection, options, configuration, preprocessed)
+    if not (folder / INDEX).is_file():
+        print(f"Part {options.part_id} of {options.num_parts} is done; the part that ends last writes {folder / INDEX}")
+        return
+    print(f"Preprocessed: {folder}")
+    if all(PreprocessedCollection.open(folder).header["volumes"].values()):
+        print(f"Train with: swinfuse_pretrain -d {shlex.join(options.dataset)} --train_only")
+
+
+def preprocess_collection(
+    collection: Collection, options: argparse.Namespace, configuration: Configuration, preprocessed: Path
+) -> Path:
+    """Checks the headers and preprocesses what is missing; returns the folder."""
+    # nnunetv2 and SimpleITK take seconds to import, and training alone needs neither.
+    from pretraining.collections.integrity import check
+    from pretraining.preprocessing import preprocess
+
+    print(collection.summary())
+    return preprocess(
+        collection,
+        preprocessed,
+        crop_size=triple(configuration.crop_size),
+        spacing=configuration.spacing,
+        grids=check(collection, options.processes),
+        processes=options.processes,
+        validation_share=configuration.validation_share,
+        seed=configuration.seed,
+        overwrite=options.overwrite,
+        part=options.part_id,
+        parts=options.num_parts,
+    )
+
+
+def open_preprocessed(folder: Path, configuration: Configuration) -> PreprocessedCollection:
+    """What was preprocessed before.
+
+    Raises:
+        InputError: when it was with other settings, is incomplete, or lacks CT or MR.
+    """
+    volumes = PreprocessedCollection.open(folder)
+    differing = volumes.differences(configuration.spacing, configuration.validation_share)
+    if differing:
+        raise InputError(
+            f"{folder} was preprocessed with other settings ({'; '.join(differing)}). Use the same, or preprocess "
+            "again with --preprocess_only --overwrite"
+        )
+    without = [domain for domain, count in volumes.header["volumes"].items() if count == 0]
+    if without:
+        raise InputError(f"{folder}: no {without[0]} volume; SwinFUSE needs both CT and MR")
+    return volumes
 
 
 def continuation(words: Sequence[str]) -> str:
@@ -121,22 +213,24 @@ def continuation(words: Sequence[str]) -> str:
     return "swinfuse_pretrain " + shlex.join([*(word for word in words if word not in ("--overwrite", "--c")), "--c"])
 
 
-def required_paths() -> tuple[Path, Path, Path]:
-    """nnU-Net's three folders.
+def required_paths(*names: str) -> tuple[Path, ...]:
+    """Those of nnU-Net's three folders that are needed.
 
     Raises:
         InputError: listing every variable that is not set.
     """
-    missing = [name for name in PATHS if not os.environ.get(name)]
+    missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise InputError(
             f"not set: {', '.join(missing)}. These are nnU-Net's path variables; for example: "
             + " ".join(f"export {name}=/data/{name}" for name in missing)
         )
-    raw, preprocessed, results = (Path(os.environ[name]) for name in PATHS)
-    if not raw.is_dir():
-        raise InputError(f"nnUNet_raw is {raw}, which is no folder; expected the folder that holds the collection")
-    return raw, preprocessed, results
+    paths = {name: Path(os.environ[name]) for name in names}
+    if "nnUNet_raw" in paths and not paths["nnUNet_raw"].is_dir():
+        raise InputError(
+            f"nnUNet_raw is {paths['nnUNet_raw']}, which is no folder; expected the folder that holds the collection"
+        )
+    return tuple(paths.values())
 
 
 def find_device(configuration: Configuration) -> torch.device:
@@ -189,50 +283,3 @@ def print_next_command() -> None:
     if not visible_to_nnunet():
         print("    swinfuse_register      # once: nnU-Net does not see the trainer yet")
     print("    nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE")
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """The command line: a few switches, and one option for each setting of the configuration."""
-    parser = argparse.ArgumentParser(
-        prog="swinfuse_pretrain",
-        description="Pretrain a SwinFUSE encoder without labels on a collection of CT and MR volumes in nnUNet_raw.",
-        epilog="Every setting of a preset can be changed, for example --steps 1000 --crop_size 64 64 64.",
-    )
-    parser.add_argument("-d", "--dataset", required=True, metavar="NAME", help="folder in nnUNet_raw, such as SynthRAD")
-    parser.add_argument(
-        "-p", "--preset", choices=preset_names(), help="settings to start from; default: base on a GPU, tiny on a CPU"
-    )
-    parser.add_argument(
-        "--c", dest="continue_run", action="store_true", help="go on with the run of this collection and preset"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
-    parser.add_argument(
-        "--unpaired", action="store_true", help="do not take CT and MR of the same name for registered pairs"
-    )
-    parser.add_argument("-np", "--processes", type=int, default=2, help="processes for preprocessing (default 2)")
-    settings = parser.add_argument_group("settings (defaults: the preset's)")
-    for field in fields(Configuration):
-        if field.name == "preset":
-            continue
-        settings.add_argument(f"--{field.name}", default=None, **_option(field.name, field.default))
-    return parser
-
-
-def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that stand on the command line."""
-    names = [field.name for field in fields(Configuration) if field.name != "preset"]
-    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-
-
-def _option(name: str, default: Any) -> dict[str, Any]:
-    if name in CHOICES:
-        return {"choices": CHOICES[name]}
-    if name == "strides":
-        return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'"}
-    if name in ("crop_size", "spacing"):
-        return {"type": float if name == "spacing" else int, "nargs": 3, "metavar": ("Z", "Y", "X")}
-    if isinstance(default, tuple):
-        return {"type": int, "nargs": "+", "metavar": "N"}
-    if isinstance(default, bool):
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": type(default), "metavar": type(default).__name__.upper()}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,99 +14,15 @@ from torch.utils.data import Dataset
 
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.errors import InputError
+from pretraining.index import PreprocessedCollection, Split
+from pretraining.splits import SPLITS
 
-INDEX = "index.json"
-INDEX_VERSION = 1
 # Key of the foreground points in a file's metadata: little-endian int16 (n, 3), z, y, x.
 FOREGROUND = "foreground"
 # Key of the intensity that stands outside the volume.
 PADDING = "padding"
 # Mapping of files does not work on Windows (nnU-Net's issue 2723).
 MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
-SPLIT_NUMBER = {"train": 0, "validation": 1}
-
-
-@dataclass(frozen=True)
-class Split:
-    """Files of one side of the split, as needed to draw from them.
-
-    Attributes:
-        pairs: CT file, MR file and patient of each registered pair.
-        ct, mr: file and patient of every volume of a domain, those of pairs included.
-        unpaired_ct, unpaired_mr: how many volumes of a domain belong to no pair.
-    """
-
-    pairs: list[tuple[Path, Path, str]]
-    ct: list[tuple[Path, str]]
-    mr: list[tuple[Path, str]]
-    unpaired_ct: int
-    unpaired_mr: int
-
-    @property
-    def pair_probability(self) -> float:
-        """How often a pair is drawn: each pair as often as a volume of the larger unpaired domain."""
-        others = max(self.unpaired_ct, self.unpaired_mr)
-        return len(self.pairs) / (len(self.pairs) + others) if self.pairs else 0.0
-
-
-class PreprocessedCollection:
-    """A folder that preprocessing has completed.
-
-    Attributes:
-        folder: the folder.
-        name, hash, spacing: of the collection; spacing in mm (z, y, x).
-        normalisation: how intensities were normalised, as in `index.json`.
-        patients: as in `index.json`.
-    """
-
-    def __init__(self, folder: Path, index: dict[str, Any]):
-        self.folder = folder
-        self.name: str = index["name"]
-        self.hash: str = index["hash"]
-        self.spacing: tuple[float, ...] = tuple(index["spacing"])
-        self.normalisation: dict[str, Any] = index.get("normalisation", {})
-        self.patients: list[dict[str, Any]] = index["patients"]
-
-    @classmethod
-    def open(cls, folder: Path) -> PreprocessedCollection:
-        """Reads `index.json`.
-
-        Raises:
-            InputError: when it is missing, damaged or of a newer version.
-        """
-        path = folder / INDEX
-        if not path.is_file():
-            raise InputError(f"{path}: missing; preprocessing has not been completed. Run swinfuse_pretrain -d NAME")
-        try:
-            index = json.loads(path.read_text())
-            version = int(index["version"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
-        if version > INDEX_VERSION:
-            raise InputError(
-                f"{path}: version {version}, this installation reads up to {INDEX_VERSION}. "
-                "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
-            )
-        try:
-            return cls(folder, index)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
-
-    def split(self, name: str) -> Split:
-        """Files of `train` or `validation`."""
-        pairs, by_domain, unpaired = [], {"CT": [], "MR": []}, {"CT": 0, "MR": 0}  # type: ignore[var-annotated]
-        for patient in self.patients:
-            if patient["split"] != name:
-                continue
-            files = {}
-            for volume in patient["volumes"]:
-                path = self.folder / volume["file"]
-                files[volume["domain"]] = path
-                by_domain[volume["domain"]].append((path, patient["identifier"]))
-                unpaired[volume["domain"]] += not patient["paired"]
-            if patient["paired"]:
-                pairs.append((files["CT"], files["MR"], patient["identifier"]))
-        return Split(pairs, by_domain["CT"], by_domain["MR"], unpaired["CT"], unpaired["MR"])
 
 
 class CropDataset(Dataset):
@@ -142,8 +56,8 @@ class CropDataset(Dataset):
         rank: int = 0,
         steps: int,
     ):
-        if split not in SPLIT_NUMBER:
-            raise ValueError(f"split {split!r}; expected one of {', '.join(SPLIT_NUMBER)}")
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
         if len(crop_size) != 3 or min(crop_size) < 1 or batch_size < 1:
             raise ValueError(f"crop size {crop_size}, batch size {batch_size}; expected three sizes, all above 0")
         self.collection = collection
@@ -166,7 +80,7 @@ class CropDataset(Dataset):
         """`ct` and `mr` float32 (B, 1, z, y, x), `paired` bool (B,), `patients` [(of the CT, of the MR)] * B."""
         if not 0 <= step < self.steps:
             raise IndexError(step)
-        random = np.random.default_rng([self.seed, SPLIT_NUMBER[self.split_name], self.rank, step])
+        random = np.random.default_rng([self.seed, SPLITS.index(self.split_name), self.rank, step])
         elements = [self._draw(random) for _ in range(self.batch_size)]
         return {
             "ct": torch.from_numpy(np.stack([element[0] for element in elements])),
@@ -176,14 +90,18 @@ class CropDataset(Dataset):
         }
 
     def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool, tuple[str, str]]:
-        if random.random() < self.split.pair_probability:
-            ct_file, mr_file, patient = self.split.pairs[random.integers(len(self.split.pairs))]
-            ct, start = self._crop(ct_file, random)
-            mr, _ = self._crop(mr_file, random, start)
+        collection, split = self.collection, self.split
+        if random.random() < split.pair_probability:
+            ct_volume, mr_volume = split.pairs[random.integers(len(split.pairs))]
+            ct, start = self._crop(collection.file(ct_volume), random)
+            mr, _ = self._crop(collection.file(mr_volume), random, start)
+            patient = collection.patient(ct_volume)
             return ct, mr, True, (patient, patient)
-        ct_file, ct_patient = self.split.ct[random.integers(len(self.split.ct))]
-        mr_file, mr_patient = self.split.mr[random.integers(len(self.split.mr))]
-        return self._crop(ct_file, random)[0], self._crop(mr_file, random)[0], False, (ct_patient, mr_patient)
+        ct_volume = split.ct[random.integers(len(split.ct))]
+        mr_volume = split.mr[random.integers(len(split.mr))]
+        ct, _ = self._crop(collection.file(ct_volume), random)
+        mr, _ = self._crop(collection.file(mr_volume), random)
+        return ct, mr, False, (collection.patient(ct_volume), collection.patient(mr_volume))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pretraining.collections.collection import Volume
 from pretraining.foreground import body_mask, read_volume
 
 SAMPLES_PER_VOLUME = 10_000
+# Of all volumes together, so that memory does not grow with their number; a tenth of what nnU-Net samples.
+SAMPLES = 10_000_000
 # nnU-Net's rule: where cropping to nonzero leaves less than this, intensities are normalised inside the mask.
 NONZERO_SHARE_FOR_MASK = 0.75
 
@@ -40,7 +43,7 @@ class Normalisation:
 
     Attributes:
         spacing: mm (z, y, x).
-        ct: nnU-Net's intensity properties of the collection's CT foreground.
+        ct: nnU-Net's intensity properties of the collection's CT foreground; empty without CT.
         mr_use_mask: whether MR is normalised inside its nonzero mask.
     """
 
@@ -57,9 +60,10 @@ class Normalisation:
     ) -> Normalisation:
         """The normalisation of a collection from the fingerprints of its volumes, in the same order."""
         each = list(zip(volumes, fingerprints, strict=True))
-        ct = intensity_properties([print_.intensities for volume, print_ in each if volume.domain == "CT"])
+        samples = [print_.intensities for volume, print_ in each if volume.domain == "CT"]
+        ct = intensity_properties(samples) if samples else {}
         shares = [print_.nonzero_share for volume, print_ in each if volume.domain == "MR"]
-        return cls(spacing, ct, float(np.median(shares)) < NONZERO_SHARE_FOR_MASK)
+        return cls(spacing, ct, bool(shares) and float(np.median(shares)) < NONZERO_SHARE_FOR_MASK)
 
     def plans(self, domains: Sequence[str]) -> dict[str, Any]:
         """nnU-Net plans for an image with these channels."""
@@ -89,12 +93,13 @@ class Normalisation:
         }
 
 
-def fingerprint_volume(volume: Volume, memory: Path) -> VolumeFingerprint:
+def fingerprint_volume(volume: Volume, memory: Path, samples: int = SAMPLES_PER_VOLUME) -> VolumeFingerprint:
     """Reads a volume whole and measures it, or remembers what it measured before.
 
     Args:
         volume: the volume.
         memory: folder that keeps the fingerprint of every volume that has been read, by its signature.
+        samples: how many intensities to return at most; the memory keeps `SAMPLES_PER_VOLUME`.
 
     Raises:
         InputError: for a volume or a mask that cannot be used.
@@ -102,7 +107,8 @@ def fingerprint_volume(volume: Volume, memory: Path) -> VolumeFingerprint:
     kept = memory / f"{hashlib.sha256(signature(volume).encode()).hexdigest()[:32]}.npz"
     if kept.is_file() and zipfile.is_zipfile(kept):
         with np.load(kept) as found:
-            return VolumeFingerprint(found["intensities"], float(found["nonzero_share"]))
+            # They are in random order: the first of them are a sample too.
+            return VolumeFingerprint(found["intensities"][:samples], float(found["nonzero_share"]))
     data, _ = read_volume(volume.path)
     # Drawn for MR too: a mask that cannot be used must show here, not hours later.
     body = data[body_mask(volume, data) > 0]
@@ -114,19 +120,24 @@ def fingerprint_volume(volume: Volume, memory: Path) -> VolumeFingerprint:
         inside = np.argwhere(create_nonzero_mask(data))
         extent = np.prod(inside.max(0) - inside.min(0) + 1)
         result = VolumeFingerprint(np.empty(0, np.float32), float(extent / data[0].size))
-    temporary = kept.with_suffix(f".{os.getpid()}.tmp.npz")
+    # Parts of a collection on several machines may read the same volume: the name must differ among machines as well.
+    temporary = kept.with_suffix(f".{secrets.token_hex(4)}.tmp.npz")
     try:
         np.savez(temporary, intensities=result.intensities, nonzero_share=result.nonzero_share)
         os.replace(temporary, kept)
     finally:
         temporary.unlink(missing_ok=True)
-    return result
+    return VolumeFingerprint(result.intensities[:samples], result.nonzero_share)
+
+
+def samples_per_volume(volumes: Sequence[Volume]) -> int:
+    """How many intensities of each volume make the collection's fingerprint."""
+    return min(SAMPLES_PER_VOLUME, max(1, SAMPLES // max(1, sum(volume.domain == "CT" for volume in volumes))))
 
 
 def signature(volume: Volume) -> str:
-    """Changes when the volume or its mask is replaced: paths, sizes and times of modification."""
-    files = [volume.path] if volume.mask is None else [volume.path, volume.mask]
-    states = [(file, file.stat()) for file in files]
+    """Changes when the volume or one of its masks is replaced: paths, sizes and times of modification."""
+    states = [(file, file.stat()) for file in volume.files]
     return "|".join([volume.domain, *(f"{file}|{state.st_size}|{state.st_mtime_ns}" for file, state in states)])
 
 

@@ -36,16 +36,22 @@ def read_volume(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
 def body_mask(volume: Volume, data: np.ndarray) -> np.ndarray:
     """Body of a volume, uint8 of the shape of `data` (1, z, y, x): its mask file, else a threshold by domain.
 
+    What anonymisation has removed is not body.
+
     Raises:
-        InputError: when the mask file is unreadable, marks nothing, or is on another grid.
+        InputError: when a mask file is unreadable or on another grid, or the body's marks nothing.
     """
+    body = _body(volume, data)
+    if volume.removed is not None:
+        body[_read_mask(volume, volume.removed, data) > 0] = 0
+        if not body.any():
+            raise InputError(f"{volume.removed}: marks the whole body as removed; replace or remove the mask")
+    return body
+
+
+def _body(volume: Volume, data: np.ndarray) -> np.ndarray:
     if volume.mask is not None:
-        mask, _ = _read(volume.mask)
-        if mask.shape != data.shape:
-            raise InputError(
-                f"{volume.mask}: size {mask.shape[1:]} (z, y, x), its volume {volume.path.name} has {data.shape[1:]}; "
-                "resample or remove the mask"
-            )
+        mask = _read_mask(volume, volume.mask, data)
         if not (mask > 0).any():
             raise InputError(f"{volume.mask}: marks no voxel as body; replace or remove the mask")
         return (mask > 0).astype(np.uint8)
@@ -56,6 +62,16 @@ def body_mask(volume: Volume, data: np.ndarray) -> np.ndarray:
     mask = sitk.GetArrayFromImage(otsu)[None].astype(np.uint8)
     # A volume whose threshold finds nothing is all body, as far as we can tell.
     return mask if mask.any() else np.ones_like(mask)
+
+
+def _read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
+    mask, _ = _read(path)
+    if mask.shape != data.shape:
+        raise InputError(
+            f"{path}: size {mask.shape[1:]} (z, y, x), its volume {volume.path.name} has {data.shape[1:]}; "
+            "resample or remove the mask"
+        )
+    return mask
 
 
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:

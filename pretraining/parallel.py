@@ -5,8 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from types import TracebackType
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ class Workers:
     def __init__(self, processes: int):
         if processes < 1:
             raise InputError(f"{processes} processes; expected at least 1 (-np)")
+        # Few tasks are handed over at a time: memory must not grow with their number.
+        self._most_running = 4 * processes
         context = multiprocessing.get_context("spawn")
         self._pool = (
             ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts) if processes > 1 else None
@@ -52,16 +55,17 @@ class Workers:
         tasks = list(tasks)
         results: dict[int, Result] = {}
         problems: list[str] = []
-        for index, future in tqdm(self._completed(function, tasks), title, len(tasks)):
-            try:
-                results[index] = future.result()
-            except InputError as error:
-                problems.append(str(error))
-            except BrokenProcessPool as error:
-                raise InputError(
-                    f"{title}: the system ended a worker process, most likely for lack of memory. What is complete is "
-                    "kept: run the same command again with fewer processes (-np 1)"
-                ) from error
+        try:
+            for index, future in tqdm(self._completed(function, tasks), title, len(tasks)):
+                try:
+                    results[index] = future.result()
+                except InputError as error:
+                    problems.append(str(error))
+        except BrokenProcessPool as error:
+            raise InputError(
+                f"{title}: the system ended a worker process, most likely for lack of memory. What is complete is "
+                "kept: run the same command again with fewer processes (-np 1)"
+            ) from error
         if problems:
             listing = "\n  ".join(sorted(problems))
             raise InputError(
@@ -72,10 +76,16 @@ class Workers:
 
     def _completed(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[int, Future[Result]]]:
         if self._pool is not None:
-            futures = {self._pool.submit(function, task): index for index, task in enumerate(tasks)}
-            for future in as_completed(futures):
-                yield futures[future], future
-            return
+            waiting = enumerate(tasks)
+            running: dict[Future[Result], int] = {}
+            while True:
+                for index, task in islice(waiting, self._most_running - len(running)):
+                    running[self._pool.submit(function, task)] = index
+                if not running:
+                    return
+                done_now, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done_now:
+                    yield running.pop(future), future
         for index, task in enumerate(tasks):
             done: Future[Result] = Future()
             try:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,19 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.collections.integrity import read_grid
-from pretraining.crops import FOREGROUND, INDEX, INDEX_VERSION, PADDING, PreprocessedCollection
+from pretraining.collections.collection import DOMAINS, Collection, Patient, Volume
+from pretraining.collections.integrity import Grid, check
+from pretraining.crops import FOREGROUND, PADDING
 from pretraining.errors import InputError
-from pretraining.fingerprint import Normalisation, fingerprint_volume, signature
+from pretraining.files import count_missing, file_name, file_names, own_first, remove_temporary
+from pretraining.fingerprint import Normalisation, fingerprint_volume, samples_per_volume, signature
 from pretraining.foreground import body_mask, read_volume
+from pretraining.index import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.parallel import Workers
 from pretraining.splits import split_patients
 
-FOLDER = "swinfuse"
-MEMORY = "fingerprints"
+# Not the name of a data set: those do not begin with a dot.
+MEMORY = ".fingerprints"
 FOREGROUND_POINTS = 1_000
 # Key of a file's metadata: digest of the raw files and the normalisation that it was made from.
 ORIGIN = "origin"
@@ -43,27 +46,36 @@ def preprocess(
     *,
     crop_size: tuple[int, int, int],
     spacing: tuple[float, float, float] | None = None,
+    grids: Mapping[Path, Grid] | None = None,
     processes: int = 2,
     validation_share: float = 0.1,
     seed: int = 0,
     overwrite: bool = False,
+    part: int = 0,
+    parts: int = 1,
 ) -> Path:
     """Preprocesses a collection, or completes what an interrupted run left.
 
     Every volume is first read whole, so that unusable ones are reported before the long work. What has been read and
     written is kept: a rerun, after a repair too, does only what is missing.
 
+    Several parts may work at the same time, on one machine or many that share the folder, or one after the other: each
+    reads its own volumes first and then those that no other has read yet, and writes its own images; the one that
+    finishes last writes the index.
+
     Args:
         collection: the raw volumes.
         preprocessed_root: nnUNet_preprocessed.
         crop_size: crops that will be read (z, y, x); decides how the files are divided into chunks.
         spacing: voxel spacing in mm (z, y, x); the median of all volumes when None.
+        grids: what :func:`check` has found of each file; it is asked when None.
         processes: worker processes; 1 works in this process.
         validation_share, seed: of the split by patient, which is made once and kept.
         overwrite: begin again.
+        part, parts: do every `parts`-th image, beginning with number `part`.
 
     Returns:
-        The folder of the preprocessed volumes, with `index.json`.
+        The folder of the preprocessed volumes; with `index.json` when all parts are done.
 
     Raises:
         InputError: for unusable volumes (all are named, after all others are read), a folder that was completed with
@@ -72,28 +84,40 @@ def preprocess(
     folder = preprocessed_root / collection.name / FOLDER
     if overwrite and folder.exists():
         shutil.rmtree(folder)
-    spacing = spacing or median_spacing(collection)
-    split = _recorded_split(folder, collection, spacing)
-    if split is not None and all((folder / name).is_file() for name in _file_names(collection)):
+    spacing = spacing or median_spacing(collection, check(collection, processes) if grids is None else grids)
+    names = file_names(collection)
+    split = _recorded_split(folder, collection, spacing, validation_share)
+    if split is not None and count_missing(folder, names) == 0:
         return folder
     split = split or split_patients(collection.patients, validation_share, seed)
     try:
         (folder / MEMORY).mkdir(parents=True, exist_ok=True)
-        for left in folder.rglob("*.tmp.*"):
-            left.unlink()
+        if parts == 1:
+            remove_temporary(folder)
         with Workers(processes) as workers:
-            fingerprints = workers.run(
-                partial(fingerprint_volume, memory=folder / MEMORY), collection.volumes, "reading volumes"
-            )
+            read = partial(fingerprint_volume, memory=folder / MEMORY, samples=samples_per_volume(collection.volumes))
+            order = own_first(range(len(collection.volumes)), part, parts)
+            found = workers.run(read, [collection.volumes[number] for number in order], "reading volumes")
+            fingerprints = [
+                fingerprint for _, fingerprint in sorted(zip(order, found, strict=True), key=lambda x: x[0])
+            ]
             normalisation = Normalisation.of(collection.volumes, fingerprints, spacing)
-            shapes = workers.run(
-                partial(_preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size),
-                _images(collection),
-                f"preprocessing to {' x '.join(f'{s:.3g}' for s in spacing)} mm",
-            )
-        index = _index(collection, normalisation, split, crop_size, {k: v for some in shapes for k, v in some.items()})
-        _write_json(folder / INDEX, index)
-        shutil.rmtree(folder / MEMORY)
+            write = partial(_preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size)
+            images = _images(collection)
+            title = f"preprocessing to {' x '.join(f'{s:.3g}' for s in spacing)} mm"
+            shapes = workers.run(write, images[part::parts], title)
+            if count_missing(folder, names):
+                return folder
+            if parts > 1:
+                # Others may have been made otherwise, in a run before: whatever does not fit is made again.
+                others = [image for number, image in enumerate(images) if number % parts != part]
+                shapes += workers.run(write, others, "checking the other parts")
+        header = _header(collection, normalisation, crop_size, validation_share)
+        by_name = {name: shape for some in shapes for name, shape in some.items()}
+        IndexTable.of(collection, split, header["modalities"], names, by_name).write(folder / TABLE)
+        _write_json(folder / INDEX, header)
+        shutil.rmtree(folder / MEMORY, ignore_errors=True)
+        remove_temporary(folder)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(preprocessed_root).free / 2**30
@@ -107,20 +131,11 @@ def preprocess(
     return folder
 
 
-def median_spacing(collection: Collection) -> tuple[float, float, float]:
+def median_spacing(collection: Collection, grids: Mapping[Path, Grid]) -> tuple[float, float, float]:
     """Median voxel spacing of all volumes, mm (z, y, x)."""
-    spacings = np.array([read_grid(volume.path).spacing[::-1] for volume in collection.volumes])
+    spacings = np.array([grids[volume.path].spacing[::-1] for volume in collection.volumes])
     z, y, x = np.median(spacings, axis=0)
     return float(z), float(y), float(x)
-
-
-def file_name(patient: Patient, volume: Volume) -> str:
-    """Name of a preprocessed volume."""
-    return f"{patient.identifier}_{volume.modality}.b2nd"
-
-
-def _file_names(collection: Collection) -> list[str]:
-    return [file_name(patient, volume) for patient in collection.patients for volume in patient.volumes]
 
 
 def _images(collection: Collection) -> list[Image]:
@@ -130,56 +145,46 @@ def _images(collection: Collection) -> list[Image]:
     return images
 
 
-def _recorded_split(folder: Path, collection: Collection, spacing: tuple[float, float, float]) -> dict[str, str] | None:
+def _recorded_split(
+    folder: Path, collection: Collection, spacing: tuple[float, float, float], validation_share: float
+) -> dict[str, str] | None:
     """The split of a folder that has been completed; raises InputError when it was with other settings."""
     if not (folder / INDEX).is_file():
         return None
     found = PreprocessedCollection.open(folder)
-    differing = []
-    if not np.allclose(found.spacing, spacing, atol=1e-5):
-        differing.append(f"spacing {_millimetres(found.spacing)} there, {_millimetres(spacing)} now")
+    differing = found.differences(spacing, validation_share)
     if found.hash != collection.hash:
         differing.append(
-            f"other volumes: {len(found.patients)} patients there, {len(collection.patients)} now; files were added, "
-            "removed or replaced since, or --unpaired was given once"
+            f"other volumes: {len(found.table.patients)} patients there, {len(collection.patients)} now; files were "
+            "added, removed or replaced since, or --unpaired or --modality was given once"
         )
     if differing:
         raise InputError(
             f"{folder} was preprocessed with other settings ({'; '.join(differing)}). Use the same, or preprocess "
             "again with --overwrite"
         )
-    return {patient["identifier"]: patient["split"] for patient in found.patients}
+    return found.sides()
 
 
-def _index(
-    collection: Collection,
-    normalisation: Normalisation,
-    split: dict[str, str],
-    crop_size: tuple[int, int, int],
-    shapes: dict[str, list[int]],
+def _header(
+    collection: Collection, normalisation: Normalisation, crop_size: tuple[int, int, int], validation_share: float
 ) -> dict[str, Any]:
-    patients = []
-    for patient in collection.patients:
-        names = [file_name(patient, volume) for volume in patient.volumes]
-        patients.append(
-            {
-                "identifier": patient.identifier,
-                "paired": patient.paired,
-                "split": split[patient.identifier],
-                "volumes": [
-                    {"domain": volume.domain, "modality": volume.modality, "file": name, "shape": shapes[name]}
-                    for volume, name in zip(patient.volumes, names, strict=True)
-                ],
-            }
-        )
+    """Content of `index.json`: what a reader wants to know of the whole."""
+    volumes = collection.volumes
     return {
         "version": INDEX_VERSION,
         "name": collection.name,
+        "layout": collection.layout,
         "hash": collection.hash,
         "spacing": list(normalisation.spacing),
         "crop_size": list(crop_size),
+        "validation_share": validation_share,
         "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},
-        "patients": patients,
+        "patients": len(collection.patients),
+        "pairs": sum(patient.paired for patient in collection.patients),
+        "volumes": {domain: sum(volume.domain == domain for volume in volumes) for domain in DOMAINS},
+        "modalities": sorted({volume.modality for volume in volumes}),
+        "table": TABLE,
     }
 
 
@@ -188,10 +193,10 @@ def _preprocess_image(
 ) -> dict[str, list[int]]:
     """Writes the files of one image and returns their shapes (z, y, x) by name; complete ones are left as they are."""
     patient, volumes = image
-    paths = [folder / file_name(patient, volume) for volume in volumes]
+    names = [file_name(patient, volume) for volume in volumes]
     origin = _origin(volumes, normalisation)
-    done = {path.name: shape for path in paths if (shape := _shape_if_complete(path, origin)) is not None}
-    if len(done) == len(paths):
+    done = {name: shape for name in names if (shape := _shape_if_complete(folder / name, origin)) is not None}
+    if len(done) == len(names):
         return done
     channels: list[np.ndarray] = []
     masks: list[np.ndarray] = []
@@ -208,7 +213,7 @@ def _preprocess_image(
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     points = points[:: max(1, -(-len(points) // FOREGROUND_POINTS))]
-    for path, volume, channel in zip(paths, volumes, data.astype(np.float32), strict=True):
+    for name, volume, channel in zip(names, volumes, data.astype(np.float32), strict=True):
         # nnU-Net leaves voxels outside the mask at zero where it has normalised inside it.
         masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
         metadata = {
@@ -217,11 +222,12 @@ def _preprocess_image(
             "spacing": list(normalisation.spacing),
             ORIGIN: origin,
         }
-        _write_volume(path, channel[None], metadata, crop_size)
-    return {path.name: [int(size) for size in data.shape[1:]] for path in paths}
+        _write_volume(folder / name, channel[None], metadata, crop_size)
+    return {name: [int(size) for size in data.shape[1:]] for name in names}
 
 
 def _write_volume(path: Path, data: np.ndarray, metadata: dict[str, Any], crop_size: tuple[int, int, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     blocks, chunks = comp_blosc2_params(data.shape, crop_size, data.itemsize)
     temporary = path.with_suffix(f".{os.getpid()}.tmp.b2nd")
     try:
@@ -259,11 +265,7 @@ def _shape_if_complete(path: Path, origin: str) -> list[int] | None:
     return [int(size) for size in array.shape[1:]] if same else None
 
 
-def _millimetres(spacing: tuple[float, ...]) -> str:
-    return " x ".join(f"{s:.4g}" for s in spacing) + " mm"
-
-
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    temporary = path.with_suffix(".tmp.json")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.json")
     temporary.write_text(json.dumps(content, indent=1))
     os.replace(temporary, path)

@@ -9,7 +9,7 @@ import numpy as np
 from pretraining.collections.collection import DOMAINS, Patient
 from pretraining.errors import InputError
 
-TRAIN, VALIDATION = "train", "validation"
+TRAIN, VALIDATION = SPLITS = ("train", "validation")
 
 
 def split_patients(patients: Sequence[Patient], validation_share: float, seed: int) -> dict[str, str]:
@@ -21,7 +21,7 @@ def split_patients(patients: Sequence[Patient], validation_share: float, seed: i
         `train` or `validation` by patient identifier.
 
     Raises:
-        InputError: when one side would be without CT or without MR.
+        InputError: when one side would be without CT or without MR, of those that the patients have.
     """
     groups: dict[tuple[bool, str], list[str]] = {}
     for patient in patients:
@@ -33,9 +33,11 @@ def split_patients(patients: Sequence[Patient], validation_share: float, seed: i
         count = min(max(count, 1), len(order) - 1)
         for position, identifier in enumerate(order):
             split[str(identifier)] = VALIDATION if position < count else TRAIN
-    for side in (TRAIN, VALIDATION):
+    there = {domain for patient in patients for domain in patient.domains()}
+    on_sides = {(split[patient.identifier], domain) for patient in patients for domain in patient.domains()}
+    for side in SPLITS:
         for domain in DOMAINS:
-            if not any(split[p.identifier] == side and domain in p.domains() for p in patients):
+            if domain in there and (side, domain) not in on_sides:
                 raise InputError(
                     f"too few patients with {domain} to keep some for validation ({side} would have none): at least "
                     "two paired patients are needed, or two with CT only and two with MR only"

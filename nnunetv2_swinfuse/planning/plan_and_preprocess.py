@@ -22,7 +22,8 @@ from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_name
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError, load_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
+from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
@@ -165,13 +166,13 @@ def summary(plans: dict[str, Any]) -> str:
 
 def _encoder(options: argparse.Namespace) -> Encoder | None:
     if options.pretrained is not None:
-        return load_encoder(options.pretrained.absolute())
+        return load_pretrained(options.pretrained.absolute())
     found = find_encoder(None)
     if found is None:
         print("No pretrained encoder: the network gets SwinFUSE's default sizes. Name one with -pretrained FILE.")
         return None
     print(f"The network gets the sizes of {found[0]}, {found[1]}.")
-    return load_encoder(found[0])
+    return load_pretrained(found[0])
 
 
 def _check(options: argparse.Namespace, encoder: Encoder | None) -> None:

@@ -160,6 +160,11 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         properties = dict(self.dataset_fingerprint["foreground_intensity_properties_per_channel"])
         for index, scheme in enumerate(schemes):
             if scheme == CT_WINDOW:
+                if not self.pretrained_normalisation["ct"]:
+                    raise PlanningError(
+                        f"{self.dataset_name}: channel {index} ({self.image_channels[index]}) is CT; the collection "
+                        "that the encoder was pretrained on has none. Leave --normalisation_as_pretrained out"
+                    )
                 properties[str(index)] = dict(self.pretrained_normalisation["ct"])
         self.dataset_fingerprint["foreground_intensity_properties_per_channel"] = properties
 

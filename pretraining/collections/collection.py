@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pretraining.errors import InputError
+
 Domain = Literal["CT", "MR"]
 DOMAINS: tuple[Domain, ...] = ("CT", "MR")
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -21,12 +23,21 @@ class Volume:
         domain: the side of the Domain Invariance Module it belongs to.
         path: the file.
         mask: a file that marks the body, on the same grid, or None.
+        removed: a file that marks what anonymisation took away, such as a face, on the same grid, or None.
+        name: unlike that of the patient's other volumes; empty where the modality is.
     """
 
     modality: str
     domain: Domain
     path: Path
     mask: Path | None = None
+    removed: Path | None = None
+    name: str = ""
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image and its masks."""
+        return tuple(path for path in (self.path, self.mask, self.removed) if path is not None)
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,7 @@ class Patient:
     """A patient's volumes; all of them go to training or all to validation.
 
     Attributes:
-        identifier: unique in the collection.
+        identifier: unique in the collection; its parts, such as data set and subject, are divided by `/`.
         volumes: at least one.
         paired: one CT and one MR that lie on the same grid, registered.
     """
@@ -49,12 +60,12 @@ class Patient:
 
 @dataclass(frozen=True)
 class Collection:
-    """Patients of a folder.
+    """Patients of a folder, or of several that are pretrained on together.
 
     Attributes:
-        name: name of the folder.
+        name: name of the folder; preprocessed data and results go to folders of this name.
         layout: which reader understood it.
-        root: the folder.
+        root: the folder, or the one above several.
         patients: sorted by identifier.
     """
 
@@ -74,7 +85,8 @@ class Collection:
         for patient in self.patients:
             digest.update(f"{patient.identifier}|{patient.paired}\n".encode())
             for volume in patient.volumes:
-                relative = volume.path.relative_to(self.root)
+                inside = volume.path.is_relative_to(self.root)
+                relative = volume.path.relative_to(self.root) if inside else volume.path
                 digest.update(f"{volume.domain}|{volume.modality}|{relative}|{volume.path.stat().st_size}\n".encode())
         return digest.hexdigest()
 
@@ -86,6 +98,16 @@ class Collection:
             f"Collection {self.name} ({self.layout}): {len(self.patients)} patients, {pairs} paired, "
             f"{counts['CT']} CT and {counts['MR']} MR volumes"
         )
+
+
+def require_both_domains(collection: Collection) -> None:
+    """Raises InputError for a collection without CT or without MR: the encoder learns what they share."""
+    for domain in DOMAINS:
+        if not any(volume.domain == domain for volume in collection.volumes):
+            raise InputError(
+                f"{collection.name}: no {domain} volume ({collection.layout} layout); SwinFUSE needs both CT and MR. "
+                f"Name another collection as well, such as -d {collection.name} OTHER; see swinfuse_pretrain --list"
+            )
 
 
 def volume_stem(path: Path) -> str | None:

@@ -84,8 +84,8 @@ def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
         except InputError as error:
             return error
 
-    masks = {volume.mask for volume in collection.volumes if volume.mask is not None}
-    paths = [*(volume.path for volume in collection.volumes), *sorted(masks)]
+    # A mask may belong to several volumes.
+    paths = list(dict.fromkeys(file for volume in collection.volumes for file in volume.files))
     with ThreadPoolExecutor(processes) as pool:
         for path, result in zip(paths, tqdm(pool.map(read, paths), "checking headers", len(paths)), strict=True):
             if isinstance(result, Grid):
@@ -93,7 +93,7 @@ def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
             else:
                 problems.append(str(result))
     problems += [problem for patient in collection.patients if (problem := _pair_problem(patient, grids))]
-    problems += [problem for volume in collection.volumes if (problem := _mask_problem(volume, grids))]
+    problems += [problem for volume in collection.volumes for problem in _mask_problems(volume, grids)]
     if problems:
         listing = "\n  ".join(problems)
         raise InputError(f"collection {collection.name}: {len(problems)} problem(s), nothing was changed:\n  {listing}")
@@ -113,10 +113,10 @@ def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
     )
 
 
-def _mask_problem(volume: Volume, grids: dict[Path, Grid]) -> str | None:
-    if volume.mask not in grids or volume.path not in grids:
-        return None
-    difference = grids[volume.path].differs_from(grids[volume.mask])
-    if difference is None:
-        return None
-    return f"{volume.path} and {volume.mask}: different grids ({difference}); resample or remove the mask"
+def _mask_problems(volume: Volume, grids: dict[Path, Grid]) -> list[str]:
+    image, *masks = volume.files
+    return [
+        f"{image} and {mask}: different grids ({difference}); resample or remove the mask"
+        for mask in masks
+        if image in grids and mask in grids and (difference := grids[image].differs_from(grids[mask]))
+    ]

@@ -25,14 +25,19 @@ def read(name: str, root: Path) -> Collection:
     """All patients below `root`; one that lacks CT or MR is one-sided, a folder without volumes is no patient.
 
     Raises:
-        InputError: when two folders have the same patient name, or a patient has one modality twice.
+        InputError: when two folders have the same patient name, a patient has one modality or the mask twice, or only
+            a mask.
     """
     patients: dict[str, tuple[Path, Patient]] = {}
     for folder in _folders(root):
         files = _named_volumes(folder)
+        masks = [path for path in sorted(folder.iterdir()) if volume_stem(path) == "mask"]
+        if len(masks) > 1:
+            raise InputError(f"two files for one mask: {masks[0]} and {masks[1]}; remove one of them")
+        if masks and not files:
+            raise InputError(f"{masks[0]}: a mask without its image; restore ct or mr beside it, or remove the folder")
         if not files:
             continue
-        masks = [path for path in sorted(folder.iterdir()) if volume_stem(path) == "mask"]
         volumes = tuple(
             Volume(*MODALITIES[stem], path, masks[0] if masks else None) for stem, path in sorted(files.items())
         )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
+from pretraining.collections.collection import Collection
 from pretraining.collections.resolve import find_collection
 from pretraining.configuration import Configuration
-from pretraining.crops import PreprocessedCollection
+from pretraining.index import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessing import preprocess
 
 TINY = {
@@ -57,6 +59,23 @@ def made_collection(root: Path, patients: int = 4) -> PreprocessedCollection:
     collection = find_collection("SynthRAD", root / "raw")
     folder = preprocess(collection, root / "preprocessed", crop_size=(16, 16, 16), processes=1)
     return PreprocessedCollection.open(folder)
+
+
+def write_index(folder: Path, collection: Collection, split: dict[str, str], shape: tuple[int, ...]) -> None:
+    """The index of volumes of one shape that lie in the folder already."""
+    files = [volume.path.relative_to(folder).as_posix() for volume in collection.volumes]
+    modalities = sorted({volume.modality for volume in collection.volumes})
+    IndexTable.of(collection, split, modalities, files, dict.fromkeys(files, shape)).write(folder / TABLE)
+    header = {
+        "version": INDEX_VERSION,
+        "name": collection.name,
+        "hash": "h",
+        "spacing": [1.0, 1.0, 1.0],
+        "crop_size": [8, 8, 8],
+        "validation_share": 0.1,
+        "modalities": modalities,
+    }
+    (folder / INDEX).write_text(json.dumps(header))
 
 
 def made_batch(batch: int = 2, size: int = 16) -> dict[str, torch.Tensor]:

@@ -140,3 +140,21 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
     assert typed[-1] == "--c"
     main(typed)
     assert "Going on at step 1 of 3" in capsys.readouterr().out
+
+
+def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
+    first = root / "results" / "swinfuse" / "encoder.pth"
+    kept = shutil.copy(first, root / "kept.pth")
+    arguments = command("--overwrite", init_from=str(kept), steps=1)
+    main(arguments)
+    assert "tensors matched, 0 adapted" in capsys.readouterr().out
+    record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
+    assert record["init_from"] == str(kept)
+    main(shlex.split(continuation(arguments))[1:])
+
+
+def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
+    torch.save({"weight": torch.zeros(1)}, root / "other.pth")
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
+    assert not (root / "preprocessed" / "SynthRAD").exists()

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import blosc2
@@ -7,8 +6,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from pretraining.crops import CropDataset, PreprocessedCollection, draw_start
+from pretraining.collections.collection import Collection, Patient, Volume
+from pretraining.crops import CropDataset, draw_start
 from pretraining.errors import InputError
+from pretraining.index import PreprocessedCollection
+
+from .made import write_index
 
 NUMBER = {"p0": 0, "p1": 1, "c0": 2, "c1": 3, "m0": 4, "m1": 5}
 
@@ -26,20 +29,19 @@ def positions(patient: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.arange(np.prod(shape)).reshape(shape) + 1e5 * NUMBER[patient]
 
 
-def make_collection(folder: Path, pairs=("p0",), ct=(), mr=(), shape=(20, 24, 22), **options) -> PreprocessedCollection:
+def make_collection(
+    folder: Path, pairs=("p0",), ct=(), mr=(), shape=(20, 24, 22), sides=None, **options
+) -> PreprocessedCollection:
     folder.mkdir(exist_ok=True)
     patients = []
     for identifier in (*pairs, *ct, *mr):
         domains = (["CT"] if identifier not in mr else []) + (["MR"] if identifier not in ct else [])
-        volumes = []
-        for domain in domains:
-            name = f"{identifier}_{domain}.b2nd"
-            write_volume(folder / name, positions(identifier, shape), **options)
-            volumes.append({"domain": domain, "modality": domain, "file": name, "shape": list(shape)})
-        paired = identifier in pairs
-        patients.append({"identifier": identifier, "paired": paired, "split": "train", "volumes": volumes})
-    index = {"version": 1, "name": "A", "hash": "h", "spacing": [1.0, 1.0, 1.0], "patients": patients}
-    (folder / "index.json").write_text(json.dumps(index))
+        volumes = tuple(Volume(domain, domain, folder / f"{identifier}_{domain}.b2nd") for domain in domains)
+        for volume in volumes:
+            write_volume(volume.path, positions(identifier, shape), **options)
+        patients.append(Patient(identifier, volumes, identifier in pairs))
+    split = {patient.identifier: "train" for patient in patients} | (sides or {})
+    write_index(folder, Collection("A", "made", folder, tuple(patients)), split, shape)
     return PreprocessedCollection.open(folder)
 
 
@@ -132,8 +134,7 @@ def test_pairs_are_drawn_by_their_share_and_lend_their_volumes(tmp_path):
 
 
 def test_splits_do_not_mix(tmp_path):
-    collection = make_collection(tmp_path, pairs=("p0", "p1"))
-    collection.patients[1]["split"] = "validation"
+    collection = make_collection(tmp_path, pairs=("p0", "p1"), sides={"p1": "validation"})
     assert {names[0] for names in dataset(collection)[0]["patients"]} == {"p0"}
     assert {names[0] for names in dataset(collection, split="validation")[0]["patients"]} == {"p1"}
 
@@ -170,24 +171,6 @@ def test_crops_at_the_border_stay_inside():
 def test_a_volume_without_body_is_cropped_anywhere(tmp_path):
     item = dataset(make_collection(tmp_path, points=np.empty((0, 3))), foreground_share=1.0)[0]
     assert item["ct"].shape == (3, 1, 8, 10, 6)
-
-
-def test_a_missing_index_says_what_to_run(tmp_path):
-    with pytest.raises(InputError, match=r"index\.json: missing.*swinfuse_pretrain"):
-        PreprocessedCollection.open(tmp_path)
-
-
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"version": 1}', '{"version": "x"}'])
-def test_a_damaged_index_is_named(tmp_path, content):
-    (tmp_path / "index.json").write_text(content)
-    with pytest.raises(InputError, match=r"index\.json: damaged.*--overwrite"):
-        PreprocessedCollection.open(tmp_path)
-
-
-def test_an_index_of_a_newer_version_says_to_upgrade(tmp_path):
-    (tmp_path / "index.json").write_text('{"version": 99}')
-    with pytest.raises(InputError, match=r"version 99.*up to 1.*Upgrade"):
-        PreprocessedCollection.open(tmp_path)
 
 
 def test_a_missing_or_damaged_volume_is_named(tmp_path):

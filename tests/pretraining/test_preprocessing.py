@@ -11,6 +11,7 @@ import pytest
 from pretraining import preprocessing
 from pretraining.collections.resolve import find_collection
 from pretraining.errors import InputError
+from pretraining.index import PreprocessedCollection
 from pretraining.preprocessing import preprocess
 
 from .made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
@@ -26,7 +27,7 @@ def index_of(folder: Path) -> dict:
 
 
 def split_of(folder: Path) -> dict[str, str]:
-    return {patient["identifier"]: patient["split"] for patient in index_of(folder)["patients"]}
+    return PreprocessedCollection.open(folder).sides()
 
 
 def voxels_of(path: Path) -> np.ndarray:
@@ -46,17 +47,22 @@ def test_files_index_and_metadata(raw, tmp_path):
     folder = run(tmp_path)
     assert folder == tmp_path / "preprocessed" / "A" / "swinfuse"
     names = {"p0_CT", "p0_MR", "p1_CT", "p1_MR", "c0_CT", "c1_CT", "m0_MR", "m1_MR"}
-    assert {path.name for path in folder.iterdir()} == {"index.json", *(f"{name}.b2nd" for name in names)}
+    assert {path.name for path in folder.iterdir()} == {"index.json", "index.npz", *(f"{name}.b2nd" for name in names)}
     index = index_of(folder)
     assert index["name"] == "A"
     assert index["hash"] == find_collection("A", tmp_path / "raw").hash
     assert index["spacing"] == [1.0, 1.0, 1.0]
     assert index["crop_size"] == [8, 8, 8]
     assert index["normalisation"]["mr_use_mask"] is False
-    assert index["patients"][-1]["volumes"] == [
-        {"domain": "CT", "modality": "CT", "file": "p1_CT.b2nd", "shape": list(SHAPE)},
-        {"domain": "MR", "modality": "MR", "file": "p1_MR.b2nd", "shape": list(SHAPE)},
-    ]
+    assert (index["patients"], index["pairs"], index["volumes"]) == (6, 2, {"CT": 4, "MR": 4})
+    collection = PreprocessedCollection.open(folder)
+    table = collection.table
+    assert [collection.file(volume).name for volume in (6, 7)] == ["p1_CT.b2nd", "p1_MR.b2nd"]
+    assert [collection.patient(volume) for volume in (0, 6, 7)] == ["c0", "p1", "p1"]
+    assert table.domain[-2:].tolist() == [0, 1]
+    assert [index["modalities"][number] for number in table.modality[-2:]] == ["CT", "MR"]
+    assert table.paired.tolist() == [False] * 4 + [True] * 2
+    assert (table.shape == SHAPE).all()
     array = blosc2.open(str(folder / "p1_CT.b2nd"), mode="r")
     assert (array.dtype, array.shape) == (np.float32, (1, *SHAPE))
     assert array.schunk.vlmeta["spacing"] == [1.0, 1.0, 1.0]
@@ -253,7 +259,8 @@ def test_a_full_disk_is_explained_and_what_is_complete_is_kept(raw, tmp_path, mo
         with pytest.raises(InputError, match=r"swinfuse: the disk is full \(0\.00 GiB free\).*same command again"):
             run(tmp_path)
     folder = tmp_path / "preprocessed" / "A" / "swinfuse"
-    assert {path.suffix for path in folder.glob("*.*")} == {".b2nd"}
+    assert {path.suffix for path in folder.glob("*.*") if path.is_file()} == {".b2nd"}
+    assert not list(folder.rglob("*.tmp.*"))
     before = times_of(folder)
     assert len(before) == 3
     after = times_of(run(tmp_path))

@@ -134,6 +134,16 @@ def test_normalisation_as_pretrained_is_the_collections_for_ct_and_its_mask_for_
         folders.plan(name, 2, encoder=Encoder({}, SETTINGS, (), path="e.pth"), normalisation_as_pretrained=True)
 
 
+def test_ct_cannot_be_normalised_as_a_collection_without_ct(folders):
+    encoder = Encoder({}, SETTINGS, (), details={"normalisation": {"ct": {}, "mr_use_mask": False}})
+    with pytest.raises(PlanningError, match=r"channel 0 \(CT\) is CT; the collection"):
+        folders.plan(
+            folders.fingerprint(*ISOTROPIC, channels=("CT",)), encoder=encoder, normalisation_as_pretrained=True
+        )
+    mr = folders.fingerprint(*ISOTROPIC, number=902)
+    folders.plan(mr, 2, encoder=encoder, normalisation_as_pretrained=True)
+
+
 def test_a_target_too_small_for_the_network_is_refused(folders):
     name = folders.fingerprint(*ISOTROPIC)
     with pytest.raises(PlanningError, match=r"memory target of 0.02 GB is too small for feature size 48"):

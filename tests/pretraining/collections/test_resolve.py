@@ -1,5 +1,6 @@
 import pytest
 
+from pretraining.collections.collection import require_both_domains
 from pretraining.collections.resolve import find_collection
 from pretraining.errors import InputError
 
@@ -44,5 +45,6 @@ def test_an_unknown_layout_says_what_is_expected(tmp_path):
 @pytest.mark.parametrize(("counts", "missing"), [({"ct_only": 2}, "MR"), ({"mr_only": 2}, "CT")])
 def test_a_collection_needs_both_domains(tmp_path, counts, missing):
     write_folder_pair(tmp_path / "A", **counts)
-    with pytest.raises(InputError, match=f"no {missing} volume"):
-        find_collection("A", tmp_path)
+    collection = find_collection("A", tmp_path)
+    with pytest.raises(InputError, match=rf"no {missing} volume.*-d A OTHER"):
+        require_both_domains(collection)

@@ -33,10 +33,9 @@ def test_cone_beam_ct_belongs_to_the_ct_domain(tmp_path):
     assert not patient.paired
 
 
-def test_a_patient_without_ct_or_mr_is_one_sided_and_one_without_either_is_none(tmp_path):
+def test_a_patient_without_ct_or_mr_is_one_sided(tmp_path):
     make_patient(tmp_path / "Task1" / "brain" / "1BA001", ("ct",))
     make_patient(tmp_path / "Task1" / "brain" / "1BA002", ("mr", "mask"))
-    make_patient(tmp_path / "Task1" / "brain" / "1BA003", ("mask",))
     patients = synthrad.read("SynthRAD", tmp_path).patients
     assert [(p.identifier, p.domains(), p.paired) for p in patients] == [
         ("1BA001", {"CT"}, False),
@@ -57,6 +56,20 @@ def test_the_same_patient_twice_is_refused(tmp_path):
     make_patient(tmp_path / "Task1" / "brain" / "A")
     make_patient(tmp_path / "Task1" / "pelvis" / "A")
     with pytest.raises(InputError, match=r"patient A is in .*brain.* and in .*pelvis"):
+        synthrad.read("SynthRAD", tmp_path)
+
+
+def test_a_mask_without_its_image_is_refused(tmp_path):
+    make_patient(tmp_path / "Task1" / "brain" / "1BA001")
+    make_patient(tmp_path / "Task1" / "brain" / "1BA003", ("mask",))
+    with pytest.raises(InputError, match=r"1BA003/mask\.nii\.gz: a mask without its image"):
+        synthrad.read("SynthRAD", tmp_path)
+
+
+def test_two_masks_are_refused(tmp_path):
+    make_patient(tmp_path / "A")
+    make_patient(tmp_path / "A", ("mask",), ".mha")
+    with pytest.raises(InputError, match="two files for one mask"):
         synthrad.read("SynthRAD", tmp_path)
 
 

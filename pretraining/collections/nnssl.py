@@ -1,0 +1,106 @@
+"""nnssl's `pretrain_data.json`: collection -> datasets -> subjects -> sessions -> images.
+
+Format: nnssl's `nnssl/data/raw_dataset.py`. Subjects are the patients: all sessions of one go to the same side of the
+split. Images of a subject are not taken for registered; the file does not say so. Of the `associated_masks`, the
+anatomy mask is the body, where crops are centred; what the anonymization mask marks was removed and is not body.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
+from pretraining.collections.modalities import ModalityMap
+from pretraining.errors import InputError
+
+LAYOUT = "nnssl"
+DESCRIPTION = "pretrain_data.json"
+ANATOMY, ANONYMIZATION = "anatomy_mask", "anonymization_mask"
+
+
+def matches(root: Path) -> bool:
+    """Whether `pretrain_data.json` is there."""
+    return (root / DESCRIPTION).is_file()
+
+
+def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
+    """A patient for each subject of each dataset.
+
+    Raises:
+        InputError: for a damaged file, an unknown modality, a path that begins with a variable that is not set, and,
+            all together: images listed twice, masks without their image.
+    """
+    path = root / DESCRIPTION
+    patients: list[Patient] = []
+    problems: list[str] = []
+    listed: dict[Path, str] = {}
+    try:
+        for identifier, images in _subjects(json.loads(path.read_text())):
+            volumes = []
+            for session, image in images:
+                masks = image.get("associated_masks") or {}
+                where = f"{identifier}, session {session}"
+                if not image.get("image_path"):
+                    given = [mask for mask in (ANATOMY, ANONYMIZATION) if masks.get(mask)]
+                    problems.append(
+                        f"{where}: {'a mask without its image' if given else 'an image without image_path'}"
+                    )
+                    continue
+                domain = modalities.domain(image["modality"], f"{path}, {where}")
+                if domain is None:
+                    continue
+                file = resolve(image["image_path"], root)
+                if file in listed:
+                    problems.append(f"{where}: {file} is listed twice, before in {listed[file]}")
+                listed[file] = where
+                anatomy, anonymization = (
+                    resolve(masks[mask], root) if masks.get(mask) else None for mask in (ANATOMY, ANONYMIZATION)
+                )
+                stem = volume_stem(file) or file.name
+                volumes.append(Volume(image["modality"], domain, file, anatomy, anonymization, f"{session}_{stem}"))
+            if volumes:
+                patients.append(Patient(identifier, tuple(volumes), paired=False))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"{path}: no pretrain_data.json of nnssl ({error!r}); expected datasets -> subjects -> sessions -> images, "
+            "each image with modality and image_path"
+        ) from error
+    if problems:
+        raise InputError(f"{path}: {len(problems)} problem(s), nothing was changed:\n  " + "\n  ".join(problems))
+    return Collection(name, LAYOUT, root, tuple(sorted(patients, key=lambda patient: patient.identifier)))
+
+
+def resolve(written: str, root: Path) -> Path:
+    """The path of an image: `$nnssl_raw/...` or another variable in front, absolute, or relative to the file.
+
+    Raises:
+        InputError: when the variable is not set.
+    """
+    first, _, rest = written.partition("/")
+    if not first.startswith("$"):
+        return root / written
+    folder = os.environ.get(first[1:])
+    if not folder:
+        raise InputError(
+            f"{root / DESCRIPTION}: {written} begins with {first}, which is not set; "
+            f"for example: export {first[1:]}=/data/{first[1:]}"
+        )
+    return Path(folder) / rest
+
+
+def _subjects(content: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
+    """`dataset/subject`, and its images with their sessions."""
+    for index, dataset in content["datasets"].items():
+        for subject_id, subject in dataset["subjects"].items():
+            images = [
+                (str(session_id), image)
+                for session_id, session in subject["sessions"].items()
+                for image in session["images"]
+            ]
+            yield f"{index}/{subject_id}", images

@@ -1,0 +1,94 @@
+"""The command line of `swinfuse_pretrain`: a few switches, and one option for each setting of the configuration."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import fields
+from typing import Any
+
+from pretraining.configuration import CHOICES, Configuration, preset_names
+from pretraining.errors import InputError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All options, with their help."""
+    parser = argparse.ArgumentParser(
+        prog="swinfuse_pretrain",
+        description="Pretrain a SwinFUSE encoder without labels on a collection of CT and MR volumes in nnUNet_raw.",
+        epilog="Every setting of a preset can be changed, for example --steps 1000 --crop_size 64 64 64.",
+    )
+    parser.add_argument(
+        "-d", "--dataset", nargs="+", metavar="NAME",
+        help="folders in nnUNet_raw or numbers of nnU-Net datasets, such as SynthRAD 501",
+    )  # fmt: skip
+    parser.add_argument(
+        "--list", action="store_true", help="show what the names resolve to, or all there is; then stop"
+    )
+    parser.add_argument(
+        "-p", "--preset", choices=preset_names(), help="settings to start from; default: base on a GPU, tiny on a CPU"
+    )
+    parser.add_argument(
+        "--c", dest="continue_run", action="store_true", help="go on with the run of this collection and preset"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
+    parser.add_argument(
+        "--unpaired", action="store_true", help="do not take CT and MR of the same name for registered pairs"
+    )
+    parser.add_argument(
+        "--modality", nargs="+", action="extend", default=[], metavar="NAME=CT|MR|none",
+        help="which side a modality is on, where it is not known or otherwise; none leaves its volumes out",
+    )  # fmt: skip
+    parser.add_argument(
+        "--different_patients", action="store_true", help="identifiers that collections share are of different patients"
+    )
+    parser.add_argument("-np", "--processes", type=int, default=2, help="processes for preprocessing (default 2)")
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument("--preprocess_only", action="store_true", help="preprocess, then stop")
+    stages.add_argument(
+        "--train_only", action="store_true", help="train on what is preprocessed; needs neither nnUNet_raw nor nnunetv2"
+    )
+    parser.add_argument("-num_parts", type=int, default=1, help="with --preprocess_only: number of parts")
+    parser.add_argument("-part_id", type=int, default=0, help="part to do, from 0 to num_parts - 1")
+    settings = parser.add_argument_group("settings (defaults: the preset's)")
+    for field in fields(Configuration):
+        if field.name == "preset":
+            continue
+        settings.add_argument(f"--{field.name}", default=None, **_option(field.name, field.default))
+    return parser
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises InputError for options that do not go together."""
+    if not options.dataset and not options.list:
+        raise InputError("-d is missing: name a collection, such as -d SynthRAD; --list shows what there is")
+    if options.num_parts < 1 or not 0 <= options.part_id < options.num_parts:
+        raise InputError(
+            f"-part_id {options.part_id} of -num_parts {options.num_parts}; expected parts from 0 to num_parts - 1"
+        )
+    if options.num_parts > 1 and not options.preprocess_only:
+        raise InputError("-num_parts divides preprocessing only: give --preprocess_only as well")
+    if options.num_parts > 1 and options.overwrite:
+        raise InputError("--overwrite would delete what other parts have done: remove the preprocessed folder instead")
+    if options.train_only and (options.unpaired or options.modality or options.different_patients):
+        raise InputError("--unpaired, --modality and --different_patients belong to preprocessing, not to --train_only")
+
+
+def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that stand on the command line."""
+    names = [field.name for field in fields(Configuration) if field.name != "preset"]
+    return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+
+
+def _option(name: str, default: Any) -> dict[str, Any]:
+    if name in CHOICES:
+        return {"choices": CHOICES[name]}
+    if name == "strides":
+        return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'"}
+    if name in ("crop_size", "spacing"):
+        return {"type": float if name == "spacing" else int, "nargs": 3, "metavar": ("Z", "Y", "X")}
+    if isinstance(default, tuple):
+        return {"type": int, "nargs": "+", "metavar": "N"}
+    if isinstance(default, bool):
+        return {"action": argparse.BooleanOptionalAction}
+    return {"type": type(default), "metavar": type(default).__name__.upper()}
