@@ -43,7 +43,7 @@ class StepSizes:
 
 
 # Bytes for each element, printed by benchmarks/planned_memory.py.
-BYTES_PER_ELEMENT = StepSizes(parameters=25.9, convolutions=5.5, attention=28.2, hidden=2.8, logits=15.6)
+BYTES_PER_ELEMENT = StepSizes(parameters=25.5, convolutions=5.65, attention=26.4, hidden=2.95, logits=15.6)
 
 
 def step_sizes(
