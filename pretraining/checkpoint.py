@@ -117,8 +117,9 @@ def export_encoder(
     collection: dict[str, str],
     spacing: tuple[float, ...],
     path: Path,
+    normalisation: dict[str, Any] | None = None,
 ) -> Encoder:
-    """Writes the encoder of a finished run to `path`, with all that transfer needs to know, and returns it."""
+    """Writes the encoder of a finished run to `path`, with all that planning and transfer need to know."""
     encoder = Encoder(
         weights=model.encoder_weights(),
         settings=configuration.encoder_settings,
@@ -128,7 +129,7 @@ def export_encoder(
         modalities=("CT", "MR"),
         collection=dict(collection),
         source=str(path),
-        details={"configuration": configuration.to_dict()},
+        details={"configuration": configuration.to_dict(), "normalisation": dict(normalisation or {})},
     )
     write_or_explain(lambda: save_encoder(encoder, path), path)
     return encoder

@@ -108,9 +108,9 @@ def run(options: argparse.Namespace, again: str) -> None:
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
     encoder_path = folder / "encoder.pth"
-    export_encoder(
-        model, configuration, {"name": volumes.name, "hash": volumes.hash}, tuple(volumes.spacing), encoder_path
-    )
+    identity = {"name": volumes.name, "hash": volumes.hash}
+    normalisation = volumes.header.get("normalisation", {})
+    export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder_path, normalisation)
     publish(encoder_path, results / PUBLISHED)
     print(f"Curves: {folder / 'progress.png'}   pictures: {folder / 'panels'}")
     print(f"Published: {results / PUBLISHED} (a copy of {encoder_path})")

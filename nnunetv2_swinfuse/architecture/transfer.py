@@ -6,7 +6,7 @@ sides have must be covered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,7 +84,7 @@ def transfer_encoder(
         TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
     """
     added = new_domain_invariance and encoder.settings.domain_invariance is None
-    _check_settings(network, encoder, ignored={"domain_invariance"} if added else set())
+    check_settings(network.settings, encoder, ignored={"domain_invariance"} if added else set())
     target = network.state_dict()
     source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
     report = TransferReport()
@@ -130,15 +130,25 @@ def transfer_encoder(
     return report
 
 
-def _check_settings(network: Target, encoder: Encoder, ignored: set[str]) -> None:
-    ours, theirs = network.settings.to_dict(), encoder.settings.to_dict()
+def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str] = frozenset()) -> None:
+    """Checks that an encoder has the sizes of a network; stages that only one of them has may differ.
+
+    Args:
+        settings: of the network.
+        encoder: the encoder.
+        ignored: settings that may differ.
+
+    Raises:
+        TransferError: listing what differs.
+    """
+    ours, theirs = settings.to_dict(), encoder.settings.to_dict()
     differing = {
         # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
         for name in ours
         if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
     }
-    common = min(len(network.settings.depths), len(encoder.settings.depths))
+    common = min(len(settings.depths), len(encoder.settings.depths))
     for name in ("depths", "num_heads"):
         if name in differing and ours[name][:common] == theirs[name][:common]:
             del differing[name]

@@ -18,12 +18,13 @@ from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
+from nnunetv2_swinfuse.training.planned_network import check_buildable, check_encoder_fits
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
 PLANS_FILE = "plans.json"
 # Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
 REQUESTS = frozenset({"encoder", "training"})
-RECORDS = frozenset({"plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "sizes_from"})
+RECORDS = frozenset({"plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "sizes_from", "planned"})
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,9 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         own = deepcopy(resolved_block["architecture"])
         if own["network_class_name"] == NETWORK_CLASS_NAME:
             # Plans that were made for this network keep their own sizes.
+            sizes = check_buildable(own, configuration)
+            if pretrained and encoder is not None:
+                check_encoder_fits(sizes, encoder, plans, wishes.get("planned", {}))
             if "drop_path_rate" not in requested:
                 settings = replace(settings, drop_path_rate=own["arch_kwargs"].get("drop_path_rate", 0.0))
             own["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
@@ -109,6 +113,7 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
             "pretrained": pretrained,
             **encoder_provenance(encoder, pretrained),
             "training": settings.to_dict(),
+            **({"planned": wishes["planned"]} if "planned" in wishes else {}),
         }
     strides = block["architecture"]["arch_kwargs"]["strides"]
     check_patch_size(patch_size, plan_topology(strides, len(strides)))

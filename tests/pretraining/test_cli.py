@@ -65,6 +65,9 @@ def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     assert encoder.sha256 == load_encoder(run_folder(finished) / "encoder.pth").sha256
     assert encoder.source == str(run_folder(finished) / "encoder.pth")
     assert encoder.spacing == pytest.approx((3.6, 4.0, 4.0))
+    # Planning can normalise in the same way.
+    assert encoder.details["normalisation"]["ct"]["std"] > 0
+    assert isinstance(encoder.details["normalisation"]["mr_use_mask"], bool)
     assert (run_folder(finished) / "configuration.json").is_file()
 
 

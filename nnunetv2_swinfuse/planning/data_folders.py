@@ -1,0 +1,123 @@
+"""Which folder of preprocessed data a configuration uses: another plan's where preprocessing is the same."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import blosc2
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+STOCK = "nnUNetPlans"
+# Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
+STOCK_CONFIGURATIONS = ("2d", "3d_fullres")
+OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+OF_CONFIGURATION = (
+    "preprocessor_name",
+    "spacing",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+)
+
+
+def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> None:
+    """Sets every configuration's `data_identifier`, in place.
+
+    A folder is shared when all plans in `folder` that use it preprocess exactly as these plans do. Where no plans name
+    it yet, `2d` and `3d_fullres` take nnU-Net's own, so that `nnUNetPlans` made later share it in turn.
+
+    Args:
+        plans: the new plans, plain values only.
+        folder: the dataset's folder in nnUNet_preprocessed.
+        as_stock: whether these plans preprocess as nnU-Net's default planner would.
+    """
+    claims: dict[str, list[dict[str, Any]]] = {}
+    for identifier, claim in _claims(folder, plans["plans_name"]):
+        claims.setdefault(identifier, []).append(claim)
+    # The stock folder first: it is the one that a comparison needs.
+    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK}_"), name))
+    for name, block in plans["configurations"].items():
+        if "data_identifier" not in block:
+            continue
+        ours = preprocessing_of(plans, block)
+        shared = [known for known in identifiers if all(claim == ours for claim in claims[known])]
+        stock = f"{STOCK}_{name}"
+        if shared:
+            block["data_identifier"] = shared[0]
+        elif as_stock and name in STOCK_CONFIGURATIONS and stock not in claims:
+            block["data_identifier"] = stock
+        else:
+            block["data_identifier"] = f"{plans['plans_name']}_{name}"
+
+
+def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
+    """All that decides what a configuration's preprocessed data are, given the raw dataset."""
+    return {**{key: plans.get(key) for key in OF_PLANS}, **{key: block.get(key) for key in OF_CONFIGURATION}}
+
+
+def _claims(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Data identifiers that other plans of the dataset use, and how those preprocess."""
+    for path in sorted(folder.glob("*.json")):
+        if path.stem == own_name:
+            continue
+        try:
+            other = json.loads(path.read_text())
+            if not isinstance(other, dict) or not isinstance(other.get("configurations"), dict):
+                continue
+            manager = PlansManager(other)
+            blocks = [manager.get_configuration(name).configuration for name in other["configurations"]]
+        except (OSError, ValueError, KeyError) as error:
+            print(f"{path}: not looked at for shared data folders, nnU-Net could not use these plans ({error})")
+            continue
+        for block in blocks:
+            if "data_identifier" in block:
+                yield block["data_identifier"], preprocessing_of(other, block)
+
+
+def is_preprocessed(plans: Mapping[str, Any], configuration: str, folder: Path, cases: Mapping[str, Any]) -> bool:
+    """Whether a shared data folder holds every case, made after the raw files last changed and at these plans' spacing.
+
+    A folder of the plans' own says nothing of how it was made: False.
+
+    Args:
+        plans: nnU-Net's plans.
+        configuration: name of a configuration in them.
+        folder: the dataset's folder in nnUNet_preprocessed.
+        cases: paths of `images` and `label` by case, as nnU-Net lists them.
+    """
+    block = PlansManager(dict(plans)).get_configuration(configuration).configuration
+    if block["data_identifier"].startswith(f"{plans['plans_name']}_"):
+        return False
+    data = folder / block["data_identifier"]
+    return data.is_dir() and all(
+        _is_complete(data / name, files, block["spacing"], plans["transpose_forward"]) for name, files in cases.items()
+    )
+
+
+def _is_complete(stem: Path, files: Mapping[str, Any], spacing: Sequence[float], transpose: Sequence[int]) -> bool:
+    # nnU-Net writes the properties last.
+    properties_file = stem.with_name(f"{stem.name}.pkl")
+    voxels, labels = (stem.with_name(f"{stem.name}{ending}.b2nd") for ending in ("", "_seg"))
+    if not (properties_file.is_file() and voxels.is_file() and labels.is_file()):
+        return False
+    raw = [Path(path) for path in [*files["images"], files["label"]]]
+    if max(path.stat().st_mtime for path in raw) > properties_file.stat().st_mtime:
+        return False
+    try:
+        properties = pickle.loads(properties_file.read_bytes())
+        shapes = [tuple(blosc2.open(str(path), mode="r").shape[1:]) for path in (voxels, labels)]
+        cropped = properties["shape_after_cropping_and_before_resampling"]
+        original = [properties["spacing"][axis] for axis in transpose]
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError):
+        return False
+    # In 2d the first axis keeps its spacing.
+    target = [*original[: 3 - len(spacing)], *spacing]
+    return shapes[0] == shapes[1] == tuple(compute_new_shape(cropped, original, target))

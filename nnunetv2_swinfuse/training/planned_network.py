@@ -1,0 +1,61 @@
+"""Plans that were made for SwinFUSE: whether the network can be built from them and the encoder fits it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.transfer import TransferError, check_settings
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
+
+
+def check_buildable(architecture: Mapping[str, Any], configuration: str) -> EncoderSettings:
+    """Builds the network of an `architecture` block without memory and returns its sizes.
+
+    Raises:
+        ValueError: naming configuration and field, when plans were edited into something impossible.
+    """
+    try:
+        with torch.device("meta"):
+            return SwinFUSEUNet(1, 2, True, **architecture["arch_kwargs"]).settings
+    except (ValueError, TypeError, AssertionError, RuntimeError) as error:
+        reason = (str(error).splitlines() or ["no message"])[0].removeprefix("SwinFUSEUNet.__init__() ")
+        raise ValueError(
+            f"plans, configuration {configuration}: no network can be built from architecture.arch_kwargs ({reason}). "
+            "Undo the change, or plan again with swinfuse_plan_and_preprocess"
+        ) from error
+
+
+def check_encoder_fits(
+    settings: EncoderSettings, encoder: Encoder, plans: Mapping[str, Any], planned: Mapping[str, Any]
+) -> None:
+    """Refuses an encoder of other sizes than the plans were made for, before anything long begins.
+
+    Args:
+        settings: of the planned network.
+        encoder: the encoder that training would start from.
+        plans: nnU-Net's plans, for the command in the message.
+        planned: what the planner recorded in the configuration's `swinfuse.planned`.
+
+    Raises:
+        EncoderChoiceError: with what differs and the command that plans for this encoder.
+    """
+    try:
+        check_settings(settings, encoder)
+    except TransferError as error:
+        number = convert_dataset_name_to_id(plans["dataset_name"])
+        again = ["swinfuse_plan_and_preprocess", "-d", str(number), "-pretrained", str(encoder.path)]
+        again += ["-overwrite_plans_name", plans["plans_name"]]
+        if "gpu_memory_target_in_gb" in planned:
+            again += ["-gpu_memory_target", f"{planned['gpu_memory_target_in_gb']:g}"]
+        raise EncoderChoiceError(
+            f"{error} To plan for this encoder: {shlex.join(again)}; to train with the one that "
+            f"{plans['plans_name']} were made for: export {VARIABLE}=FILE"
+        ) from error

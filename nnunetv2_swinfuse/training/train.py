@@ -1,0 +1,118 @@
+"""`swinfuse_train`: nnUNetv2_train that finds this package's trainers and plans without any set-up."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_swinfuse.discovery.register import TRAINER, VARIABLE, external_trainers_folder
+
+PROGRAM = "swinfuse_train"
+PLANS_NAME = "nnUNetSwinFUSEPlans"
+STOCK_PLANS_NAME = "nnUNetPlans"
+# nnU-Net's flags that are followed by a value; without them the three positional arguments could not be told apart.
+VALUED = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device")
+
+
+class TrainingInputError(ValueError):
+    """A dataset, plan or configuration that is not there; the message says what is and what to do."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: nnU-Net's own, with the trainer found and `-tr` and `-p` filled in where they are not given."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    make_trainers_visible()
+    if "-h" in arguments or "--help" in arguments or not arguments:
+        print(
+            f"{PROGRAM} is nnUNetv2_train that finds this package's trainers. Unless given: -tr {TRAINER}, and -p "
+            f"{PLANS_NAME} where the dataset has these plans (swinfuse_plan_and_preprocess), else {STOCK_PLANS_NAME}.\n"
+        )
+        arguments = ["-h"]
+    else:
+        try:
+            arguments = complete(arguments)
+        except TrainingInputError as error:
+            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+    # Importing nnU-Net and torch takes seconds, which a wrong command should not.
+    from nnunetv2.run.run_training import run_training_entry
+
+    from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
+    from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+
+    # nnU-Net's entry point reads the command line itself.
+    sys.argv = ["nnUNetv2_train", *arguments]
+    try:
+        run_training_entry()
+    except (EncoderChoiceError, EncoderFileError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def make_trainers_visible() -> None:
+    """Adds this package's folder to `nnUNet_extTrainer` for this process and those it starts; keeps what is in it."""
+    folder = str(external_trainers_folder())
+    paths = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    if folder not in paths:
+        os.environ[VARIABLE] = os.pathsep.join([*paths, folder])
+
+
+def complete(arguments: Sequence[str]) -> list[str]:
+    """nnU-Net's arguments with trainer and plans filled in; what was given comes last and wins.
+
+    Raises:
+        TrainingInputError: when the dataset has no such plans, or these no such configuration.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in VALUED:
+        parser.add_argument(flag)
+    parser.add_argument("words", nargs="*")
+    given, _ = parser.parse_known_intermixed_args(arguments)
+    if len(given.words) != 3:
+        # nnU-Net says what is missing.
+        return ["-tr", TRAINER, *arguments]
+    dataset, configuration, _ = given.words
+    folder = _preprocessed_folder(dataset)
+    plans_name = given.p
+    if plans_name is None:
+        plans_name = PLANS_NAME if (folder / f"{PLANS_NAME}.json").is_file() else STOCK_PLANS_NAME
+    _check_plans(folder, plans_name, configuration)
+    return ["-tr", TRAINER, "-p", plans_name, *arguments]
+
+
+def _preprocessed_folder(dataset: str) -> Path:
+    from nnunetv2.paths import nnUNet_preprocessed
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return Path(nnUNet_preprocessed.require()) / maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise TrainingInputError(str(error)) from error
+
+
+def _check_plans(folder: Path, plans_name: str, configuration: str) -> None:
+    number = folder.name[len("Dataset") :].split("_")[0]
+    path = folder / f"{plans_name}.json"
+    if not path.is_file():
+        found = sorted(other.stem for other in folder.glob("*Plans*.json"))
+        raise TrainingInputError(
+            f"{path}: no such plans; the dataset has {', '.join(found) or 'none'}. Make them with: "
+            f"swinfuse_plan_and_preprocess -d {number}"
+        )
+    try:
+        configurations = list(json.loads(path.read_text())["configurations"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrainingInputError(
+            f"{path}: damaged or no plans of nnU-Net ({type(error).__name__}: {error}). Plan again with: "
+            f"swinfuse_plan_and_preprocess -d {number}"
+        ) from error
+    if configuration not in configurations:
+        raise TrainingInputError(
+            f"{path}: no configuration {configuration!r}; it has {', '.join(configurations)}. (3d_lowres and "
+            "3d_cascade_fullres are planned where the patch of 3d_fullres covers less than a quarter of the median "
+            "image.)"
+        )

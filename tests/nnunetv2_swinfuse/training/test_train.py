@@ -1,0 +1,59 @@
+import json
+import os
+
+import pytest
+
+from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+from nnunetv2_swinfuse.training.train import TrainingInputError, complete, make_trainers_visible
+
+SWINFUSE, STOCK = "nnUNetSwinFUSEPlans", "nnUNetPlans"
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch):
+    """A preprocessed dataset with both plans."""
+    folder = tmp_path / "Dataset904_Made"
+    folder.mkdir()
+    for name in (SWINFUSE, STOCK):
+        (folder / f"{name}.json").write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    return folder
+
+
+def test_trainer_and_plans_are_filled_in(dataset):
+    words = ["904", "3d_fullres", "0"]
+    assert complete(words) == ["-tr", "nnUNetTrainerSwinFUSE", "-p", SWINFUSE, *words]
+    (dataset / f"{SWINFUSE}.json").unlink()
+    assert complete(words) == ["-tr", "nnUNetTrainerSwinFUSE", "-p", STOCK, *words]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["904", "3d_fullres", "all", "-tr", "nnUNetTrainer", "-p", STOCK, "--npz", "--c", "-num_gpus", "2"],
+        ["--val", "-device", "cpu", "Dataset904_Made", "3d_fullres", "0", "--disable_checkpointing"],
+        ["-pretrained_weights", "file.pth", "904", "2d", "3", "--val_best"],
+    ],
+)
+def test_what_is_given_comes_last_and_unchanged(dataset, words):
+    filled = complete(words)
+    assert filled[-len(words) :] == words
+    assert filled[: -len(words)] == ["-tr", "nnUNetTrainerSwinFUSE", "-p", STOCK if STOCK in words else SWINFUSE]
+
+
+def test_incomplete_commands_are_left_to_nnunet(dataset):
+    assert complete(["904", "3d_fullres"])[-2:] == ["904", "3d_fullres"]
+
+
+def test_damaged_plans_are_named(dataset):
+    (dataset / f"{SWINFUSE}.json").write_text("{")
+    with pytest.raises(TrainingInputError, match=r"nnUNetSwinFUSEPlans.json: damaged.*swinfuse_plan_and_preprocess -d"):
+        complete(["904", "3d_fullres", "0"])
+
+
+def test_an_existing_variable_is_kept_and_nothing_is_added_twice(monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", "/mine")
+    make_trainers_visible()
+    make_trainers_visible()
+    assert os.environ["nnUNet_extTrainer"] == os.pathsep.join(["/mine", str(external_trainers_folder())])
