@@ -14,7 +14,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 
-from .commands import plan, predict, preprocess, train
+from .commands import plan, predict, preprocess, train, use_threads
 from .conftest import TRAINER, Workshop, publish_encoder
 
 CASES = 5
@@ -63,6 +63,8 @@ KINDS = {
     "tiny_patch": Kind(925, patch=(8, 8, 8)),
     "patch_larger_than_the_volumes": Kind(926, patch=(64, 80, 64)),
 }
+# The one with spawned processes, as users have them; the others use threads.
+SPAWNED = "four_channels_regions"
 
 
 def write_raw(kind: Kind, raw: Path) -> Path:
@@ -141,7 +143,9 @@ def check_prediction(kind: Kind, images: Path, output: Path) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_trains_validates_and_predicts(folders, tmp_path, name):
+def test_trains_validates_and_predicts(folders, tmp_path, monkeypatch, name):
+    if name != SPAWNED:
+        use_threads(monkeypatch)
     kind = KINDS[name]
     images = write_raw(kind, folders.raw)
     plan(kind.dataset)
@@ -162,7 +166,8 @@ def test_trains_validates_and_predicts(folders, tmp_path, name):
     check_prediction(kind, images, tmp_path / "out")
 
 
-def test_a_cascade_trains_and_predicts_from_the_stage_before(folders, tmp_path):
+def test_a_cascade_trains_and_predicts_from_the_stage_before(folders, tmp_path, monkeypatch):
+    use_threads(monkeypatch)
     kind = Kind(927)
     images = write_raw(kind, folders.raw)
     plan(kind.dataset)
