@@ -40,12 +40,13 @@ def nnunet(command: str, *arguments: object) -> None:
         script.load()()
 
 
-def plan(dataset: int) -> None:
-    nnunet("plan_and_preprocess", "-d", dataset, "-npfp", 1, "--no_pp")
+def plan(dataset: int, *options: str) -> None:
+    nnunet("plan_and_preprocess", "-d", dataset, "-npfp", 1, "--no_pp", *options)
 
 
-def preprocess(dataset: int, *configurations: str) -> None:
-    nnunet("preprocess", "-d", dataset, "-c", *configurations, "-np", *[1] * len(configurations))
+def preprocess(dataset: int, *configurations: str, plans: str = "nnUNetPlans") -> None:
+    which = ("-plans_name", plans, "-c", *configurations)
+    nnunet("preprocess", "-d", dataset, *which, "-np", *[1] * len(configurations))
 
 
 def train(dataset: int, configuration: str, fold: object, trainer_name: str, *options: str) -> None:

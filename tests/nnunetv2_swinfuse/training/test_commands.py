@@ -155,6 +155,30 @@ def test_several_folds_are_averaged_not_one_of_them(models, images):
     torch.testing.assert_close(logits[(0, 1)], (logits[(0,)] + logits[(1,)]) / 2, atol=2e-2, rtol=1e-2)
 
 
+def test_a_model_zip_predicts_elsewhere(models, images, tmp_path, monkeypatch):
+    archive = tmp_path / "model.zip"
+    which = ("-d", PLAIN, "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetPlans", "-f", 0, 1)
+    nnunet("export_model_to_zip", *which, "-o", archive)
+    predict(901, "3d_fullres", TRAINER, images, tmp_path / "here", "-f", 0, 1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("nnUNet_results", str(elsewhere))
+    monkeypatch.delenv("nnUNet_extTrainer")
+    nnunet("install_pretrained_model_from_zip", archive)
+    predict(901, "3d_fullres", TRAINER, images, tmp_path / "there", "-f", 0, 1)
+    here, there = masks_in(tmp_path / "here"), masks_in(tmp_path / "there")
+    assert here.keys() == there.keys()
+    assert all(np.array_equal(here[name], there[name]) for name in here)
+
+
+def test_validation_with_the_best_checkpoint_and_training_without_any(models):
+    train(901, "3d_fullres", 0, TRAINER, "--val", "--val_best")
+    train(901, "3d_fullres", 4, TRAINER, "--disable_checkpointing")
+    fold = models.model() / "fold_4"
+    assert (fold / "validation" / "summary.json").is_file()
+    assert not list(fold.glob("*.pth"))
+
+
 def test_every_fold_has_its_own_validation_case(models):
     cases = {path.name for fold in (0, 1) for path in (models.model() / f"fold_{fold}" / "validation").glob("*.nii.gz")}
     assert len(cases) == 2 <= CASES

@@ -30,6 +30,7 @@ class Kind:
         channels: nnU-Net's channel names.
         labels, entries: of dataset.json; the classes are 1 (a cuboid) and 2 (one within it).
         patch: another patch size than the planner's.
+        planner, plans: another planner than nnU-Net's default, and what its plans are called.
         expected: labels that may be predicted.
     """
 
@@ -41,6 +42,8 @@ class Kind:
     entries: dict = field(default_factory=dict)
     ignore: int | None = None
     patch: tuple[int, int, int] | None = None
+    planner: str | None = None
+    plans: str = "nnUNetPlans"
     expected: frozenset[int] = frozenset({0, 1, 2})
 
     @property
@@ -62,6 +65,7 @@ KINDS = {
     "slices_of_5_mm": Kind(924, shape=(9, 48, 40), spacing=(5.0, 0.8, 0.8)),
     "tiny_patch": Kind(925, patch=(8, 8, 8)),
     "patch_larger_than_the_volumes": Kind(926, patch=(64, 80, 64)),
+    "residual_encoder_plans": Kind(928, planner="nnUNetPlannerResEncM", plans="nnUNetResEncUNetMPlans"),
 }
 # The one with spawned processes, as users have them; the others use threads.
 SPAWNED = "four_channels_regions"
@@ -125,7 +129,7 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
 
 def check_model(folders: Workshop, kind: Kind, configuration: str = "3d_fullres", fold: object = 0) -> dict:
     """What a training must leave; returns its checkpoint."""
-    model = folders.model(dataset=kind.name, configuration=configuration)
+    model = folders.results / kind.name / f"{TRAINER}__{kind.plans}__{configuration}"
     checkpoint = torch.load(model / f"fold_{fold}" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
     assert np.isfinite(checkpoint["logging"]["val_losses"]).all()
@@ -148,11 +152,11 @@ def test_trains_validates_and_predicts(folders, tmp_path, monkeypatch, name):
         use_threads(monkeypatch)
     kind = KINDS[name]
     images = write_raw(kind, folders.raw)
-    plan(kind.dataset)
+    plan(kind.dataset, *(("-pl", kind.planner) if kind.planner else ()))
     if kind.patch:
         edit_plans(folders, kind, lambda c: c["3d_fullres"].update(patch_size=list(kind.patch), batch_size=2))
-    preprocess(kind.dataset, "3d_fullres")
-    train(kind.dataset, "3d_fullres", 0, TRAINER)
+    preprocess(kind.dataset, "3d_fullres", plans=kind.plans)
+    train(kind.dataset, "3d_fullres", 0, TRAINER, "-p", kind.plans)
     checkpoint = check_model(folders, kind)
     block = checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"]
     if name == "slices_of_5_mm":
@@ -162,7 +166,7 @@ def test_trains_validates_and_predicts(folders, tmp_path, monkeypatch, name):
     assert weight.shape[1] == len(kind.channels)
     heads = checkpoint["network_weights"]["decoder.seg_layers.0.weight"].shape[0]
     assert heads == (2 if "regions_class_order" in kind.entries else 3)
-    predict(kind.dataset, "3d_fullres", TRAINER, images, tmp_path / "out")
+    predict(kind.dataset, "3d_fullres", TRAINER, images, tmp_path / "out", "-p", kind.plans)
     check_prediction(kind, images, tmp_path / "out")
 
 
