@@ -7,11 +7,15 @@ from typing import Any
 from torch import nn
 
 
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Whether weight decay is for it: norms, biases and relative position biases have a size of their own."""
+    return parameter.ndim > 1 and not name.endswith("relative_position_bias")
+
+
 def weight_decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for AdamW: norms, biases and relative position biases have a size of their own and do not decay."""
+    """Groups for AdamW: what decays, then what does not."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        decays = parameter.ndim > 1 and not name.endswith("relative_position_bias")
-        (decayed if decays else kept).append(parameter)
+        (decayed if decays(name, parameter) else kept).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]

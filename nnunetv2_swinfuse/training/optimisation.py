@@ -1,11 +1,15 @@
-"""AdamW, warm-up and polynomial decay, gradient clipping, for use in nnU-Net's trainer as it is."""
+"""AdamW, warm-up and polynomial decay, layer-wise rates, gradient clipping, for use in nnU-Net's trainer as it is."""
 
 from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
+from nnunetv2_swinfuse.architecture.parameters import decays
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 
@@ -13,7 +17,8 @@ class WarmupPolynomial:
     """Linear warm-up, then nnU-Net's polynomial decay (exponent 0.9); the rate is a function of the epoch alone.
 
     Nothing is to be saved: `nnUNetTrainer` calls `step(epoch)` at the start of every epoch, after a resume too. Each
-    parameter group keeps the proportion that its `initial_lr` has to the others'.
+    parameter group keeps the proportion that its `initial_lr` has to the others'. Groups with a `first_epoch` are at
+    rest before it, then warm up as the others did.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, epochs: int, warmup_epochs: int):
@@ -23,27 +28,60 @@ class WarmupPolynomial:
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
 
-    def factor(self, epoch: int) -> float:
-        """The share of the peak rate in an epoch, counted from 0."""
-        if epoch < self.warmup_epochs:
-            return (epoch + 1) / (self.warmup_epochs + 1)
-        progress = (epoch - self.warmup_epochs) / max(self.epochs - self.warmup_epochs, 1)
-        return max(1 - progress, 0.0) ** 0.9
+    def factor(self, epoch: int, first_epoch: int = 0) -> float:
+        """The share of the peak rate in an epoch, counted from 0, of a group that trains from `first_epoch` on."""
+        if epoch < first_epoch:
+            return 0.0
+        warmup = min((epoch - first_epoch + 1) / (self.warmup_epochs + 1), 1.0)
+        progress = max(epoch - self.warmup_epochs, 0) / max(self.epochs - self.warmup_epochs, 1)
+        return warmup * max(1 - progress, 0.0) ** 0.9
 
     def step(self, epoch: int) -> None:
         """Sets the rate of every group for an epoch, counted from 0."""
         for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * self.factor(epoch)
+            group["lr"] = group["initial_lr"] * self.factor(epoch, group.get("first_epoch", 0))
 
 
-def build_optimizer(network: nn.Module, settings: FineTuningSettings) -> torch.optim.AdamW:
-    """AdamW that clips the gradient's norm in every step.
+def parameter_groups(
+    network: nn.Module, settings: FineTuningSettings, pretrained: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Groups for AdamW: new parameters at the full rate first, then the pretrained from the deepest layer down.
+
+    A pretrained layer's rate is `layer_decay` times that of the layer behind it, the deepest one's that of the new
+    parameters (Clark et al., arXiv 2003.10555). Norms, biases and position biases are in groups without weight decay.
+
+    Args:
+        network: the network; all of its parameters come into one group each.
+        settings: rates and decays.
+        pretrained: names of the pretrained parameters and their layers, 0 being next to the image.
+    """
+    if settings.layer_decay == 1 and not settings.linear_probe_epochs:
+        pretrained = {}
+    depth = max(pretrained.values(), default=-1) + 1
+    sorted_in: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in network.named_parameters():
+        sorted_in[depth - pretrained.get(name, depth), not decays(name, parameter)].append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.initial_lr * settings.layer_decay**distance,
+            "weight_decay": 0.0 if kept else settings.weight_decay,
+            "first_epoch": settings.linear_probe_epochs if distance else 0,
+        }
+        for (distance, kept), parameters in sorted(sorted_in.items())
+    ]
+
+
+def build_optimizer(
+    network: nn.Module, settings: FineTuningSettings, pretrained: Mapping[str, int] | None = None
+) -> torch.optim.AdamW:
+    """AdamW that clips the gradient's norm in every step; see :func:`parameter_groups`.
 
     nnU-Net's `train_step` unscales the gradients and calls the optimiser; clipping there, by a hook, leaves
-    `train_step` as it is.
+    `train_step` as it is. Frozen parameters have no gradient: they are neither clipped, nor stepped, nor decayed.
     """
-    optimizer = torch.optim.AdamW(weight_decay_groups(network, settings.weight_decay), lr=settings.initial_lr)
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(parameter_groups(network, settings, pretrained or {}), lr=settings.initial_lr)
+    parameters = list(network.parameters())
 
     def clip(*_: object) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, settings.gradient_clip)

@@ -17,14 +17,21 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
+from nnunetv2_swinfuse.compatibility import check_plugin_version
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
 from nnunetv2_swinfuse.training.planned_network import check_buildable, check_encoder_fits
+from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
 PLANS_FILE = "plans.json"
 # Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
 REQUESTS = frozenset({"encoder", "training"})
-RECORDS = frozenset({"plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "sizes_from", "planned"})
+RECORDS = frozenset(
+    {
+        "plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "pretrained_stages", "sizes_from",
+        "pretrained_weights", "planned",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
 
     Raises:
         ValueError: for a 2d configuration, an impossible plan, or settings that are unknown or not the model's.
+        VersionError: for a model of a newer version of this package.
         EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
     """
     resolved = PlansManager({name: value for name, value in plans.items() if name != "continue_training"})
@@ -82,6 +90,7 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
     encoder = None
     if trained is not None:
         plans_file = model_folder / PLANS_FILE
+        check_plugin_version(trained["swinfuse"].get("plugin"), plans_file)
         settings = recorded_settings(trained["swinfuse"].get("training", {}), requested, plans_file)
         block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
         explanation = f"network as in {plans_file}, which its trained folds use"
@@ -111,7 +120,7 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         block["swinfuse"] = {
             "plugin": version("nnunetv2-swinfuse"),
             "pretrained": pretrained,
-            **encoder_provenance(encoder, pretrained),
+            **encoder_provenance(encoder, pretrained, block["architecture"]),
             "training": settings.to_dict(),
             **({"planned": wishes["planned"]} if "planned" in wishes else {}),
         }
@@ -142,7 +151,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
     return block
 
 
-def encoder_provenance(encoder: Encoder | None, pretrained: bool) -> dict[str, Any]:
+def encoder_provenance(encoder: Encoder | None, pretrained: bool, architecture: Mapping[str, Any]) -> dict[str, Any]:
     """What plans.json and every checkpoint say of the encoder."""
     if encoder is None:
         return {}
@@ -153,6 +162,7 @@ def encoder_provenance(encoder: Encoder | None, pretrained: bool) -> dict[str, A
         "encoder_sha256": encoder.sha256,
         "encoder_source": encoder.source,
         "collection": dict(encoder.collection),
+        "pretrained_stages": pretrained_stages(architecture, encoder),
     }
 
 

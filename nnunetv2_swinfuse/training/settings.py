@@ -14,6 +14,8 @@ PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
 OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT", MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
+# What models were trained with that were recorded before a setting existed.
+EARLIER = {"layer_decay": 1.0}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class FineTuningSettings:
         initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
         weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
+        layer_decay: rate of each pretrained layer (patch embedding, DIM, each Swin stage) relative to the one behind
+            it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
+        linear_probe_epochs: for so many epochs only what is new is trained, then everything.
         warmup_epochs: epochs of linear warm-up; when not given 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block.
@@ -32,6 +37,8 @@ class FineTuningSettings:
 
     initial_lr: float = 1e-4
     weight_decay: float = 0.05
+    layer_decay: float = 0.9
+    linear_probe_epochs: int = 0
     warmup_epochs: int | None = None
     gradient_clip: float = 1.0
     drop_path_rate: float = 0.1
@@ -50,9 +57,11 @@ class FineTuningSettings:
         for name in ("initial_lr", "gradient_clip", "iterations_per_epoch", "validation_iterations_per_epoch"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("weight_decay", "warmup_epochs"):
+        for name in ("weight_decay", "linear_probe_epochs", "warmup_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and less than 1")
 
@@ -64,14 +73,21 @@ class FineTuningSettings:
         """Epochs of warm-up in a training of so many epochs.
 
         Raises:
-            ValueError: when the warm-up asked for is as long as the training or longer.
+            ValueError: when linear probing and warm-up together are as long as the training or longer.
         """
+        if self.linear_probe_epochs >= epochs:
+            raise ValueError(
+                f"linear_probe_epochs is {self.linear_probe_epochs}, the training has {epochs} epoch(s): the encoder "
+                "would never be trained. Set fewer, or freeze it for good with -tr nnUNetTrainerSwinFUSEFrozen"
+            )
         if self.warmup_epochs is None:
             return 0 if epochs == 1 else min(math.ceil(0.05 * epochs), 50)
-        if self.warmup_epochs >= epochs:
+        if self.linear_probe_epochs + self.warmup_epochs >= epochs:
             raise ValueError(
-                f"warmup_epochs is {self.warmup_epochs}, the training has {epochs} epoch(s): the peak learning rate "
-                "would never be reached. Set fewer, or leave warmup_epochs out for 5 % of the training"
+                f"warmup_epochs is {self.warmup_epochs}, the training has {epochs} epoch(s)"
+                + (f", {self.linear_probe_epochs} of them linear_probe_epochs" if self.linear_probe_epochs else "")
+                + ": the peak learning rate would never be reached. Set fewer, or leave warmup_epochs out for 5 % of "
+                "the training"
             )
         return self.warmup_epochs
 
@@ -119,7 +135,7 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
         ValueError: when something else is asked for now.
     """
     try:
-        settings = FineTuningSettings(**recorded)
+        settings = FineTuningSettings(**{**EARLIER, **recorded})
     except TypeError as error:
         raise ValueError(f"{plans}: 'swinfuse.training' is of another version ({error})") from error
     changed = [

@@ -24,9 +24,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
-from nnunetv2_swinfuse.training.encoder_choice import check_same_encoder, choose_encoder
+from nnunetv2_swinfuse.compatibility import nnunet_warning
+from nnunetv2_swinfuse.training.encoder_choice import (
+    EncoderChoiceError,
+    check_same_encoder,
+    choose_encoder,
+    trained_folds,
+)
+from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
+from nnunetv2_swinfuse.training.pretrained_part import evaluate_frozen, pretrained_layers, set_frozen
 
 
 class CheckpointError(RuntimeError):
@@ -42,10 +50,13 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     Raises:
         ValueError: for a 2d configuration, a plan that the network cannot be built from, or unknown settings.
         EncoderChoiceError, EncoderFileError, TransferError: when there is no usable encoder.
+        VersionError: for a model of a newer version of this package.
     """
 
     pretrained = True
+    frozen = False
     length = 1000
+    network: nn.Module
 
     def __init__(
         self,
@@ -64,20 +75,38 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         self.warmup_epochs = planned.settings.warmup_length(self.length)
         self.named_encoder = planned.named_encoder
         self.encoder = planned.encoder
-        self.restoring = False
+        self.restoring = self.restored = False
+        self.initial_digest: str | None = None
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
         self.num_epochs = self.length
         self.num_iterations_per_epoch = self.settings.iterations_per_epoch
         self.num_val_iterations_per_epoch = self.settings.validation_iterations_per_epoch
+        if warning := nnunet_warning():
+            self.print_to_log_file(f"SwinFUSE: WARNING: {warning}")
         self.print_to_log_file(f"SwinFUSE: {planned.explanation}.")
         self.print_to_log_file(f"SwinFUSE: fine-tuning settings {json.dumps(self.settings.to_dict())}")
+        if self.settings.linear_probe_epochs and (self.frozen or not self.pretrained):
+            self.print_to_log_file(
+                f"SwinFUSE: linear_probe_epochs has no effect: {type(self).__name__} "
+                + ("never trains its encoder." if self.frozen else "has nothing pretrained.")
+            )
 
     @property
     def provenance(self) -> dict[str, Any]:
         """The configuration's `swinfuse` block: encoder, collection, plugin version and settings."""
         return self.configuration_manager.configuration["swinfuse"]
+
+    def _set_provenance(self, provenance: dict[str, Any]) -> None:
+        self.configuration_manager.configuration["swinfuse"] = provenance
+        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
+
+    @property
+    def pretrained_layers(self) -> dict[str, int]:
+        """Names of the pretrained parameters and the layer of each, counted from the image; empty without any."""
+        stages = self.provenance.get("pretrained_stages")
+        return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
 
     def initialize(self) -> None:
         """Builds everything as nnU-Net does, then fills in the pretrained encoder, unless a checkpoint follows."""
@@ -85,15 +114,16 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         # Tensors must not linger here: nnU-Net prints every attribute into debug.json.
         self.encoder = None
         super().initialize()
-        if encoder is None:
-            return
-        image_channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
-        report = transfer_encoder(unwrapped(self.network), encoder, image_channels)
-        self.print_to_log_file(
-            f"SwinFUSE: encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on "
-            f"{encoder.collection.get('name', 'an unnamed collection')}"
-        )
-        self.print_to_log_file(str(report), add_timestamp=False)
+        if encoder is not None:
+            image_channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
+            report = transfer_encoder(unwrapped(self.network), encoder, image_channels)
+            self.print_to_log_file(
+                f"SwinFUSE: encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on "
+                f"{encoder.collection.get('name', 'an unnamed collection')}"
+            )
+            self.print_to_log_file(str(report), add_timestamp=False)
+        if not self.restoring:
+            self.initial_digest = weights_digest(unwrapped(self.network))
 
     def _encoder_to_transfer(self) -> Encoder | None:
         if self.restoring or not self.pretrained:
@@ -101,17 +131,69 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         if self.encoder is not None:
             return self.encoder
         # An earlier fold decided the network; this one must begin with the same encoder.
+        model_folder = Path(self.output_folder_base)
+        if self.provenance.get("pretrained_weights") and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
+            # The others began with -pretrained_weights; whether this one does is seen when training starts.
+            return None
         encoder, _ = choose_encoder(self.named_encoder)
-        check_same_encoder(self.provenance, encoder, Path(self.output_folder_base), self.fold)
-        provenance = {**self.provenance, **encoder_provenance(encoder, self.pretrained)}
-        self.configuration_manager.configuration["swinfuse"] = provenance
-        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
+        check_same_encoder(self.provenance, encoder, model_folder, self.fold)
+        architecture = self.configuration_manager.configuration["architecture"]
+        self._set_provenance({**self.provenance, **encoder_provenance(encoder, self.pretrained, architecture)})
         return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
         """AdamW with warm-up; the schedule is a function of the epoch, so there is nothing to resume."""
-        optimizer = build_optimizer(self.network, self.settings)
+        optimizer = build_optimizer(unwrapped(self.network), self.settings, self.pretrained_layers)
         return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
+
+    def on_train_start(self) -> None:
+        """As nnU-Net, once it is sure that this fold starts as the model's others did.
+
+        Raises:
+            EncoderChoiceError: when another fold started from something else.
+        """
+        if not self.was_initialized:
+            self.initialize()
+        if not self.restored:
+            self._record_pretrained_weights()
+            if self.local_rank == 0:
+                block = self.configuration_manager.configuration
+                record_start(Path(self.output_folder_base), self.fold, block)
+        super().on_train_start()
+
+    def _record_pretrained_weights(self) -> None:
+        """`nnUNetv2_train -pretrained_weights` loads behind the trainer's back: seen by the weights' change."""
+        digest = weights_digest(unwrapped(self.network))
+        if digest != self.initial_digest:
+            ours = ("encoder", "encoder_sha256", "encoder_source", "collection")
+            kept = {name: value for name, value in self.provenance.items() if name not in ours}
+            self._set_provenance({**kept, "pretrained_weights": digest})
+            self.print_to_log_file(
+                "SwinFUSE: other weights were loaded after the network was made, as -pretrained_weights does; all but "
+                f"the segmentation heads have the SHA-256 {digest}. The published encoder plays no part."
+            )
+        elif self.provenance.get("pretrained_weights"):
+            raise EncoderChoiceError(
+                f"{self.output_folder_base}: the other folds began with -pretrained_weights, fold {self.fold} without. "
+                "Use the same file for all folds, or move the model folder away to start a new cross-validation."
+            )
+
+    def on_train_epoch_start(self) -> None:
+        """As nnU-Net, with the pretrained part frozen or let go as the epoch demands, after a resume too."""
+        frozen = self.frozen or self.current_epoch < self.settings.linear_probe_epochs
+        layers = self.pretrained_layers
+        if (layers or self.frozen) and set_frozen(unwrapped(self.network), layers, frozen):
+            self.print_to_log_file(
+                f"SwinFUSE: {len(layers)} pretrained tensors are {'frozen' if frozen else 'trained'} from epoch "
+                f"{self.current_epoch} on."
+            )
+            network = self.network
+            if isinstance(network, DistributedDataParallel):
+                # DDP settles when it is made which gradients it waits for.
+                self.network = DistributedDataParallel(network.module, device_ids=network.device_ids)
+        super().on_train_epoch_start()
+        if frozen:
+            evaluate_frozen(unwrapped(self.network))
 
     def load_checkpoint(self, filename_or_checkpoint: dict | str) -> None:
         """As nnU-Net; the network it initialises on the way needs no pretrained encoder.
@@ -127,6 +209,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self.restoring = False
         try:
             super().load_checkpoint(filename_or_checkpoint)
+            self.restored = True
         except (RuntimeError, OSError, EOFError, KeyError, ValueError, pickle.UnpicklingError) as error:
             reason = (str(error).splitlines() or ["no message"])[0]
             raise CheckpointError(
@@ -164,6 +247,15 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The checkpoint before it is "
                 "intact: make room and go on with --c."
             ) from error
+
+
+class nnUNetTrainerSwinFUSEFrozen(nnUNetTrainerSwinFUSE):
+    """The pretrained tensors stay as they are, without stochastic depth; everything else is trained.
+
+    It shows what pretraining is worth by itself, and needs less time and memory: no gradient goes through the encoder.
+    """
+
+    frozen = True
 
 
 class nnUNetTrainerSwinFUSEScratch(nnUNetTrainerSwinFUSE):

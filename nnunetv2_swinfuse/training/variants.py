@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE, nnUNetTrainerSwinFUSEScratch
+from nnunetv2_swinfuse.training.trainer import (
+    nnUNetTrainerSwinFUSE,
+    nnUNetTrainerSwinFUSEFrozen,
+    nnUNetTrainerSwinFUSEScratch,
+)
 
 LENGTHS = {
     "1epoch": 1,
@@ -20,7 +24,7 @@ VARIANTS: dict[str, type[nnUNetTrainerSwinFUSE]] = {
         (base,),
         {"__module__": __name__, "__doc__": f"{base.__name__} for {suffix}.", "length": epochs},
     )
-    for base in (nnUNetTrainerSwinFUSE, nnUNetTrainerSwinFUSEScratch)
+    for base in (nnUNetTrainerSwinFUSE, nnUNetTrainerSwinFUSEFrozen, nnUNetTrainerSwinFUSEScratch)
     for suffix, epochs in LENGTHS.items()
 }
 # Importable by name, as pickling by spawned workers needs.

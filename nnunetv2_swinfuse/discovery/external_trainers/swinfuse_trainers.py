@@ -4,9 +4,13 @@ nnU-Net drops every module of this folder from `sys.modules` after its search: c
 pickled. They are defined in the package and only named here.
 """
 
-from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE, nnUNetTrainerSwinFUSEScratch
+from nnunetv2_swinfuse.training.trainer import (
+    nnUNetTrainerSwinFUSE,
+    nnUNetTrainerSwinFUSEFrozen,
+    nnUNetTrainerSwinFUSEScratch,
+)
 from nnunetv2_swinfuse.training.variants import VARIANTS
 
 globals().update(VARIANTS)
 
-__all__ = ["nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"]
+__all__ = ["nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEFrozen", "nnUNetTrainerSwinFUSEScratch"]

@@ -4,6 +4,7 @@ from torch import nn
 
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
+from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 from .conftest import SETTINGS
@@ -62,3 +63,43 @@ def test_gradients_are_clipped_in_every_step():
     optimizer.step()
     norm = torch.stack([parameter.grad.norm() for parameter in layer.parameters()]).norm()
     assert norm == pytest.approx(0.5, rel=1e-4)
+
+
+def test_pretrained_layers_train_the_slower_the_nearer_the_image(network):
+    settings = FineTuningSettings(initial_lr=1e-3, layer_decay=0.5, weight_decay=0.3)
+    optimizer = build_optimizer(network, settings, pretrained_layers(network, 1))
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert len(rates) == len(names)
+    # Of the layers behind the image only one Swin stage is there: patches, module, stage.
+    assert rates["patch_embed.proj.weight"] == rates["patch_embed.proj.bias"] == pytest.approx(1e-3 / 8)
+    assert rates["encoder.domain_invariance.proj.weight"] == pytest.approx(1e-3 / 4)
+    assert rates["encoder.stages.0.merging.reduction.weight"] == pytest.approx(1e-3 / 2)
+    assert {rate for name, rate in rates.items() if not name.startswith(("patch_embed.", "encoder."))} == {1e-3}
+    # nnU-Net logs the rate of the first group.
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.3}
+    WarmupPolynomial(optimizer, 10, 2).step(0)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 / 3)
+    assert optimizer.param_groups[-1]["lr"] == pytest.approx(1e-3 / 8 / 3)
+
+
+@pytest.mark.parametrize("settings", [FineTuningSettings(), FineTuningSettings(layer_decay=1.0)])
+def test_one_rate_where_nothing_was_pretrained_or_nothing_decays(network, settings):
+    layers = pretrained_layers(network, 1) if settings.layer_decay == 1 else {}
+    groups = build_optimizer(network, settings, layers).param_groups
+    assert [group["lr"] for group in groups] == [settings.initial_lr] * 2
+
+
+def test_after_linear_probing_the_pretrained_part_warms_up_of_its_own(network):
+    settings = FineTuningSettings(initial_lr=1.0, layer_decay=1.0, linear_probe_epochs=4)
+    optimizer = build_optimizer(network, settings, pretrained_layers(network, 1))
+    schedule = WarmupPolynomial(optimizer, epochs=12, warmup_epochs=2)
+    new, pretrained = [], []
+    for epoch in range(12):
+        schedule.step(epoch)
+        new.append(optimizer.param_groups[0]["lr"])
+        pretrained.append(optimizer.param_groups[-1]["lr"])
+    assert pretrained[:4] == [0, 0, 0, 0]
+    assert pretrained[4:7] == pytest.approx([new[4] / 3, new[5] * 2 / 3, new[6]])
+    assert pretrained[6:] == pytest.approx(new[6:])

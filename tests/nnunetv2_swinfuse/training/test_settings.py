@@ -48,6 +48,9 @@ def test_the_encoders_variable_is_no_setting():
         {"gradient_clip": "1"},
         {"gradient_clip": None},
         {"warmup_epochs": -1},
+        {"layer_decay": 0.0},
+        {"layer_decay": 1.1},
+        {"linear_probe_epochs": -1},
     ],
 )
 def test_impossible_values_are_named(wrong):
@@ -71,3 +74,17 @@ def test_a_model_keeps_the_settings_it_was_trained_with():
         recorded_settings(recorded, {"initial_lr": 1e-4}, "plans.json")
     with pytest.raises(ValueError, match="another version"):
         recorded_settings({**recorded, "momentum": 0.9}, {}, "plans.json")
+
+
+def test_models_of_before_layer_decay_keep_one_rate():
+    recorded = FineTuningSettings().to_dict()
+    del recorded["layer_decay"]
+    assert recorded_settings(recorded, {}, "plans.json").layer_decay == 1
+
+
+def test_linear_probing_leaves_epochs_to_train_everything():
+    assert FineTuningSettings(linear_probe_epochs=4).warmup_length(5) == 1
+    with pytest.raises(ValueError, match=r"linear_probe_epochs is 5, the training has 5.*nnUNetTrainerSwinFUSEFrozen"):
+        FineTuningSettings(linear_probe_epochs=5).warmup_length(5)
+    with pytest.raises(ValueError, match=r"warmup_epochs is 2, the training has 5.*3 of them linear_probe_epochs"):
+        FineTuningSettings(linear_probe_epochs=3, warmup_epochs=2).warmup_length(5)

@@ -1,0 +1,71 @@
+"""The part of the network that pretraining gave: how deep each parameter lies in it, and freezing it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.topology import plan_topology
+
+STAGES = "encoder.stages."
+# The patch embedding and the Domain Invariance Module come before the Swin stages.
+LAYERS_BEFORE_STAGES = 2
+
+
+def pretrained_stages(architecture: Mapping[str, Any], encoder: Encoder) -> int:
+    """How many Swin stages of a network the encoder fills: those that both have.
+
+    Args:
+        architecture: the `architecture` block of the network's configuration.
+        encoder: the pretrained encoder.
+    """
+    kwargs = architecture["arch_kwargs"]
+    own = plan_topology(kwargs["strides"], len(kwargs["depths"]))
+    given = plan_topology(encoder.strides, len(encoder.settings.depths))
+    return min(len(own.merge_strides), len(given.merge_strides))
+
+
+def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:
+    """Names of the pretrained parameters and the layer of each, counted from the image.
+
+    Layer 0 is the patch embedding, 1 the Domain Invariance Module, 2 and on are the Swin stages.
+
+    Args:
+        network: a SwinFUSE network.
+        stages: how many of its Swin stages were pretrained; further ones are new.
+    """
+    layers: dict[str, int] = {}
+    for name, _ in network.named_parameters():
+        if name.startswith("patch_embed."):
+            layers[name] = 0
+        elif name.startswith("encoder.domain_invariance."):
+            layers[name] = 1
+        elif name.startswith(STAGES) and (stage := int(name.removeprefix(STAGES).split(".")[0])) < stages:
+            layers[name] = LAYERS_BEFORE_STAGES + stage
+    return layers
+
+
+def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> bool:
+    """Freezes parameters or lets them train again; says whether anything changed.
+
+    Raises:
+        ValueError: when there is nothing of these names, so that a freeze never does nothing.
+    """
+    parameters = [parameter for name, parameter in network.named_parameters() if name in names]
+    if frozen and not parameters:
+        raise ValueError("nothing to freeze: no parameter of the network is known to be pretrained")
+    changed = any(parameter.requires_grad == frozen for parameter in parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(not frozen)
+    return changed
+
+
+def evaluate_frozen(network: nn.Module) -> None:
+    """Modules whose parameters are all frozen go into evaluation mode: no stochastic depth in fixed features."""
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()

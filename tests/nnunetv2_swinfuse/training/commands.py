@@ -1,0 +1,62 @@
+"""nnU-Net's console commands in this process: the same entry points, without a Python start for each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from importlib.metadata import entry_points
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+
+import pytest
+
+# What of the spawning context stays what it is: prediction's reader is a process with a queue.
+KEPT = ("Process", "Queue", "Event", "Manager")
+
+
+def use_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools of threads where nnU-Net asks for spawned processes, each of which costs seconds of imports.
+
+    Not for all tests: what must survive pickling and a new process is seen only in spawned ones.
+    """
+    get_context = multiprocessing.get_context
+
+    def with_threads(method: str | None = None) -> object:
+        context = get_context(method)
+        if method != "spawn":
+            return context
+        return SimpleNamespace(Pool=ThreadPool, **{name: getattr(context, name) for name in KEPT})
+
+    monkeypatch.setattr(multiprocessing, "get_context", with_threads)
+
+
+def nnunet(command: str, *arguments: object) -> None:
+    """Runs `nnUNetv2_COMMAND ARGUMENTS`, as installed."""
+    (script,) = entry_points(group="console_scripts", name=f"nnUNetv2_{command}")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(sys, "argv", [script.name, *map(str, arguments)])
+        # Planning hands this number to torch.set_num_threads; training augments in this process with 0.
+        monkeypatch.setenv("nnUNet_n_proc_DA", "0" if command == "train" else "1")
+        script.load()()
+
+
+def plan(dataset: int, *options: str) -> None:
+    nnunet("plan_and_preprocess", "-d", dataset, "-npfp", 1, "--no_pp", *options)
+
+
+def preprocess(dataset: int, *configurations: str, plans: str = "nnUNetPlans") -> None:
+    which = ("-plans_name", plans, "-c", *configurations)
+    nnunet("preprocess", "-d", dataset, *which, "-np", *[1] * len(configurations))
+
+
+def train(dataset: int, configuration: str, fold: object, trainer_name: str, *options: str) -> None:
+    nnunet("train", dataset, configuration, fold, "-tr", trainer_name, "-device", "cpu", *options)
+
+
+def predict(
+    dataset: int, configuration: str, trainer_name: str, images: object, output: object, *options: object
+) -> None:
+    """Without mirroring, in this process."""
+    where = ("-d", dataset, "-c", configuration, "-tr", trainer_name, "-i", images, "-o", output)
+    folds = () if "-f" in options else ("-f", 0)
+    nnunet("predict", *where, *folds, "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0, *options)

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+import torch
+
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.fold_start import RECORD, record_start, weights_digest
+
+
+def block(sha256="a" * 64, feature_size=12, **provenance):
+    return {
+        "architecture": {"arch_kwargs": {"feature_size": feature_size}},
+        "swinfuse": {"encoder_sha256": sha256, "encoder_source": f"/runs/{sha256[0]}/encoder.pth", **provenance},
+    }
+
+
+def test_folds_that_start_alike_all_start(tmp_path):
+    for fold in (0, 1, "all", 0):
+        record_start(tmp_path, fold, block())
+    assert len(list(tmp_path.glob(f"fold_*/{RECORD}"))) == 3
+    assert json.loads((tmp_path / "fold_1" / RECORD).read_text())["encoder_sha256"] == "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (block("b" * 64), r"encoder_sha256 is aaa.*there, bbb.*here.*export SWINFUSE_CHECKPOINT=/runs/a/encoder.pth"),
+        (block(training={"initial_lr": 1}), "training is None there"),
+        (block(pretrained_weights="c" * 64), "pretrained_weights is None there"),
+        (block(feature_size=24), "the network has other sizes"),
+    ],
+)
+def test_a_fold_that_starts_otherwise_is_refused_and_leaves_nothing(tmp_path, other, message):
+    record_start(tmp_path, 0, block())
+    with pytest.raises(EncoderChoiceError, match=message) as error:
+        record_start(tmp_path, 1, other)
+    assert f"delete {tmp_path / 'fold_0'}" in str(error.value)
+    assert not (tmp_path / "fold_1" / RECORD).exists()
+
+
+def test_a_refused_fold_keeps_its_older_record(tmp_path):
+    for fold in (0, 1):
+        record_start(tmp_path, fold, block())
+    before = (tmp_path / "fold_1" / RECORD).read_text()
+    with pytest.raises(EncoderChoiceError):
+        record_start(tmp_path, 1, block("b" * 64))
+    assert (tmp_path / "fold_1" / RECORD).read_text() == before
+
+
+def test_the_only_fold_may_start_anew_from_something_else(tmp_path):
+    record_start(tmp_path, 0, block())
+    record_start(tmp_path, 0, block("b" * 64))
+    record_start(tmp_path, 1, block("b" * 64))
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    record_start(tmp_path, 0, block())
+    (tmp_path / "fold_0" / RECORD).write_text("{")
+    with pytest.raises(ValueError, match=r"fold_0/swinfuse.json: damaged"):
+        record_start(tmp_path, 1, block())
+
+
+def test_the_digest_sees_every_weight_but_the_heads():
+    network = torch.nn.Module()
+    network.body = torch.nn.Linear(2, 2)
+    network.decoder = torch.nn.Module()
+    network.decoder.seg_layers = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    before = weights_digest(network)
+    with torch.no_grad():
+        network.decoder.seg_layers[0].weight += 1
+        assert weights_digest(network) == before
+        network.body.bias += 1
+        assert weights_digest(network) != before
