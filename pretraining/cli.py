@@ -62,6 +62,7 @@ def run(options: argparse.Namespace, again: str) -> None:
     # These take seconds to import: not for --help or a missing path.
     from pretraining.checkpoint import export_encoder, load_checkpoint
     from pretraining.cost import advice
+    from pretraining.initialization import load_initial
     from pretraining.loop import CHECKPOINT, Interrupted, train
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
@@ -71,12 +72,12 @@ def run(options: argparse.Namespace, again: str) -> None:
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
     folder = results / name / RUN_FOLDER.format(preset=preset)
-    state = None
+    state, initial = None, None
     if options.continue_run:
         state = load_checkpoint(folder / CHECKPOINT)
         configuration = continued_configuration(state.configuration, given, folder)
     else:
-        configuration = Configuration.from_dict({**load_preset(preset), **given}, "command line")
+        configuration, initial = load_initial(Configuration.from_dict({**load_preset(preset), **given}, "command line"))
         if (folder / CHECKPOINT).exists() and not options.overwrite:
             raise InputError(
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
@@ -102,7 +103,7 @@ def run(options: argparse.Namespace, again: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration.json").write_text(json.dumps(configuration.to_dict(), indent=4) + "\n")
     try:
-        model = train(folder, volumes, configuration, device, state)
+        model = train(folder, volumes, configuration, device, state, initial)
     except Interrupted as stopped:
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None

@@ -38,6 +38,8 @@ class Configuration:
         single_share: share of the steps in which each image goes through the module alone, as in fine-tuning.
         drop_path_rate: stochastic depth.
         checkpointing: recompute Swin blocks in the backward pass.
+        init_from: an encoder file to begin from, SwinFUSE's or MONAI's; empty for random weights.
+        monai_legacy_merging, monai_clamped_bias: see :class:`EncoderSettings`; set by what `init_from` holds.
         steps: optimiser steps.
         warmup_steps: steps of linear warm-up, then cosine decay.
         learning_rate, weight_decay: of AdamW.
@@ -74,6 +76,9 @@ class Configuration:
     single_share: float = 0.25
     drop_path_rate: float = 0.0
     checkpointing: bool = False
+    init_from: str = ""
+    monai_legacy_merging: bool = False
+    monai_clamped_bias: bool = False
 
     steps: int = 100_000
     warmup_steps: int = 500
@@ -150,6 +155,8 @@ class Configuration:
             window_size=self.window_size,
             mlp_ratio=self.mlp_ratio,
             domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
+            monai_legacy_merging=self.monai_legacy_merging,
+            monai_clamped_bias=self.monai_clamped_bias,
         )
 
     def loss_weight(self, loss: str) -> float:

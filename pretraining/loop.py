@@ -16,12 +16,14 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
 from pretraining.checkpoint import TrainingState, save_checkpoint
 from pretraining.configuration import Configuration
 from pretraining.cost import in_words
 from pretraining.crops import CropDataset, PreprocessedCollection
 from pretraining.errors import InputError
+from pretraining.initialization import initialize
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.log import RunLog
@@ -65,6 +67,7 @@ def train(
     configuration: Configuration,
     device: torch.device,
     state: TrainingState | None = None,
+    initial: Encoder | None = None,
 ) -> PretrainingModel:
     """Trains to the configuration's last step, from the beginning or from a checkpoint's state.
 
@@ -74,6 +77,7 @@ def train(
         configuration: settings of the run.
         device: where to train; bf16 autocast is used on CUDA.
         state: a checkpoint's, to go on from.
+        initial: an encoder to begin from, where there is no state.
 
     Returns:
         The trained model.
@@ -95,6 +99,8 @@ def train(
         step, seconds = state.step, state.seconds
         bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
     log = RunLog(folder, step)
+    if initial is not None and state is None:
+        log.say(f"Beginning from {initial.path}. {initialize(model, initial)}")
     batches = iter(
         DataLoader(
             CropDataset(

@@ -70,8 +70,8 @@ class PretrainingModel(nn.Module):
 
     def __init__(self, configuration: Configuration):
         super().__init__()
-        topology = configuration.topology
-        settings = configuration.encoder_settings
+        topology = self.topology = configuration.topology
+        settings = self.settings = configuration.encoder_settings
         self.fusion = configuration.fusion
         self.patch_embed = PatchEmbedding(1, settings.feature_size, topology.patch_stride)
         self.encoder = SwinEncoder(

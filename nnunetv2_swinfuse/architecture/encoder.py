@@ -34,6 +34,10 @@ class EncoderSettings:
         window_size: window in tokens along each axis.
         mlp_ratio: hidden channels of the feed-forward networks, relative to their input's.
         domain_invariance: fields of :class:`DomainInvarianceSettings`, or None for an encoder without the module.
+        monai_legacy_merging: patch merging joins the sub-grids that MONAI joined before version 1.5, two of them twice
+            and two never. For weights trained so, which mean nothing otherwise.
+        monai_clamped_bias: windows clamped to small maps look up their bias as MONAI's do, at wrong offsets. For
+            weights trained so.
     """
 
     feature_size: int = 48
@@ -42,6 +46,8 @@ class EncoderSettings:
     window_size: int = 7
     mlp_ratio: float = 4.0
     domain_invariance: dict[str, Any] | None = field(default_factory=default_domain_invariance)
+    monai_legacy_merging: bool = False
+    monai_clamped_bias: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))
@@ -135,6 +141,8 @@ class SwinEncoder(nn.Module):
                     settings.mlp_ratio,
                     rates[first : first + depths[index]],
                     checkpointing,
+                    settings.monai_legacy_merging,
+                    settings.monai_clamped_bias,
                 )
             )
         self.stages = nn.ModuleList(stages)

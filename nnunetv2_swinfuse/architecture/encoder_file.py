@@ -105,7 +105,7 @@ def load_encoder(path: str | os.PathLike[str]) -> Encoder:
     path = Path(path)
     if not path.is_file():
         raise EncoderFileError(f"{path}: no such encoder file. Pretrain one with: swinfuse_pretrain -d COLLECTION")
-    content = _load_plain(path)
+    content = load_plain(path)
     if content.get("format") != FORMAT:
         raise EncoderFileError(
             f"{path}: not a SwinFUSE encoder (its 'format' is {content.get('format')!r}, expected {FORMAT!r}). "
@@ -133,7 +133,7 @@ def load_encoder(path: str | os.PathLike[str]) -> Encoder:
             source=content["source"],
             details={name: value for name, value in content.items() if name not in known},
             path=str(path),
-            sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+            sha256=file_hash(path),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise EncoderFileError(
@@ -141,14 +141,26 @@ def load_encoder(path: str | os.PathLike[str]) -> Encoder:
         ) from error
 
 
-def _load_plain(path: Path) -> dict[str, Any]:
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def load_plain(path: Path) -> dict[str, Any]:
+    """A dictionary of tensors and plain values, read without code execution.
+
+    Raises:
+        EncoderFileError: saying what is wrong with the file and what to do.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise EncoderFileError(
             f"{path}: needs code execution to be read, or is corrupted, and was refused "
             f"({str(error).splitlines()[0]}). "
-            "If you trust its origin, load it yourself and save its tensors alone with torch.save."
+            'If you trust its origin, convert it: python -c "import torch; '
+            f"state = torch.load('{path}', map_location='cpu', weights_only=False); "
+            "torch.save(state.get('state_dict', state), 'tensors.pth')\" and use tensors.pth."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise EncoderFileError(

@@ -35,15 +35,30 @@ class PatchEmbedding(nn.Module):
         return self.proj(image)
 
 
+# First voxel (z, y, x) of each sub-grid that MONAI joined before version 1.5: two twice, two never.
+MONAI_LEGACY_SUBGRIDS: tuple[Triple, ...] = (
+    (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 0), (1, 0, 0), (1, 1, 1),
+)  # fmt: skip
+
+
 class PatchMerging(nn.Module):
     """Joins the `prod(stride)` neighbours of each output position and projects them to twice the channels.
 
-    Sub-grids are joined with the last axis running fastest, which is MONAI's `mergingv2` order.
+    Sub-grids are joined with the last axis running fastest.
+
+    Args:
+        channels: channels of the incoming map.
+        stride: 1 or 2 along each axis (z, y, x).
+        monai_legacy: where all three axes are halved, join the sub-grids that MONAI joined before version 1.5.
     """
 
-    def __init__(self, channels: int, stride: Triple):
+    def __init__(self, channels: int, stride: Triple, monai_legacy: bool = False):
         super().__init__()
         self.stride = stride
+        sz, sy, sx = stride
+        self.subgrids: tuple[Triple, ...] = tuple(itertools.product(range(sz), range(sy), range(sx)))
+        if monai_legacy and stride == (2, 2, 2):
+            self.subgrids = MONAI_LEGACY_SUBGRIDS
         neighbours = math.prod(stride)
         self.norm = nn.LayerNorm(neighbours * channels)
         self.reduction = nn.Linear(neighbours * channels, 2 * channels, bias=False)
@@ -54,7 +69,7 @@ class PatchMerging(nn.Module):
         if any(padding):
             x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
         sz, sy, sx = self.stride
-        grids = [x[:, i::sz, j::sy, k::sx] for i, j, k in itertools.product(range(sz), range(sy), range(sx))]
+        grids = [x[:, z::sz, y::sy, x_::sx] for z, y, x_ in self.subgrids]
         return self.reduction(self.norm(torch.cat(grids, dim=-1)))
 
 
@@ -74,12 +89,19 @@ class SwinBlock(nn.Module):
     """Pre-norm window attention and feed-forward network, each with a residual and stochastic depth."""
 
     def __init__(
-        self, channels: int, num_heads: int, window_size: Triple, shifted: bool, mlp_ratio: float, drop_path: float
+        self,
+        channels: int,
+        num_heads: int,
+        window_size: Triple,
+        shifted: bool,
+        mlp_ratio: float,
+        drop_path: float,
+        monai_clamped_bias: bool = False,
     ):
         super().__init__()
         self.shifted = shifted
         self.norm1 = nn.LayerNorm(channels)
-        self.attention = WindowAttention(channels, num_heads, window_size)
+        self.attention = WindowAttention(channels, num_heads, window_size, monai_clamped_bias)
         self.norm2 = nn.LayerNorm(channels)
         self.mlp = FeedForward(channels, mlp_ratio)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
@@ -100,6 +122,7 @@ class SwinStage(nn.Module):
         mlp_ratio: hidden channels of the feed-forward network, relative to `channels`.
         drop_path: stochastic depth rate of each block; its length is the stage's depth.
         checkpointing: recompute each block in the backward pass instead of keeping its activations.
+        monai_legacy_merging, monai_clamped_bias: see :class:`EncoderSettings`.
     """
 
     def __init__(
@@ -111,14 +134,16 @@ class SwinStage(nn.Module):
         mlp_ratio: float,
         drop_path: Sequence[float],
         checkpointing: bool = False,
+        monai_legacy_merging: bool = False,
+        monai_clamped_bias: bool = False,
     ):
         super().__init__()
         self.checkpointing = checkpointing
         self.blocks = nn.ModuleList(
-            SwinBlock(channels, num_heads, window_size, index % 2 == 1, mlp_ratio, rate)
+            SwinBlock(channels, num_heads, window_size, index % 2 == 1, mlp_ratio, rate, monai_clamped_bias)
             for index, rate in enumerate(drop_path)
         )
-        self.merging = PatchMerging(channels, stride)
+        self.merging = PatchMerging(channels, stride, monai_legacy_merging)
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:

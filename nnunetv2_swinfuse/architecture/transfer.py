@@ -6,14 +6,17 @@ sides have must be covered.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
+from nnunetv2_swinfuse.architecture.topology import Topology, Triple, plan_topology
 
 PATCH_WEIGHT = "patch_embed.proj.weight"
 
@@ -30,7 +33,7 @@ class TransferReport:
         matched: copied as they are.
         adapted: copied after a change, with the change in words.
         fresh: tensors of the network that pretraining does not give.
-        unused: pretrained tensors that the network has no place for (it has fewer stages).
+        unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
     """
 
     matched: list[str] = field(default_factory=list)
@@ -49,7 +52,18 @@ class TransferReport:
         return "\n".join(lines)
 
 
-def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: int | None = None) -> TransferReport:
+class Target(Protocol):
+    """A network with a SwinFUSE encoder under the names `patch_embed` and `encoder`."""
+
+    settings: EncoderSettings
+    topology: Topology
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
+def transfer_encoder(
+    network: Target, encoder: Encoder, image_channels: int | None = None, new_domain_invariance: bool = False
+) -> TransferReport:
     """Copies a pretrained encoder into a network, in place.
 
     - Input channels: the pretrained filters are spread over all image channels and rescaled, so that an image repeated
@@ -64,11 +78,13 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
         network: the network to fill.
         encoder: the pretrained encoder.
         image_channels: how many of the network's input channels are images; all when not given.
+        new_domain_invariance: accept an encoder without the Domain Invariance Module; the network's stays as it is.
 
     Raises:
         TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
     """
-    _check_settings(network, encoder)
+    added = new_domain_invariance and encoder.settings.domain_invariance is None
+    _check_settings(network, encoder, ignored={"domain_invariance"} if added else set())
     target = network.state_dict()
     source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
     report = TransferReport()
@@ -90,7 +106,9 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
             if strides[0] != strides[1]:
                 if name not in adapted_merging:
                     prefix = name[: name.index("merging.") + len("merging.")]
-                    adapted_merging |= _adapt_merging(encoder.weights, prefix, *strides)
+                    legacy = encoder.settings.monai_legacy_merging and strides[0] == (2, 2, 2)
+                    weights = sort_legacy_subgrids(encoder.weights, prefix) if legacy else encoder.weights
+                    adapted_merging |= _adapt_merging(weights, prefix, *strides)
                 adapted = adapted_merging[name]
                 how = f"stride {strides[0]} to {strides[1]}"
         if adapted.shape != target[name].shape:
@@ -104,20 +122,21 @@ def transfer_encoder(network: SwinFUSEUNet, encoder: Encoder, image_channels: in
         else:
             report.matched.append(name)
     report.fresh = [name for name in target if name not in filled]
-    _check_coverage(report, network, source_topology.merge_strides)
+    report.unused += encoder.details.get("left_out", [])
+    _check_coverage(report, network, source_topology.merge_strides, ("encoder.domain_invariance.",) if added else ())
     with torch.no_grad():
         for name, tensor in filled.items():
             target[name].copy_(tensor)
     return report
 
 
-def _check_settings(network: SwinFUSEUNet, encoder: Encoder) -> None:
+def _check_settings(network: Target, encoder: Encoder, ignored: set[str]) -> None:
     ours, theirs = network.settings.to_dict(), encoder.settings.to_dict()
     differing = {
         # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
         for name in ours
-        if _comparable(ours[name]) != _comparable(theirs[name])
+        if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
     }
     common = min(len(network.settings.depths), len(encoder.settings.depths))
     for name in ("depths", "num_heads"):
@@ -135,9 +154,11 @@ def _comparable(value: object) -> object:
     return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
 
 
-def _check_coverage(report: TransferReport, network: SwinFUSEUNet, source_merges: tuple[Triple, ...]) -> None:
+def _check_coverage(
+    report: TransferReport, network: Target, source_merges: tuple[Triple, ...], new: tuple[str, ...]
+) -> None:
     common = min(len(network.topology.merge_strides), len(source_merges))
-    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides)))
+    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides))) + new
     missing = [
         name
         for name in report.fresh
@@ -178,7 +199,7 @@ def _adapt_patch_filters(weight: Tensor, channels: int, image_channels: int, str
     return weight, ", ".join(steps)
 
 
-def _adapt_merging(weights: dict[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
+def _adapt_merging(weights: Mapping[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
     """Norm and reduction of a patch merging for another stride.
 
     The norm's scale is taken into the reduction before folding, and its shift is chosen so that it contributes to the
@@ -199,6 +220,25 @@ def _adapt_merging(weights: dict[str, Tensor], prefix: str, old: Triple, new: Tr
     folded_shift = torch.linalg.lstsq(folded, (reduction @ shift)[:, None], driver="gelsd").solution[:, 0]
     adapted = {"reduction.weight": folded, "norm.weight": torch.ones_like(folded_shift), "norm.bias": folded_shift}
     return {prefix + name: value.to(weights[prefix + name].dtype) for name, value in adapted.items()}
+
+
+def sort_legacy_subgrids(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A patch merging of MONAI's legacy sub-grids as one of all eight, those it never saw with weight zero.
+
+    Norm's scale and shift are taken into the reduction's share of each sub-grid. The norm's statistics then count every
+    sub-grid once: the same for maps that are constant along the axes, an approximation otherwise.
+    """
+    reduction, scale, shift = (weights[prefix + name] for name in ("reduction.weight", "norm.weight", "norm.bias"))
+    channels = len(scale) // len(MONAI_LEGACY_SUBGRIDS)
+    kernel = reduction.new_zeros(len(reduction), 2, 2, 2, channels)
+    offset = reduction @ shift
+    scaled = (reduction * scale).unflatten(-1, (-1, channels))
+    for slot, (z, y, x) in enumerate(MONAI_LEGACY_SUBGRIDS):
+        kernel[:, z, y, x] += scaled[:, slot]
+    flat = kernel.flatten(1)
+    flat_shift = torch.linalg.lstsq(flat.double(), offset[:, None].double(), driver="gelsd").solution[:, 0]
+    values = {"reduction.weight": flat, "norm.weight": torch.ones_like(scale), "norm.bias": flat_shift.to(shift.dtype)}
+    return {prefix + name: value for name, value in values.items()}
 
 
 def _by_module(names: list[str]) -> dict[str, int]:

@@ -71,7 +71,8 @@ class SwinFUSEUNet(nn.Module):
         deep_supervision: whether the decoder returns every resolution in training; can be changed later.
         strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
         kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
-        feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance: see :class:`EncoderSettings`.
+        feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance, monai_legacy_merging,
+            monai_clamped_bias: see :class:`EncoderSettings`.
         stem_features: channels at full resolution; half the feature size when not given, since full-resolution
             convolutions are most of the network's cost.
         max_features: most channels of a skip, nnU-Net's 320.
@@ -97,6 +98,8 @@ class SwinFUSEUNet(nn.Module):
         window_size: int = EncoderSettings.window_size,
         mlp_ratio: float = EncoderSettings.mlp_ratio,
         domain_invariance: Mapping[str, Any] | None,
+        monai_legacy_merging: bool = EncoderSettings.monai_legacy_merging,
+        monai_clamped_bias: bool = EncoderSettings.monai_clamped_bias,
         stem_features: int | None = None,
         max_features: int = 320,
         n_conv_per_stage_decoder: int = 2,
@@ -111,6 +114,8 @@ class SwinFUSEUNet(nn.Module):
             window_size,
             mlp_ratio,
             None if domain_invariance is None else dict(domain_invariance),
+            monai_legacy_merging,
+            monai_clamped_bias,
         )
         self.topology = plan_topology(strides, len(self.settings.depths))
         stages = len(self.topology.strides)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder, load_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
+from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 
 VARIABLE = "SWINFUSE_CHECKPOINT"
 CHECKPOINTS = "checkpoint_*.pth"
@@ -52,7 +53,7 @@ def choose_encoder(named: str | None) -> tuple[Encoder, str]:
             "not exist. Pretrain one (swinfuse_pretrain -d COLLECTION), point the variable to one, or train the same "
             "network from random weights with -tr nnUNetTrainerSwinFUSEScratch."
         )
-    return load_encoder(found[0]), found[1]
+    return load_pretrained(found[0]), found[1]
 
 
 def trained_folds(model_folder: Path) -> list[str]:

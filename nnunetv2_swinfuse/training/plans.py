@@ -13,7 +13,8 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
@@ -152,7 +153,7 @@ def encoder_provenance(encoder: Encoder | None, pretrained: bool) -> dict[str, A
 
 def _encoder_for_sizes(named: str | None) -> tuple[Encoder | None, str]:
     found = find_encoder(named)
-    return (None, "") if found is None else (load_encoder(found[0]), found[1])
+    return (None, "") if found is None else (load_pretrained(found[0]), found[1])
 
 
 def _swinfuse_architecture(

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from nnunetv2_swinfuse.architecture.pretrained import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
+
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
-OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT"})
+OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT", MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 
 

@@ -3,12 +3,7 @@ import itertools
 import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture.attention import (
-    WindowAttention,
-    merge_windows,
-    partition_windows,
-    relative_position_index,
-)
+from nnunetv2_swinfuse.architecture.attention import WindowAttention, relative_position_index
 from nnunetv2_swinfuse.architecture.topology import clamp_window
 
 
@@ -53,7 +48,10 @@ def test_equals_attention_written_out_by_definition(shape, shifted):
     torch.nn.init.normal_(attention.relative_position_bias)
     x = torch.randn(2, *shape, 8, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(attention(x, shifted), attend_by_definition(attention, x, shifted))
+        expected = attend_by_definition(attention, x, shifted)
+        torch.testing.assert_close(attention(x, shifted), expected)
+    # Where gradients are recorded, other kernels are at work.
+    torch.testing.assert_close(attention(x, shifted), expected)
 
 
 def test_clamped_windows_use_the_bias_of_the_true_offsets():
@@ -62,13 +60,6 @@ def test_clamped_windows_use_the_bias_of_the_true_offsets():
     assert torch.equal(clamped, full[:2, :, :3, :2, :, :3])
     assert full.max() == 9**3 - 1
     assert full.min() == 0
-
-
-def test_partition_and_merge_are_inverse():
-    x = torch.randn(2, 6, 4, 8, 3)
-    windows = partition_windows(x, (3, 2, 4))
-    assert windows.shape == (2, 2, 2, 2, 24, 3)
-    assert torch.equal(merge_windows(windows, (3, 2, 4)), x)
 
 
 def test_gradients():

@@ -266,3 +266,19 @@ def test_a_checkpoint_of_ours_is_stock_pretrained_weights_for_another_dataset(co
     assert set(ours) - same == {key for key in ours if ".seg_layers." in key}
     batch = trainer.get_dataloaders()[0]
     assert trainer.train_step(next(batch))["loss"] == pytest.approx(0, abs=10)
+
+
+def test_starts_from_a_monai_checkpoint(published, tmp_path, monkeypatch):
+    swin_unetr = pytest.importorskip("monai.networks.nets.swin_unetr")
+    peer = swin_unetr.SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), window_size=3)
+    torch.save({"state_dict": peer.state_dict()}, tmp_path / "swin_unetr.pt")
+    monkeypatch.setenv("SWINFUSE_CHECKPOINT", str(tmp_path / "swin_unetr.pt"))
+    monkeypatch.setenv("SWINFUSE_MONAI_MERGING", "merging")
+    trainer = make_trainer()
+    trainer.initialize()
+    weight = unwrapped(trainer.network).patch_embed.proj.weight
+    # MONAI's axes are x, y, z; the sums over a patch survive another patch stride.
+    expected = peer.swinViT.patch_embed.proj.weight
+    torch.testing.assert_close(weight.sum((2, 3, 4)), expected.sum((2, 3, 4)))
+    assert trainer.provenance["encoder"] == str(tmp_path / "swin_unetr.pt")
+    assert "merging=merging" in trainer.provenance["collection"]["name"]
