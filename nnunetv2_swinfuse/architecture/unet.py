@@ -110,9 +110,9 @@ class SwinFUSEUNet(nn.Module):
         super().__init__()
         if unknown:
             raise ValueError(
-                f"architecture.arch_kwargs has {sorted(unknown)}, which this version of nnunetv2-swinfuse does not know: "
-                "the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans.json was "
-                "edited"
+                f"architecture.arch_kwargs has {sorted(unknown)}, which this version of nnunetv2-swinfuse does not "
+                "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
+                "were edited"
             )
         self.settings = EncoderSettings(
             feature_size,
