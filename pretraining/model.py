@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.configuration import Configuration
 
 PROJECTION_FEATURES = 128
+# Channels of each cell that the rotation head reads.
+TURN_FEATURES = 32
 
 
 class InpaintingHead(nn.Module):
@@ -48,6 +51,29 @@ class InpaintingHead(nn.Module):
         return self.voxels(x)
 
 
+class RotationHead(nn.Module):
+    """Quarter turns from a coarse map of the deepest features.
+
+    The mean over the map, as in Swin UNETR, does not say where anything is: after 250 steps of the tiny preset on real
+    volumes it predicted turns hardly above chance.
+
+    Args:
+        channels: channels of the deepest features.
+    """
+
+    GRID: Triple = (2, 4, 4)
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.reduce = nn.Linear(channels, TURN_FEATURES)
+        self.classify = nn.Linear(TURN_FEATURES * math.prod(self.GRID), 4)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Deepest map (B, C, z, y, x) to logits (B, 4)."""
+        cells = F.adaptive_avg_pool3d(feature, self.GRID).flatten(2).transpose(1, 2)
+        return self.classify(F.gelu(self.reduce(cells)).flatten(1))
+
+
 class Predictions(NamedTuple):
     """What the heads make of one modality's features.
 
@@ -79,7 +105,7 @@ class PretrainingModel(nn.Module):
         )
         channels = self.encoder.output_channels
         self.inpainting_head = InpaintingHead(channels, settings.feature_size, topology.patch_stride)
-        self.rotation_head = nn.Linear(channels[-1], 4)
+        self.rotation_head = RotationHead(channels[-1])
         self.projection_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
         )
@@ -107,7 +133,7 @@ class PretrainingModel(nn.Module):
 
     def _split(self, features: Sequence[Tensor], batch: int) -> tuple[Predictions, Predictions]:
         pooled = features[-1].mean((2, 3, 4))
-        outputs = (self.inpainting_head(features), self.rotation_head(pooled), self.projection_head(pooled))
+        outputs = (self.inpainting_head(features), self.rotation_head(features[-1]), self.projection_head(pooled))
         return Predictions(*(o[:batch] for o in outputs)), Predictions(*(o[batch:] for o in outputs))
 
     def encoder_weights(self) -> dict[str, Tensor]:
