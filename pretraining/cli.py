@@ -64,6 +64,7 @@ def run(options: argparse.Namespace, again: str) -> None:
     from pretraining.cost import advice
     from pretraining.initialization import load_initial
     from pretraining.loop import CHECKPOINT, Interrupted, train
+    from pretraining.monitoring.tensorboard import require_tensorboard
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
     preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
@@ -83,6 +84,8 @@ def run(options: argparse.Namespace, again: str) -> None:
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
                 "or keep it and move the folder away"
             )
+    if configuration.tensorboard:
+        require_tensorboard()
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
         print(f"No preset was asked for: '{preset}' suits the {device.type} found here. Choose another with -p.")
