@@ -17,6 +17,8 @@ from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.nnssl_plan import encoder_details
 
+# The checkpoint in a run's folder.
+CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
 FORMAT_VERSION = 1
 

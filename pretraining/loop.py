@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
-from pretraining.checkpoint import TrainingState, save_checkpoint
+from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.cost import in_words
 from pretraining.crops import CropDataset, PreprocessedCollection
@@ -35,7 +35,6 @@ from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.schedule import learning_rate
 
-CHECKPOINT = "checkpoint_latest.pth"
 READ_EVERY = 20
 REMEDY = "The checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
 

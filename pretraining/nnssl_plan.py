@@ -1,8 +1,8 @@
 """What nnssl's checkpoints carry beside their weights, so that tools made for those can read an encoder of ours.
 
 Fields: nnssl's `adaptation_planning/adaptation_plan.py` (AdaptationPlan, ArchitecturePlans) and
-`experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Tensors are found by the keys: `patch_embed`
-is the stem, `encoder` all behind it.
+`experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Tensors are found by the keys:
+`patch_embed` is the stem, `encoder` all behind it.
 """
 
 from __future__ import annotations
