@@ -122,10 +122,10 @@ def _health(validations: Sequence[dict[str, Any]]) -> str:
         if not measured(panel, validations):
             continue
         for name in panel.names:
-            title = panel.title if len(panel.names) == 1 else f"{panel.title} ({name})"
+            title = panel.title if len(panel.names) == 1 else f"{panel.title} ({name.replace('_', ' ')})"
             rows.append((title, *(record.get(name) for record in shown), panel.hint or "falls"))
     steps = (f"step {record['step']}" for record in shown)
-    return page.section("Health", page.table(("on validation crops", *steps, "what it says"), rows))
+    return page.section("Health", page.table(("on validation crops", *steps, "how to read it"), rows))
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> str:
