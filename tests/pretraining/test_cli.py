@@ -65,9 +65,6 @@ def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     assert encoder.sha256 == load_encoder(run_folder(finished) / "encoder.pth").sha256
     assert encoder.source == str(run_folder(finished) / "encoder.pth")
     assert encoder.spacing == pytest.approx((3.6, 4.0, 4.0))
-    # Planning can normalise in the same way.
-    assert encoder.details["normalisation"]["ct"]["std"] > 0
-    assert isinstance(encoder.details["normalisation"]["mr_use_mask"], bool)
     assert (run_folder(finished) / "configuration.json").is_file()
 
 
@@ -142,24 +139,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
     assert typed[-1] == "--c"
     main(typed)
     assert "Going on at step 1 of 3" in capsys.readouterr().out
-
-
-def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
-    first = root / "results" / "swinfuse" / "encoder.pth"
-    kept = shutil.copy(first, root / "kept.pth")
-    arguments = command("--overwrite", init_from=str(kept), steps=1)
-    main(arguments)
-    assert "tensors matched, 0 adapted" in capsys.readouterr().out
-    record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
-    assert record["init_from"] == str(kept)
-    main(shlex.split(continuation(arguments))[1:])
-
-
-def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
-    torch.save({"weight": torch.zeros(1)}, root / "other.pth")
-    shutil.rmtree(root / "preprocessed" / "SynthRAD")
-    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
-    assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
 def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
@@ -240,3 +219,21 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     main(command("--preprocess_only", "--overwrite"))
     assert "--train_only" not in capsys.readouterr().out
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
+
+
+def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
+    first = root / "results" / "swinfuse" / "encoder.pth"
+    kept = shutil.copy(first, root / "kept.pth")
+    arguments = command("--overwrite", init_from=str(kept), steps=1)
+    main(arguments)
+    assert "tensors matched, 0 adapted" in capsys.readouterr().out
+    record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
+    assert record["init_from"] == str(kept)
+    main(shlex.split(continuation(arguments))[1:])
+
+
+def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
+    torch.save({"weight": torch.zeros(1)}, root / "other.pth")
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
+    assert not (root / "preprocessed" / "SynthRAD").exists()
