@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(words)
     try:
-        run(options, continuation(words))
+        run(options, words)
     except InputError as error:
         where = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
         print(f"swinfuse_pretrain{where}: {error}", file=sys.stderr)
@@ -44,13 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def run(options: argparse.Namespace, again: str) -> None:
+def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """All stages: checks, preprocessing, training, publication. Everything cheap is checked first.
 
     Args:
         options: the parsed command line.
-        again: the command that goes on after an interruption.
+        words: the command line as it was given.
     """
+    again = continuation(words)
     check_options(options)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not options.train_only:
         raise InputError(
@@ -64,11 +65,13 @@ def run(options: argparse.Namespace, again: str) -> None:
         preprocess_only(options)
         return
     # These take seconds to import: not for --help or a missing path.
-    from pretraining.checkpoint import load_checkpoint
+    from pretraining.checkpoint import CHECKPOINT, load_checkpoint
     from pretraining.cost import advice
     from pretraining.distribution import Processes
     from pretraining.initialization import load_initial
-    from pretraining.loop import CHECKPOINT, Interrupted
+    from pretraining.loop import Interrupted
+    from pretraining.monitoring.report import REPORT
+    from pretraining.monitoring.tensorboard import require_tensorboard
     from pretraining.run import Run, carry_out, find_device, goes_on
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
@@ -93,6 +96,8 @@ def run(options: argparse.Namespace, again: str) -> None:
     if collection is not None:
         require_domains(collection, configuration.modalities)
     Processes(world_size=options.num_gpus).samples(configuration.batch_size)
+    if configuration.tensorboard:
+        require_tensorboard()
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
         print(f"No preset was asked for: '{preset}' suits the {device.type} found here. Choose another with -p.")
@@ -103,7 +108,10 @@ def run(options: argparse.Namespace, again: str) -> None:
         open_preprocessed(preprocessed / name / FOLDER, configuration)
     else:
         preprocess_collection(collection, options, configuration, preprocessed)
-    work = Run(folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, go_on, options.overwrite)
+    typed = f"swinfuse_pretrain {shlex.join(words)}"
+    work = Run(
+        folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, typed, go_on, options.overwrite
+    )
     try:
         if options.num_gpus > 1:
             from pretraining.launch import launch
@@ -114,7 +122,7 @@ def run(options: argparse.Namespace, again: str) -> None:
     except Interrupted as stopped:
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"Curves: {folder / 'progress.png'}   pictures: {folder / 'panels'}")
+    print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
     print(f"Published: {work.published} (a copy of {folder / 'encoder.pth'})")
     print_next_command()
 

@@ -20,6 +20,7 @@ from pretraining.losses.density import density_matching, update_bandwidth
 from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Predictions
+from pretraining.monitoring.health import attention_difference, attention_entropy
 from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
 from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, the_one_before
@@ -81,7 +82,7 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x).
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), read in validation only.
         configuration: settings of the run.
         step: steps taken so far, or the number of the batch in a validation.
         bandwidth: running average of the density loss's bandwidth, None in the beginning.
@@ -128,11 +129,17 @@ def evaluate(
     total = torch.zeros((), device=device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
-    health = _proxy_health(views, predictions, sums, processes)
+    health = _proxy_health(views, predictions, processes)
+    if "inpainting" in losses:
+        health |= _inpainting_health(views, sums, processes)
     if pair is not None:
         health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
         if pair.ct_weights:
             health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
+            # Both views of every crop lie along the batch axis.
+            difference = attention_difference(pair.ct_weights, pair.mr_weights, batch["paired"].repeat(2))
+            if difference is not None:
+                health["attention_difference"] = difference
         if configuration.density_weight:
             match = density_matching(
                 _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes),
@@ -198,23 +205,25 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
     return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)
 
 
-def attention_entropy(weights: list[Tensor]) -> Tensor:
-    """Mean entropy of attention rows (B, heads, queries, keys), relative to that of uniform attention."""
-    entropies = [-(w * w.clamp_min(1e-12).log()).sum(-1).mean() / math.log(max(w.shape[-1], 2)) for w in weights]
-    return torch.stack(entropies).mean().detach()
-
-
 @torch.no_grad()
 def _proxy_health(
     views: Mapping[str, View],
     predictions: Mapping[str, Predictions],
-    sums: Mapping[str, Tensor],
     processes: Processes,
 ) -> dict[str, Tensor]:
-    accuracies, errors, mean_errors = [], [], []
+    accuracies = []
     for name, view in views.items():
         turns = processes.gather(view.turns)
         accuracies.append(rotation_accuracy(processes.gather(predictions[name].turns.detach().float()), turns))
+    return {"rotation_accuracy": torch.stack(accuracies).mean()}
+
+
+@torch.no_grad()
+def _inpainting_health(
+    views: Mapping[str, View], sums: Mapping[str, Tensor], processes: Processes
+) -> dict[str, Tensor]:
+    errors, mean_errors = [], []
+    for name, view in views.items():
         errors.append(sums[name][0].detach() / sums[name][1])
         # What a reconstruction must beat: each crop's cut-out filled with the mean of what can be seen of it.
         target, visible = view.target.float(), (~view.mask).float()
@@ -223,7 +232,6 @@ def _proxy_health(
         filled = processes.gather(of_fill[None]).sum(0)
         mean_errors.append(filled[0] / filled[1])
     return {
-        "rotation_accuracy": torch.stack(accuracies).mean(),
         "masked_error": torch.stack(errors).mean(),
         "masked_error_of_mean": torch.stack(mean_errors).mean(),
     }

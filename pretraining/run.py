@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 
-from pretraining.checkpoint import TrainingState, export_encoder, load_checkpoint, write_or_explain
+from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, load_checkpoint, write_or_explain
 from pretraining.configuration import Configuration
 from pretraining.distribution import Processes, joined, started_again
 from pretraining.errors import InputError
 from pretraining.index import PreprocessedCollection
 from pretraining.initialization import load_initial
-from pretraining.loop import CHECKPOINT, train
+from pretraining.loop import DivergedError, Interrupted, train
+from pretraining.monitoring.report import REPORT, write_facts, write_report
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Run:
         preprocessed: of the volumes.
         configuration: settings.
         published: where the finished encoder is copied to.
+        command: that began it, for the report.
         go_on: from the checkpoint in the folder.
         overwrite: what the folder holds.
     """
@@ -38,6 +40,7 @@ class Run:
     preprocessed: Path
     configuration: Configuration
     published: Path
+    command: str
     go_on: bool = False
     overwrite: bool = False
 
@@ -75,17 +78,24 @@ def carry_out(run: Run, again: bool = False) -> bool:
             _, initial = load_initial(configuration)
         # All have read what was there before one writes.
         processes.require_equal(facts(configuration, volumes, state))
+        device = find_device(configuration, processes)
         if processes.first:
             prepare_folder(run, state)
+            write_facts(run.folder, run.command, volumes, device)
         processes.wait()
-        device = find_device(configuration, processes)
-        model = train(run.folder, volumes, configuration, device, state, initial, processes)
+        try:
+            model = train(run.folder, volumes, configuration, device, state, initial, processes)
+        except (DivergedError, Interrupted) as stopped:
+            if processes.first:
+                write_report(run.folder, f"{type(stopped).__name__}: {stopped}")
+            raise
         if processes.first:
             encoder = run.folder / "encoder.pth"
             identity = {"name": volumes.name, "hash": volumes.hash}
             normalisation = volumes.header.get("normalisation", {})
             export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder, normalisation)
             publish(encoder, run.published)
+            write_or_explain(lambda: write_report(run.folder), run.folder / REPORT)
         return processes.first
 
 
