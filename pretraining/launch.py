@@ -46,6 +46,9 @@ def launch(run: Run, count: int) -> None:
             elastic_launch(config, process)(run, attempt > 0)
             return
         except SignalException as error:
+            if not run.checkpoint.exists():
+                # Before the first step there is nothing to go on with.
+                raise KeyboardInterrupt from None
             raise Interrupted(f"{error.sigval.name}; saved {run.checkpoint}") from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
