@@ -129,7 +129,7 @@ def export_encoder(
         strides=configuration.topology.strides,
         input_channels=1,
         spacing=tuple(spacing),
-        modalities=("CT", "MR"),
+        modalities=configuration.modalities,
         collection=dict(collection),
         source=str(path),
         details={

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +15,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
-from pretraining.collections.collection import Collection
+from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings, load_preset
 from pretraining.errors import InputError
@@ -35,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(options, words)
     except InputError as error:
-        print(f"swinfuse_pretrain: {error}", file=sys.stderr)
+        where = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+        print(f"swinfuse_pretrain{where}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
@@ -54,6 +53,11 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """
     again = continuation(words)
     check_options(options)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not options.train_only:
+        raise InputError(
+            f"{os.environ['WORLD_SIZE']} processes would preprocess the same volumes. Preprocess first, in one: "
+            "--preprocess_only without torchrun; then add --train_only"
+        )
     if options.list:
         print_list(options)
         return
@@ -61,31 +65,37 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         preprocess_only(options)
         return
     # These take seconds to import: not for --help or a missing path.
-    from pretraining.checkpoint import CHECKPOINT, export_encoder, load_checkpoint, write_or_explain
+    from pretraining.checkpoint import CHECKPOINT, load_checkpoint
     from pretraining.cost import advice
+    from pretraining.distribution import Processes
     from pretraining.initialization import load_initial
-    from pretraining.loop import DivergedError, Interrupted, train
-    from pretraining.monitoring.report import REPORT, write_facts, write_report
+    from pretraining.loop import Interrupted
+    from pretraining.monitoring.report import REPORT
     from pretraining.monitoring.tensorboard import require_tensorboard
+    from pretraining.run import Run, carry_out, find_device, goes_on
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
     preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
     given = given_settings(options)
     preset = chosen_preset(options, given)
+    recipe = options.recipe or "swinfuse"
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
-    folder = results / name / RUN_FOLDER.format(preset=preset)
-    state, initial = None, None
-    if options.continue_run:
-        state = load_checkpoint(folder / CHECKPOINT)
-        configuration = continued_configuration(state.configuration, given, folder)
+    folder = results / name / run_folder(preset, recipe)
+    go_on = goes_on(folder / CHECKPOINT, options.continue_run)
+    if go_on:
+        configuration = continued_configuration(load_checkpoint(folder / CHECKPOINT).configuration, given, folder)
     else:
-        configuration, initial = load_initial(Configuration.from_dict({**load_preset(preset), **given}, "command line"))
+        settings = {**load_preset(preset, recipe), **given}
+        configuration, _ = load_initial(Configuration.from_dict(settings, "command line"))
         if (folder / CHECKPOINT).exists() and not options.overwrite:
             raise InputError(
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
                 "or keep it and move the folder away"
             )
+    if collection is not None:
+        require_domains(collection, configuration.modalities)
+    Processes(world_size=options.num_gpus).samples(configuration.batch_size)
     if configuration.tensorboard:
         require_tensorboard()
     device = find_device(configuration)
@@ -95,37 +105,31 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     if warning:
         print(warning)
     if collection is None:
-        volumes = open_preprocessed(preprocessed / name / FOLDER, configuration)
+        open_preprocessed(preprocessed / name / FOLDER, configuration)
     else:
-        volumes = PreprocessedCollection.open(preprocess_collection(collection, options, configuration, preprocessed))
-    if state is not None and state.collection["hash"] != volumes.hash:
-        raise InputError(
-            f"{folder}: the run was made with other volumes of {state.collection['name']} than are there now. "
-            "Restore them, or start again with --overwrite"
-        )
-    if options.overwrite and folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "configuration.json").write_text(json.dumps(configuration.to_dict(), indent=4) + "\n")
-    write_facts(folder, f"swinfuse_pretrain {shlex.join(words)}", volumes, device)
+        preprocess_collection(collection, options, configuration, preprocessed)
+    typed = f"swinfuse_pretrain {shlex.join(words)}"
+    work = Run(
+        folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, typed, go_on, options.overwrite
+    )
     try:
-        model = train(folder, volumes, configuration, device, state, initial)
-    except DivergedError as error:
-        write_report(folder, f"Stopped: {error}")
-        raise
+        if options.num_gpus > 1:
+            from pretraining.launch import launch
+
+            launch(work, options.num_gpus)
+        elif not carry_out(work):
+            return
     except Interrupted as stopped:
-        write_report(folder, f"{stopped}. Go on with: {again}")
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
-    encoder_path = folder / "encoder.pth"
-    identity = {"name": volumes.name, "hash": volumes.hash}
-    normalisation = volumes.header.get("normalisation", {})
-    export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder_path, normalisation)
-    publish(encoder_path, results / PUBLISHED)
-    write_or_explain(lambda: write_report(folder), folder / REPORT)
     print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
-    print(f"Published: {results / PUBLISHED} (a copy of {encoder_path})")
+    print(f"Published: {work.published} (a copy of {folder / 'encoder.pth'})")
     print_next_command()
+
+
+def run_folder(preset: str, recipe: str) -> str:
+    """Of a run, inside the collection's results: a recipe that is not ours is part of the name."""
+    return RUN_FOLDER.format(preset=preset if recipe == "swinfuse" else f"{preset}_{recipe}")
 
 
 def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
@@ -143,46 +147,46 @@ def print_list(options: argparse.Namespace) -> None:
         (raw,) = required_paths("nnUNet_raw")
         print(describe_all(raw, ModalityMap.from_words(options.modality)))
         return
-    collection = find(options, both_domains=False)
+    collection = find(options)
     print(describe(collection, check(collection, options.processes)))
 
 
-def find(options: argparse.Namespace, both_domains: bool = True) -> Collection:
+def find(options: argparse.Namespace) -> Collection:
     """The collection that the command line names, in nnUNet_raw."""
-    from pretraining.collections.collection import require_both_domains
     from pretraining.collections.modalities import ModalityMap
     from pretraining.collections.resolve import find_collections
 
     (raw,) = required_paths("nnUNet_raw")
     modalities = ModalityMap.from_words(options.modality)
-    collection = find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
-    if both_domains:
-        require_both_domains(collection)
-    return collection
+    return find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
 
 
 def preprocess_only(options: argparse.Namespace) -> None:
     """Preprocesses the collection, or a part of it."""
     _, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
     given = given_settings(options)
-    configuration = Configuration.from_dict({**load_preset(chosen_preset(options, given)), **given}, "command line")
-    collection = find(options, both_domains=False)
+    configuration = Configuration.from_dict(
+        {**load_preset(chosen_preset(options, given), options.recipe or "swinfuse"), **given}, "command line"
+    )
+    collection = find(options)
     folder = preprocess_collection(collection, options, configuration, preprocessed)
     if not (folder / INDEX).is_file():
         print(f"Part {options.part_id} of {options.num_parts} is done; the part that ends last writes {folder / INDEX}")
         return
     print(f"Preprocessed: {folder}")
-    if all(PreprocessedCollection.open(folder).header["volumes"].values()):
+    counts = PreprocessedCollection.open(folder).header["volumes"]
+    if all(counts[domain] for domain in configuration.modalities):
         print(f"Train with: {train_command(options, given)}")
 
 
 def train_command(options: argparse.Namespace, given: dict[str, Any]) -> str:
     """The command that trains on what this one preprocesses, with all settings that must be the same."""
     words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
-    for name in ("crop_size", "spacing", "validation_share"):
+    words += ["--recipe", options.recipe] if options.recipe else []
+    for name in ("crop_size", "spacing", "validation_share", "modalities"):
         if name in given:
-            value = given[name]
-            words += [f"--{name}", *(f"{v:g}" for v in (value if isinstance(value, list) else [value]))]
+            values = given[name] if isinstance(given[name], list) else [given[name]]
+            words += [f"--{name}", *(value if isinstance(value, str) else f"{value:g}" for value in values)]
     return f"swinfuse_pretrain {shlex.join(words)} --train_only"
 
 
@@ -214,7 +218,7 @@ def open_preprocessed(folder: Path, configuration: Configuration) -> Preprocesse
     """What was preprocessed before.
 
     Raises:
-        InputError: when it was with other settings, is incomplete, or lacks CT or MR.
+        InputError: when it was with other settings, is incomplete, or lacks a modality that the run learns from.
     """
     volumes = PreprocessedCollection.open(folder)
     differing = volumes.differences(configuration.spacing, configuration.validation_share)
@@ -223,9 +227,12 @@ def open_preprocessed(folder: Path, configuration: Configuration) -> Preprocesse
             f"{folder} was preprocessed with other settings ({'; '.join(differing)}). Use the same, or preprocess "
             "again with --preprocess_only --overwrite"
         )
-    without = [domain for domain, count in volumes.header["volumes"].items() if count == 0]
+    without = [domain for domain in configuration.modalities if not volumes.header["volumes"][domain]]
     if without:
-        raise InputError(f"{folder}: no {without[0]} volume; SwinFUSE needs both CT and MR")
+        raise InputError(
+            f"{folder}: no {without[0]} volume, but the run learns from {' and '.join(configuration.modalities)}; "
+            "see --modalities"
+        )
     return volumes
 
 
@@ -254,19 +261,6 @@ def required_paths(*names: str) -> tuple[Path, ...]:
     return tuple(paths.values())
 
 
-def find_device(configuration: Configuration) -> torch.device:
-    """The torch device a configuration asks for.
-
-    Raises:
-        InputError: when CUDA is asked for and not there.
-    """
-    if configuration.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("device is cuda, but PyTorch sees no GPU here; use --device cpu, or -p tiny for a trial")
-    if configuration.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(configuration.device)
-
-
 def continued_configuration(saved: Configuration, given: dict[str, Any], folder: Path) -> Configuration:
     """The settings to go on with: the run's own, but for those that change neither losses nor result.
 
@@ -281,19 +275,6 @@ def continued_configuration(saved: Configuration, given: dict[str, Any], folder:
             "Leave them out, or start a new run with --overwrite"
         )
     return wanted
-
-
-def publish(encoder: Path, published: Path) -> None:
-    """Makes a run's encoder the one that fine-tuning takes; readers never see half a file."""
-    from pretraining.checkpoint import write_or_explain
-
-    def copy() -> None:
-        published.parent.mkdir(parents=True, exist_ok=True)
-        temporary = published.with_suffix(f".{os.getpid()}.tmp")
-        shutil.copyfile(encoder, temporary)
-        os.replace(temporary, published)
-
-    write_or_explain(copy, published)
 
 
 def print_next_command() -> None:

@@ -11,8 +11,11 @@ from typing import Any, Literal
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size, plan_topology
+from pretraining.collections.collection import DOMAINS
 from pretraining.errors import InputError
+from pretraining.losses.density import DENSITY_LOSSES
 
+TASKS = ("inpainting", "contrastive", "rotation")
 Strides = tuple[tuple[int, ...], ...]
 
 # Settings that may differ between a run and its continuation: they change neither the losses nor what is learnt.
@@ -26,10 +29,13 @@ class Configuration:
     """Settings of a pretraining run. The defaults are the paper's and its released code's where they name a figure.
 
     Attributes:
-        preset: name of the preset the run started from.
+        preset: name of the preset the run started from: its sizes and length.
+        recipe: name of the recipe: what is learnt, and how.
+        modalities: `CT`, `MR` or both; with one there is no pair, and images go through the module alone.
+        tasks: proxy tasks; the losses of others are left out whatever their weights.
         crop_size: crop in voxels (z, y, x); divisible by the product of the strides; y equals x (rotations).
         strides: stride of each stage (z, y, x), as in an nnU-Net plan; the first is 1.
-        batch_size: pairs of a CT and an MR crop in a step; each gives two views.
+        batch_size: pairs of a CT and an MR crop in a step, over all processes; each gives two views.
         spacing: voxel spacing in mm (z, y, x); the collection's median when None.
         validation_share: share of the patients kept for validation.
         foreground_share: share of the crops that are centred on foreground.
@@ -42,13 +48,17 @@ class Configuration:
         checkpointing: recompute Swin blocks in the backward pass.
         init_from: an encoder file to begin from, SwinFUSE's or MONAI's; empty for random weights.
         monai_legacy_merging, monai_clamped_bias: see :class:`EncoderSettings`; set by what `init_from` holds.
-        steps: optimiser steps.
+        steps: optimiser steps; 0 publishes the encoder as it begins.
         warmup_steps: steps of linear warm-up, then cosine decay.
         learning_rate, weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient.
         temperature: of the contrastive loss.
         corrupted_share: share of a crop's voxels that is cut out.
+        masking: `blocks` of any size and place, or `cells` of a grid, see :class:`ViewSettings`.
+        mask_cell: voxels of a cell along each axis.
+        visible_weight: of the inpainting loss on visible voxels, relative to cut-out ones.
         inpainting_weight, contrastive_weight, rotation_weight, density_weight: weights of the losses; 0 leaves one out.
+        density_loss: `kde_jsd`, or to compare with `mmd`, `coral` or `sliced_wasserstein`.
         density_warmup_steps: steps over which the density weight rises from 0.
         density_dimensions, density_samples: dimensions projected to, tokens per modality.
         seed: all randomness of a step is a function of this and the step.
@@ -60,6 +70,9 @@ class Configuration:
     """
 
     preset: str = "base"
+    recipe: str = "swinfuse"
+    modalities: tuple[str, ...] = DOMAINS
+    tasks: tuple[str, ...] = TASKS
     crop_size: tuple[int, ...] = (96, 96, 96)
     strides: Strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
     batch_size: int = 2
@@ -90,10 +103,14 @@ class Configuration:
     gradient_clip: float = 1.0
     temperature: float = 0.5
     corrupted_share: float = 0.3
+    masking: Literal["blocks", "cells"] = "blocks"
+    mask_cell: int = 8
+    visible_weight: float = 0.1
     inpainting_weight: float = 1.0
     contrastive_weight: float = 1.0
     rotation_weight: float = 1.0
     density_weight: float = 1.0
+    density_loss: Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"] = "kde_jsd"
     density_warmup_steps: int = 5_000
     density_dimensions: int = 8
     density_samples: int = 512
@@ -107,6 +124,11 @@ class Configuration:
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
     def __post_init__(self) -> None:
+        for name, known in (("modalities", DOMAINS), ("tasks", TASKS)):
+            found = getattr(self, name)
+            fine = not isinstance(found, str) and set(found) <= set(known) and len(set(found)) == len(found) > 0
+            _require(fine, name, found, f"one or several of {list(known)}")
+            object.__setattr__(self, name, tuple(value for value in known if value in found))
         for name in ("crop_size", "depths", "num_heads", "spacing"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -129,9 +151,10 @@ class Configuration:
             )
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise InputError(f"spacing is {list(self.spacing)}; expected three positive numbers, mm along z, y, x")
-        for name in ("batch_size", "steps", "validate_every", "validation_batches", "checkpoint_every"):
+        for name in ("batch_size", "mask_cell", "validate_every", "validation_batches", "checkpoint_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        for name in ("warmup_steps", "density_warmup_steps", "workers", "weight_decay", "seed", *LOSS_WEIGHTS.values()):
+        amounts = ("steps", "warmup_steps", "density_warmup_steps", "workers", "weight_decay", "seed", "visible_weight")
+        for name in (*amounts, *LOSS_WEIGHTS.values()):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "gradient_clip", "temperature", "density_dimensions"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
@@ -141,7 +164,10 @@ class Configuration:
             0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
         )
         _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
-        _require(any(self.loss_weight(loss) for loss in LOSS_WEIGHTS), "all loss weights", 0, "one of them more than 0")
+        _require(
+            any(self.loss_weight(task) for task in TASKS),
+            f"the weight of {', '.join(self.tasks)}", 0, "more than 0 for one proxy task at least",
+        )  # fmt: skip
         for name, allowed in CHOICES.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {list(allowed)}")
 
@@ -164,7 +190,9 @@ class Configuration:
         )
 
     def loss_weight(self, loss: str) -> float:
-        """The weight of `inpainting`, `contrastive`, `rotation` or `density`."""
+        """The weight of `inpainting`, `contrastive`, `rotation` or `density`; 0 for a task that is left out."""
+        if loss in TASKS and loss not in self.tasks:
+            return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -189,26 +217,41 @@ LOSS_WEIGHTS = {
 CHOICES: dict[str, tuple[str, ...]] = {
     "dim": ("co_attention", "none"),
     "fusion": ("separate", "mean"),
+    "masking": ("blocks", "cells"),
+    "density_loss": DENSITY_LOSSES,
     "device": ("auto", "cuda", "cpu"),
 }
 
 
 def preset_names() -> list[str]:
-    """Names of the presets that come with the package."""
-    folder = resources.files("pretraining") / "presets"
-    return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
+    """Names of the presets that come with the package: sizes and lengths."""
+    return _names("presets")
 
 
-def load_preset(name: str) -> dict[str, Any]:
-    """The settings a preset changes, `preset` included.
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package: what is learnt. Any goes with any preset."""
+    return _names("presets/recipes")
+
+
+def load_preset(name: str, recipe: str = "swinfuse") -> dict[str, Any]:
+    """The settings that a preset and a recipe change, `preset` and `recipe` included.
 
     Raises:
-        InputError: listing the presets there are.
+        InputError: listing the presets or recipes there are.
     """
-    if name not in preset_names():
-        raise InputError(f"preset {name!r} is not known; there are {preset_names()}")
-    text = (resources.files("pretraining") / "presets" / f"{name}.json").read_text()
-    return {"preset": name, **json.loads(text)}
+    settings = {**_load("presets", name, "preset"), **_load("presets/recipes", recipe, "recipe")}
+    return {"preset": name, "recipe": recipe, **settings}
+
+
+def _names(folder: str) -> list[str]:
+    files = (resources.files("pretraining") / folder).iterdir()
+    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
+
+
+def _load(folder: str, name: str, kind: str) -> dict[str, Any]:
+    if name not in _names(folder):
+        raise InputError(f"{kind} {name!r} is not known; there are {_names(folder)}")
+    return json.loads((resources.files("pretraining") / folder / f"{name}.json").read_text())
 
 
 def changed_settings(old: Configuration, new: Configuration) -> list[str]:

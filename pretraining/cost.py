@@ -8,6 +8,7 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration, load_preset, preset_names
 from pretraining.model import PretrainingModel
 
@@ -22,7 +23,7 @@ def step_operations(configuration: Configuration) -> float:
         model = PretrainingModel(configuration)
         crops = torch.empty(1, 1, *configuration.crop_size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(crops, crops)
+        model(*(crops if domain in configuration.modalities else None for domain in DOMAINS))
     return counter.get_total_flops() * 2 * configuration.batch_size * 3
 
 

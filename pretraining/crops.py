@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import blosc2
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from nnunetv2_swinfuse.architecture.topology import Triple
+from pretraining.collections.collection import DOMAINS
 from pretraining.errors import InputError
 from pretraining.index import PreprocessedCollection, Split
 from pretraining.splits import SPLITS
@@ -25,20 +27,30 @@ PADDING = "padding"
 MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
 
 
-class CropDataset(Dataset):
-    """Batches of CT and MR crops; item `step` is a function of the seed, the split, the rank and the step alone.
+class Element(NamedTuple):
+    """One sample of a batch: a crop (1, z, y, x) a domain, whether they are registered, and whose they are."""
 
-    A run that is resumed at a step therefore sees the crops it would have seen, and no sampler has state.
+    crops: tuple[np.ndarray, ...]
+    paired: bool
+    patients: tuple[str, ...]
+
+
+class CropDataset(Dataset):
+    """Batches of CT and MR crops; sample `n` of item `step` is a function of the seed, the split, `step` and `n` alone.
+
+    A run that is resumed at a step therefore sees the crops it would have seen, no sampler has state, and processes
+    that train together see the parts of the batch that one alone would see.
 
     Args:
         collection: the preprocessed volumes.
         split: `train` or `validation`.
         crop_size: voxels (z, y, x).
-        batch_size: pairs of crops in an item.
+        batch_size: pairs of crops in a step, over all processes.
         seed: of all draws.
         foreground_share: probability that a crop is centred on a point of the body, not on any voxel.
-        rank: number of the process among those that train together.
         steps: number of items.
+        samples: those of the batch that this process loads; all when None.
+        domains: `CT`, `MR` or both; an item holds no other.
 
     Raises:
         ValueError: for an unknown split, or a size that is not positive.
@@ -53,8 +65,9 @@ class CropDataset(Dataset):
         *,
         seed: int,
         foreground_share: float = 0.67,
-        rank: int = 0,
         steps: int,
+        samples: range | None = None,
+        domains: Sequence[str] = DOMAINS,
     ):
         if split not in SPLITS:
             raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
@@ -66,8 +79,9 @@ class CropDataset(Dataset):
         self.batch_size = batch_size
         self.seed = seed
         self.foreground_share = foreground_share
-        self.rank = rank
         self.steps = steps
+        self.samples = range(batch_size) if samples is None else samples
+        self.domains = tuple(domains)
 
     @cached_property
     def split(self) -> Split:
@@ -77,31 +91,44 @@ class CropDataset(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        """`ct` and `mr` float32 (B, 1, z, y, x), `paired` bool (B,), `patients` [(of the CT, of the MR)] * B."""
+        """`ct` and `mr` float32 (B, 1, z, y, x), `paired` bool (B,), `patients` [(of the CT, of the MR)] * B.
+
+        With one domain there is only its key, `paired` is False and `patients` names one in a tuple.
+        """
         if not 0 <= step < self.steps:
             raise IndexError(step)
-        random = np.random.default_rng([self.seed, SPLITS.index(self.split_name), self.rank, step])
-        elements = [self._draw(random) for _ in range(self.batch_size)]
+        keys = [self.seed, SPLITS.index(self.split_name), step]
+        draw = self._draw if len(self.domains) > 1 else self._draw_one_domain
+        elements = [draw(np.random.default_rng([*keys, sample])) for sample in self.samples]
+        crops = {
+            domain.lower(): torch.from_numpy(np.stack([element.crops[number] for element in elements]))
+            for number, domain in enumerate(self.domains)
+        }
         return {
-            "ct": torch.from_numpy(np.stack([element[0] for element in elements])),
-            "mr": torch.from_numpy(np.stack([element[1] for element in elements])),
-            "paired": torch.tensor([element[2] for element in elements]),
-            "patients": [element[3] for element in elements],
+            **crops,
+            "paired": torch.tensor([element.paired for element in elements]),
+            "patients": [element.patients for element in elements],
         }
 
-    def _draw(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, bool, tuple[str, str]]:
+    def _draw(self, random: np.random.Generator) -> Element:
         collection, split = self.collection, self.split
         if random.random() < split.pair_probability:
             ct_volume, mr_volume = split.pairs[random.integers(len(split.pairs))]
             ct, start = self._crop(collection.file(ct_volume), random)
             mr, _ = self._crop(collection.file(mr_volume), random, start)
             patient = collection.patient(ct_volume)
-            return ct, mr, True, (patient, patient)
+            return Element((ct, mr), True, (patient, patient))
         ct_volume = split.ct[random.integers(len(split.ct))]
         mr_volume = split.mr[random.integers(len(split.mr))]
         ct, _ = self._crop(collection.file(ct_volume), random)
         mr, _ = self._crop(collection.file(mr_volume), random)
-        return ct, mr, False, (collection.patient(ct_volume), collection.patient(mr_volume))
+        return Element((ct, mr), False, (collection.patient(ct_volume), collection.patient(mr_volume)))
+
+    def _draw_one_domain(self, random: np.random.Generator) -> Element:
+        volumes = self.split.ct if self.domains == ("CT",) else self.split.mr
+        volume = volumes[random.integers(len(volumes))]
+        crop, _ = self._crop(self.collection.file(volume), random)
+        return Element((crop,), False, (self.collection.patient(volume),))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None

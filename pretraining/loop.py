@@ -23,16 +23,18 @@ from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.cost import in_words
 from pretraining.crops import CropDataset, PreprocessedCollection
+from pretraining.distribution import Processes
 from pretraining.errors import InputError
 from pretraining.initialization import initialize
+from pretraining.memory import enough_memory
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.health import health_warnings
-from pretraining.monitoring.log import RunLog
+from pretraining.monitoring.log import RunLog, SilentLog
 from pretraining.monitoring.panels import draw_reconstruction
 from pretraining.monitoring.probes import FeatureProbes
 from pretraining.monitoring.scalars import UnreadScalars
-from pretraining.objective import evaluate
+from pretraining.objective import ALONE_HERE, evaluate
 from pretraining.schedule import learning_rate
 
 READ_EVERY = 20
@@ -45,6 +47,12 @@ class Interrupted(Exception):  # noqa: N818 - no error
 
 class DivergedError(InputError):
     """A loss was not finite; the last checkpoint is from before."""
+
+
+def leave_signals(worker: int) -> None:
+    """Processes that load crops leave Ctrl-C and SIGTERM to the one that trains, and end with it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
@@ -73,6 +81,7 @@ def train(
     device: torch.device,
     state: TrainingState | None = None,
     initial: Encoder | None = None,
+    processes: Processes = ALONE_HERE,
 ) -> PretrainingModel:
     """Trains to the configuration's last step, from the beginning or from a checkpoint's state.
 
@@ -83,6 +92,7 @@ def train(
         device: where to train; bf16 autocast is used on CUDA.
         state: a checkpoint's, to go on from.
         initial: an encoder to begin from, where there is no state.
+        processes: those that train together; the first writes all files.
 
     Returns:
         The trained model.
@@ -103,23 +113,28 @@ def train(
         optimizer.load_state_dict(state.optimizer)
         step, seconds = state.step, state.seconds
         bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
-    log = RunLog(folder, step, configuration.tensorboard)
+    log = RunLog(folder, step, configuration.tensorboard) if processes.first else SilentLog()
     if initial is not None and state is None:
         log.say(f"Beginning from {initial.path}. {initialize(model, initial)}")
+    trained = processes.wrap(model, device)
+    samples = processes.samples(configuration.batch_size)
     batches = iter(
         DataLoader(
             CropDataset(
                 collection, "train", configuration.crop_size, configuration.batch_size,
                 seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
+                samples=samples, domains=configuration.modalities,
             ),
             batch_size=None,
             sampler=range(step, configuration.steps),
             num_workers=configuration.workers,
             pin_memory=device.type == "cuda",
+            worker_init_fn=leave_signals,
         )
     )  # fmt: skip
     log.say(
-        f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}, "
+        f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}"
+        f"{f' and {processes.world_size - 1} more' if processes.world_size > 1 else ''}, "
         f"collection {collection.name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
     )
     for note in collection.reading_notes(configuration.crop_size):
@@ -138,6 +153,8 @@ def train(
     def save() -> None:
         if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
             raise DivergedError(f"step {step}: weights are not finite. {REMEDY.format(folder=folder)}")
+        if not processes.first:
+            return
         save_checkpoint(
             TrainingState(
                 step=step,
@@ -154,17 +171,25 @@ def train(
 
     # Reading a value makes a GPU finish all that was asked of it: there, many steps are read at once.
     unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
-    with stop_signals() as stop, tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1) as bar:
+    with (
+        stop_signals() as stop,
+        tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1, disable=not processes.first) as bar,
+    ):
+        if configuration.steps == 0:
+            save()
         while step < configuration.steps:
             start = time.perf_counter()
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, configuration)
-            evaluation = evaluate(model, _on(next(batches), device), configuration, step, bandwidth)
+            batch = _on(next(batches), device)
+            with enough_memory(configuration, device, len(samples)):
+                evaluation = evaluate(trained, batch, configuration, step, bandwidth, processes=processes)
             optimizer.zero_grad(set_to_none=True)
-            evaluation.total.backward()
-            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
-            optimizer.step()
+            with enough_memory(configuration, device, len(samples)):
+                evaluation.total.backward()
+                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
+                optimizer.step()
             bandwidth = evaluation.bandwidth
             step += 1
             seconds += time.perf_counter() - start
@@ -175,18 +200,25 @@ def train(
                 read_values()
             bar.update()
             if validating:
-                means = validate(model, collection, configuration, device, step, bandwidth, folder / "panels")
+                means = validate(
+                    model, collection, configuration, device, step, bandwidth, folder / "panels", processes
+                )
                 log.record(step, "validation", means)
                 log.say(f"step {step}: validation {_words(means)}")
                 for warning in health_warnings(means, step / configuration.steps):
                     log.say(f"WARNING: {warning}")
-                draw_progress(folder)
-            if stop or last or step % configuration.checkpoint_every == 0:
+                if processes.first:
+                    draw_progress(folder)
+            stopped = processes.any(bool(stop))
+            if stopped or last or step % configuration.checkpoint_every == 0:
                 read_values()
                 save()
-            if stop and not last:
-                draw_progress(folder)
-                raise Interrupted(f"{stop[0]} at step {step}; saved {folder / CHECKPOINT}")
+            if stopped and not last:
+                if processes.first:
+                    draw_progress(folder)
+                raise Interrupted(
+                    f"{stop[0] if stop else 'another process was stopped'} at step {step}; saved {folder / CHECKPOINT}"
+                )
     log.say(f"Done: {configuration.steps} steps in {in_words(seconds)}")
     log.close()
     return model
@@ -201,26 +233,29 @@ def validate(
     step: int,
     bandwidth: torch.Tensor | None,
     panels: Path,
+    processes: Processes = ALONE_HERE,
 ) -> dict[str, float]:
     """Means of losses and health over the same validation crops and views each time, and a picture of one.
 
     Args:
         panels: folder of the pictures, one a validation.
+        processes: those that train together; all must call this, each evaluates its part of every batch.
     """
     model.eval()
     crops = CropDataset(
         collection, "validation", configuration.crop_size, configuration.batch_size,
         seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
+        samples=processes.samples(configuration.batch_size), domains=configuration.modalities,
     )  # fmt: skip
     values: dict[str, list[float]] = defaultdict(list)
     probes = FeatureProbes()
     for index in range(len(crops)):
         batch = _on(crops[index], device)
-        evaluation = evaluate(model, batch, configuration, index, bandwidth, validation=True)
+        evaluation = evaluate(model, batch, configuration, index, bandwidth, True, processes)
         probes.add(model, batch)
         for name, value in evaluation.values().items():
             values[name].append(float(value))
-        if index == 0:
+        if index == 0 and processes.first:
             draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
     # Some are not measured on every batch: attention differs only where crops are co-located.
     return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}

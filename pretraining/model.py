@@ -113,32 +113,45 @@ class PretrainingModel(nn.Module):
         self.projection_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
         )
+        heads = {
+            "inpainting": self.inpainting_head, "rotation": self.rotation_head, "contrastive": self.projection_head
+        }  # fmt: skip
+        for loss, head in heads.items():
+            # Processes that train together would wait for the gradients of a head that no loss uses.
+            head.requires_grad_(configuration.loss_weight(loss) > 0)
 
     def forward(
-        self, ct: Tensor, mr: Tensor, alone: bool = False, need_weights: bool = False
-    ) -> tuple[Predictions, Predictions, PairFeatures | None]:
+        self, ct: Tensor | None, mr: Tensor | None, alone: bool = False, need_weights: bool = False
+    ) -> tuple[Predictions | None, Predictions | None, PairFeatures | None]:
         """Predictions for CT and MR crops.
 
         Args:
-            ct, mr: (B, 1, z, y, x) each.
+            ct, mr: (B, 1, z, y, x) each; None where a run has one modality, whose images then go alone.
             alone: every image goes through the Domain Invariance Module by itself, as in fine-tuning.
             need_weights: keep the module's attention weights in the features.
 
         Returns:
             Predictions of CT, predictions of MR, and the features of the pair, None when `alone`.
         """
-        embedding = self.patch_embed(torch.cat([ct, mr]))
-        batch = len(ct)
+        images = [image for image in (ct, mr) if image is not None]
+        embedding = self.patch_embed(torch.cat(images))
+        batch = len(images[0])
+        if ct is None or mr is None:
+            (predictions,) = self._predict(self.encoder(embedding), 1)
+            return (predictions, None, None) if mr is None else (None, predictions, None)
+        pair = None
         if alone:
-            return *self._split(self.encoder(embedding), batch), None
-        pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
-        features = [torch.cat(maps) for maps in zip(pair.ct, pair.mr, strict=True)]
-        return *self._split(features, batch), pair
+            features = self.encoder(embedding)
+        else:
+            pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
+            features = [torch.cat(maps) for maps in zip(pair.ct, pair.mr, strict=True)]
+        of_ct, of_mr = self._predict(features, 2)
+        return of_ct, of_mr, pair
 
-    def _split(self, features: Sequence[Tensor], batch: int) -> tuple[Predictions, Predictions]:
+    def _predict(self, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
         outputs = (self.inpainting_head(features), self.rotation_head(features), self.projection_head(pooled))
-        return Predictions(*(o[:batch] for o in outputs)), Predictions(*(o[batch:] for o in outputs))
+        return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """The tensors that fine-tuning takes over."""

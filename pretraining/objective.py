@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.topology import Triple
+from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
+from pretraining.distribution import Processes
 from pretraining.losses.contrastive import contrastive_loss
 from pretraining.losses.density import density_matching, update_bandwidth
-from pretraining.losses.inpainting import inpainting_loss
+from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
-from pretraining.model import Predictions, PretrainingModel
+from pretraining.model import Predictions
 from pretraining.monitoring.health import attention_difference, attention_entropy
-from pretraining.randomness import derived_seed, step_generator
+from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
-from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view
+from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, the_one_before
 
 # Purposes of the generators of a step; training and validation never share one.
 VIEWS, DENSITY, ALONE, NETWORK = 0, 1, 2, 3
 VALIDATION = 16
+ALONE_HERE = Processes()
 
 
 @dataclass(frozen=True)
@@ -33,21 +36,21 @@ class Evaluation:
     """Losses of one batch and what they were made of.
 
     Attributes:
-        losses: unweighted, by name; `density` only where a pair went through the module together.
+        losses: unweighted, by name, of the batch of all processes; `density` only where a pair went through the module
+            together.
         total: weighted sum, to be minimised.
         bandwidth: running average of the density loss's bandwidth after this batch.
         health: detached scalars to watch.
-        ct, mr: the views of each modality, both views of every crop along the batch axis.
-        reconstructions: of CT and MR.
+        views: of `CT` and `MR`, both views of every crop of this process along the batch axis.
+        reconstructions: of the same.
     """
 
     losses: dict[str, Tensor]
     total: Tensor
     bandwidth: Tensor | None
     health: dict[str, Tensor]
-    ct: View
-    mr: View
-    reconstructions: tuple[Tensor, Tensor]
+    views: dict[str, View]
+    reconstructions: dict[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
         """All scalars: losses, `total` and health."""
@@ -56,53 +59,81 @@ class Evaluation:
     def panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Target, corrupted, reconstruction and mask (z, y, x) of one sample of each modality."""
         return {
-            name: (view.target[sample, 0], view.corrupted[sample, 0], reconstruction[sample, 0], view.mask[sample, 0])
-            for name, view, reconstruction in zip(("CT", "MR"), (self.ct, self.mr), self.reconstructions, strict=True)
+            name: (
+                view.target[sample, 0],
+                view.corrupted[sample, 0],
+                self.reconstructions[name][sample, 0],
+                view.mask[sample, 0],
+            )
+            for name, view in self.views.items()
         }
 
 
 def evaluate(
-    model: PretrainingModel,
+    model: nn.Module,
     batch: Mapping[str, Any],
     configuration: Configuration,
     step: int,
     bandwidth: Tensor | None,
     validation: bool = False,
+    processes: Processes = ALONE_HERE,
 ) -> Evaluation:
     """Losses of one batch; a function of the weights, the batch, the seed, the step and the running bandwidth.
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, each (B, 1, z, y, x); `paired` (B,), read in validation only.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), read in validation only.
         configuration: settings of the run.
         step: steps taken so far, or the number of the batch in a validation.
         bandwidth: running average of the density loss's bandwidth, None in the beginning.
         validation: draw from other random streams than training, and always show the module both images.
+        processes: those that train together; all of them must call this, each with its part of the batch.
     """
     offset = VALIDATION if validation else 0
     seed = configuration.seed
-    torch.manual_seed(derived_seed(seed, step, NETWORK + offset))
-    ct, mr = two_views(batch["ct"], batch["mr"], configuration, step_generator(seed, step, VIEWS + offset))
+    # Stochastic depth is the one draw that depends on how the batch is divided: each process has its own.
+    apart = (processes.rank,) if processes.rank else ()
+    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *apart))
+    crops: dict[str, Tensor] = {name: batch[name.lower()] for name in DOMAINS if name.lower() in batch}
+    count = len(next(iter(crops.values())))
+    samples = range(processes.rank * count, (processes.rank + 1) * count)
+    generators = sample_generators(seed, step, VIEWS + offset, samples)
+    views = two_views(crops, configuration, generators, processes.other_crops)
     draw = torch.rand((), generator=step_generator(seed, step, ALONE + offset)).item()
     alone = not validation and draw < configuration.single_share
-    device = batch["ct"].device
+    device = next(iter(crops.values())).device
+    corrupted = [views[name].corrupted if name in views else None for name in DOMAINS]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        predicted_ct, predicted_mr, pair = model(ct.corrupted, mr.corrupted, alone, need_weights=validation)
+        *predicted, pair = model(*corrupted, alone, need_weights=validation)
+    predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
 
+    sums = {
+        name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
+        for name, p in predictions.items()
+    }
     losses: dict[str, Tensor] = {}
-    for name in ("inpainting", "contrastive", "rotation"):
-        if configuration.loss_weight(name):
-            by_modality = [
-                _proxy_loss(name, view, predicted, configuration)
-                for view, predicted in ((ct, predicted_ct), (mr, predicted_mr))
-            ]
-            losses[name] = torch.stack(by_modality).mean()
-    total = batch["ct"].new_zeros(())
+    for task in ("inpainting", "contrastive", "rotation"):
+        if configuration.loss_weight(task):
+            by_modality = []
+            for name, prediction in predictions.items():
+                if task == "inpainting":
+                    loss = loss_of_sums(sums[name], configuration.visible_weight)
+                elif task == "rotation":
+                    turns = processes.gather(views[name].turns)
+                    loss = rotation_loss(processes.gather(prediction.turns.float()), turns)
+                else:
+                    first, second = processes.gather_views(prediction.projection.float()).chunk(2)
+                    loss = contrastive_loss(first, second, configuration.temperature)
+                by_modality.append(loss)
+            losses[task] = torch.stack(by_modality).mean()
+    total = torch.zeros((), device=device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
-    health = _proxy_health(((ct, predicted_ct), (mr, predicted_mr)))
+    health = _proxy_health(views, predictions, processes)
+    if "inpainting" in losses:
+        health |= _inpainting_health(views, sums, processes)
     if pair is not None:
-        health["dim_change"] = pair.change.detach()
+        health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
         if pair.ct_weights:
             health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
             # Both views of every crop lie along the batch axis.
@@ -111,15 +142,16 @@ def evaluate(
                 health["attention_difference"] = difference
         if configuration.density_weight:
             match = density_matching(
-                _tokens(pair.ct_tokens, ct.target, pair.grid),
-                _tokens(pair.mr_tokens, mr.target, pair.grid),
+                _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes),
+                _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes),
                 bandwidth=bandwidth,
                 dimensions=configuration.density_dimensions,
                 samples=configuration.density_samples,
                 generator=step_generator(seed, step, DENSITY + offset),
+                loss=configuration.density_loss,
             )
-            losses["density"] = match.divergence
-            total = total + density_weight(step, configuration) * match.divergence
+            losses["density"] = match.loss
+            total = total + density_weight(step, configuration) * match.loss
             if not validation:
                 bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
             health |= {
@@ -128,25 +160,31 @@ def evaluate(
                 "effective_rank": match.effective_rank,
                 "feature_variance": match.feature_variance,
             }
-    return Evaluation(
-        losses, total, bandwidth, health, ct, mr, (predicted_ct.reconstruction, predicted_mr.reconstruction)
-    )
+    reconstructions = {name: prediction.reconstruction for name, prediction in predictions.items()}
+    return Evaluation(losses, total, bandwidth, health, views, reconstructions)
 
 
-def two_views(ct: Tensor, mr: Tensor, configuration: Configuration, generator: torch.Generator) -> tuple[View, View]:
-    """Two views of each crop, joined along the batch axis (2B, ...).
+def two_views(
+    crops: Mapping[str, Tensor],
+    configuration: Configuration,
+    generators: Sequence[torch.Generator],
+    other_crops: Callable[[Tensor], Tensor | None] = the_one_before,
+) -> dict[str, View]:
+    """Two views of each crop of each modality, joined along the batch axis (2B, ...).
 
     CT and MR of a view share rotation and cut-outs, so that registered crops stay registered; intensities differ.
     """
-    settings = ViewSettings(corrupted_share=configuration.corrupted_share)
-    shape: Triple = (ct.shape[2], ct.shape[3], ct.shape[4])
-    views: dict[str, list[View]] = {"ct": [], "mr": []}
+    settings = ViewSettings(
+        corrupted_share=configuration.corrupted_share, masking=configuration.masking, cell=configuration.mask_cell
+    )
+    z, y, x = next(iter(crops.values())).shape[2:]
+    views: dict[str, list[View]] = {name: [] for name in crops}
     for _ in range(2):
-        parameters = draw_view(len(ct), shape, settings, generator)
-        for name, crops in (("ct", ct), ("mr", mr)):
-            intensity = draw_intensity(len(ct), settings, generator)
-            views[name].append(apply_view(crops, parameters, intensity, generator))
-    return _join(views["ct"]), _join(views["mr"])
+        parameters = draw_view((z, y, x), settings, generators)
+        for name, images in crops.items():
+            intensity = draw_intensity(settings, generators)
+            views[name].append(apply_view(images, parameters, intensity, generators, other_crops))
+    return {name: _join(both) for name, both in views.items()}
 
 
 def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
@@ -167,36 +205,42 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
     return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)
 
 
-def _proxy_loss(name: str, view: View, predicted: Predictions, configuration: Configuration) -> Tensor:
-    if name == "inpainting":
-        return inpainting_loss(predicted.reconstruction, view.target, view.mask)
-    if name == "rotation":
-        return rotation_loss(predicted.turns, view.turns)
-    first, second = predicted.projection.chunk(2)
-    return contrastive_loss(first, second, configuration.temperature)
+@torch.no_grad()
+def _proxy_health(
+    views: Mapping[str, View],
+    predictions: Mapping[str, Predictions],
+    processes: Processes,
+) -> dict[str, Tensor]:
+    accuracies = []
+    for name, view in views.items():
+        turns = processes.gather(view.turns)
+        accuracies.append(rotation_accuracy(processes.gather(predictions[name].turns.detach().float()), turns))
+    return {"rotation_accuracy": torch.stack(accuracies).mean()}
 
 
 @torch.no_grad()
-def _proxy_health(modalities: tuple[tuple[View, Predictions], ...]) -> dict[str, Tensor]:
-    accuracies, errors, mean_errors = [], [], []
-    for view, predicted in modalities:
-        accuracies.append(rotation_accuracy(predicted.turns, view.turns))
-        target, mask = view.target.float(), view.mask
-        errors.append((predicted.reconstruction.float() - target).abs()[mask].mean())
+def _inpainting_health(
+    views: Mapping[str, View], sums: Mapping[str, Tensor], processes: Processes
+) -> dict[str, Tensor]:
+    errors, mean_errors = [], []
+    for name, view in views.items():
+        errors.append(sums[name][0].detach() / sums[name][1])
         # What a reconstruction must beat: each crop's cut-out filled with the mean of what can be seen of it.
-        visible = (~mask).float()
+        target, visible = view.target.float(), (~view.mask).float()
         fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
-        mean_errors.append((fill.reshape(-1, 1, 1, 1, 1) - target).abs()[mask].mean())
+        of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
+        filled = processes.gather(of_fill[None]).sum(0)
+        mean_errors.append(filled[0] / filled[1])
     return {
-        "rotation_accuracy": torch.stack(accuracies).mean(),
         "masked_error": torch.stack(errors).mean(),
         "masked_error_of_mean": torch.stack(mean_errors).mean(),
     }
 
 
-def _tokens(tokens: Tensor, image: Tensor, grid: Triple) -> Tensor:
-    """Tissue tokens of all samples (N, C); all tokens where hardly any tissue is seen."""
-    foreground = foreground_tokens(image, grid)
+def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> Tensor:
+    """Tissue tokens of all samples of all processes (N, C); all tokens where hardly any tissue is seen."""
+    foreground = processes.gather_views(foreground_tokens(image, grid))
+    tokens = processes.gather_views(tokens.float())
     if foreground.sum() < 16:
         return tokens.flatten(0, 1)
     return tokens[foreground]

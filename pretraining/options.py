@@ -7,8 +7,12 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from pretraining.configuration import CHOICES, Configuration, preset_names
+from pretraining.collections.collection import DOMAINS
+from pretraining.configuration import CHOICES, TASKS, Configuration, preset_names, recipe_names
 from pretraining.errors import InputError
+
+# Settings that are no options of their own: -p and --recipe set them.
+NAMES = ("preset", "recipe")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -29,6 +33,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-p", "--preset", choices=preset_names(), help="settings to start from; default: base on a GPU, tiny on a CPU"
     )
     parser.add_argument(
+        "--recipe", choices=recipe_names(), help="what is learnt, with the sizes of any preset; default: swinfuse"
+    )
+    parser.add_argument(
         "--c", dest="continue_run", action="store_true", help="go on with the run of this collection and preset"
     )
     parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
@@ -43,6 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--different_patients", action="store_true", help="identifiers that collections share are of different patients"
     )
     parser.add_argument("-np", "--processes", type=int, default=2, help="processes for preprocessing (default 2)")
+    parser.add_argument(
+        "-num_gpus", type=int, default=1, help="GPUs of this machine to train on, or processes with --device cpu"
+    )
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument("--preprocess_only", action="store_true", help="preprocess, then stop")
     stages.add_argument(
@@ -52,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-part_id", type=int, default=0, help="part to do, from 0 to num_parts - 1")
     settings = parser.add_argument_group("settings (defaults: the preset's)")
     for field in fields(Configuration):
-        if field.name == "preset":
+        if field.name in NAMES:
             continue
         settings.add_argument(f"--{field.name}", default=None, **_option(field.name, field.default))
     return parser
@@ -66,6 +76,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(
             f"-part_id {options.part_id} of -num_parts {options.num_parts}; expected parts from 0 to num_parts - 1"
         )
+    if options.num_gpus < 1:
+        raise InputError(f"-num_gpus is {options.num_gpus}; expected at least 1")
     if options.num_parts > 1 and not options.preprocess_only:
         raise InputError("-num_parts divides preprocessing only: give --preprocess_only as well")
     if options.num_parts > 1 and options.overwrite:
@@ -76,13 +88,16 @@ def check_options(options: argparse.Namespace) -> None:
 
 def given_settings(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that stand on the command line."""
-    names = [field.name for field in fields(Configuration) if field.name != "preset"]
+    names = [field.name for field in fields(Configuration) if field.name not in NAMES]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
 def _option(name: str, default: Any) -> dict[str, Any]:
     if name in CHOICES:
         return {"choices": CHOICES[name]}
+    if name in ("modalities", "tasks"):
+        known = DOMAINS if name == "modalities" else TASKS
+        return {"choices": known, "nargs": "+", "metavar": "NAME", "help": f"of {', '.join(known)}"}
     if name == "strides":
         return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'"}
     if name in ("crop_size", "spacing"):

@@ -17,3 +17,11 @@ def derived_seed(*keys: int) -> int:
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
     """A CPU generator for one purpose of one step."""
     return torch.Generator().manual_seed(derived_seed(seed, step, purpose))
+
+
+def sample_generators(seed: int, step: int, purpose: int, samples: range) -> list[torch.Generator]:
+    """A CPU generator for each sample of a step, by its number in the batch of all processes.
+
+    Two processes with half the batch each therefore draw what one with the whole batch draws.
+    """
+    return [torch.Generator().manual_seed(derived_seed(seed, step, purpose, sample)) for sample in samples]

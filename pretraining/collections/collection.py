@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -100,14 +101,18 @@ class Collection:
         )
 
 
-def require_both_domains(collection: Collection) -> None:
-    """Raises InputError for a collection without CT or without MR: the encoder learns what they share."""
-    for domain in DOMAINS:
-        if not any(volume.domain == domain for volume in collection.volumes):
-            raise InputError(
-                f"{collection.name}: no {domain} volume ({collection.layout} layout); SwinFUSE needs both CT and MR. "
-                f"Name another collection as well, such as -d {collection.name} OTHER; see swinfuse_pretrain --list"
-            )
+def require_domains(collection: Collection, domains: Sequence[str] = DOMAINS) -> None:
+    """Raises InputError for a collection without a volume of one of the domains that a run learns from."""
+    for domain in domains:
+        if any(volume.domain == domain for volume in collection.volumes):
+            continue
+        others = [other for other in DOMAINS if any(volume.domain == other for volume in collection.volumes)]
+        alone = f", or train on one alone with --modalities {others[0]}" if others else ""
+        raise InputError(
+            f"{collection.name}: no {domain} volume ({collection.layout} layout), but the run learns from "
+            f"{' and '.join(domains)}. Name another collection as well, such as -d {collection.name} OTHER{alone}; "
+            "see swinfuse_pretrain --list"
+        )
 
 
 def volume_stem(path: Path) -> str | None:

@@ -15,24 +15,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretraining.losses.coral import coral
+from pretraining.losses.mmd import maximum_mean_discrepancy
+from pretraining.losses.sliced_wasserstein import sliced_wasserstein
+
 # Of the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, tokens that move one by one in 4
 # dimensions did not find the other cloud within 300 steps; at 0.5 the clouds met in 4 to 48 dimensions.
 BANDWIDTH_SHARE = 0.5
+DENSITY_LOSSES = ("kde_jsd", "mmd", "coral", "sliced_wasserstein")
 SMALLEST_BANDWIDTH = 1e-2
 SMALLEST_DEVIATION = 1e-4
 
 
 class DensityMatch(NamedTuple):
-    """The divergence and what tells a match from a collapse.
+    """The loss and what tells a match from a collapse.
 
     Attributes:
-        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2.
+        loss: what is minimised: the divergence, or the alternative that was asked for.
+        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2; detached where another loss is minimised.
         median_bandwidth: kernel width that this batch's distances ask for, detached.
         effective_rank: exponential of the entropy of the tokens' normalised spectrum (Roy and Vetterli, 2007); 1 when
             all vary along one line.
         feature_variance: mean variance of the tokens' channels; 0 when all are alike.
     """
 
+    loss: Tensor
     divergence: Tensor
     median_bandwidth: Tensor
     effective_rank: Tensor
@@ -47,6 +54,7 @@ def density_matching(
     dimensions: int = 8,
     samples: int = 512,
     generator: torch.Generator | None = None,
+    loss: str = "kde_jsd",
 ) -> DensityMatch:
     """Estimates how far apart two sets of tokens are distributed; differentiable in both.
 
@@ -57,6 +65,8 @@ def density_matching(
         dimensions: tokens with more channels are projected to this many by a random orthonormal map.
         samples: tokens taken of each set at most.
         generator: CPU generator for samples and projection.
+        loss: `kde_jsd`, or an alternative to compare with, on the same standardised samples in all their channels:
+            `mmd`, `coral` or `sliced_wasserstein`. The divergence is measured in any case.
 
     Raises:
         ValueError: for sets of fewer than 2 tokens or different channels.
@@ -70,13 +80,21 @@ def density_matching(
         pooled = torch.cat([ct, mr]).detach()
         mean, deviation = pooled.mean(0), pooled.std(0).clamp_min(SMALLEST_DEVIATION)
         ct, mr = (ct - mean) / deviation, (mr - mean) / deviation
+        alternative = _alternative(loss, ct, mr, generator)
+        if alternative is not None:
+            ct, mr = ct.detach(), mr.detach()
         if ct.shape[1] > dimensions:
             projection = _orthonormal(ct.shape[1], dimensions, generator).to(ct)
             ct, mr = ct @ projection, mr @ projection
         median = median_bandwidth(torch.cat([ct, mr]).detach())
         width = median if bandwidth is None else bandwidth.to(median).clamp_min(SMALLEST_BANDWIDTH)
+        divergence = jensen_shannon_divergence(ct, mr, width)
         return DensityMatch(
-            jensen_shannon_divergence(ct, mr, width), median, effective_rank(pooled), pooled.var(0).mean()
+            divergence if alternative is None else alternative,
+            divergence,
+            median,
+            effective_rank(pooled),
+            pooled.var(0).mean(),
         )
 
 
@@ -118,6 +136,18 @@ def effective_rank(tokens: Tensor) -> Tensor:
     spectrum = torch.linalg.svdvals(tokens - tokens.mean(0))
     shares = spectrum / spectrum.sum().clamp_min(1e-12)
     return (-(shares * shares.clamp_min(1e-12).log()).sum()).exp()
+
+
+def _alternative(loss: str, ct: Tensor, mr: Tensor, generator: torch.Generator | None) -> Tensor | None:
+    if loss == "kde_jsd":
+        return None
+    if loss == "mmd":
+        return maximum_mean_discrepancy(ct, mr)
+    if loss == "coral":
+        return coral(ct, mr)
+    if loss == "sliced_wasserstein":
+        return sliced_wasserstein(ct, mr, generator=generator)
+    raise ValueError(f"loss {loss!r}; expected one of {DENSITY_LOSSES}")
 
 
 def _own_share_information(own: Tensor, other: Tensor, bandwidth: Tensor | float) -> Tensor:

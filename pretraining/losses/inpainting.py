@@ -22,6 +22,14 @@ def inpainting_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, visibl
     Raises:
         ValueError: when the shapes differ.
     """
+    return loss_of_sums(error_sums(reconstruction, target, mask), visible_weight)
+
+
+def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Sum of absolute errors over cut-out voxels, their number, and the same two of the visible ones: (4,).
+
+    Sums of several parts of a batch add up to those of the batch; means do not.
+    """
     if not reconstruction.shape == target.shape == mask.shape:
         raise ValueError(
             f"reconstruction, target and mask must have one shape, found {tuple(reconstruction.shape)}, "
@@ -31,6 +39,11 @@ def inpainting_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, visibl
         precise = torch.float64 if reconstruction.dtype == torch.float64 else torch.float32
         error = (reconstruction.to(precise) - target.to(precise)).abs()
         cut_out = mask.to(precise)
-        masked = (error * cut_out).sum() / cut_out.sum().clamp_min(1)
-        visible = (error * (1 - cut_out)).sum() / (1 - cut_out).sum().clamp_min(1)
-        return masked + visible_weight * visible
+        visible = 1 - cut_out
+        return torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
+
+
+def loss_of_sums(sums: Tensor, visible_weight: float = 0.1) -> Tensor:
+    """The loss from what :func:`error_sums` returns."""
+    masked, visible = sums[0] / sums[1].clamp_min(1), sums[2] / sums[3].clamp_min(1)
+    return masked + visible_weight * visible

@@ -57,6 +57,22 @@ class RunLog:
             self._scalars.close()
 
 
+class SilentLog(RunLog):
+    """Of a process that is not the first of those that train together: nothing is said twice."""
+
+    def __init__(self) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def record(self, step: int, kind: str, values: Mapping[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def read_records(folder: Path) -> list[dict[str, Any]]:
     """All complete records of a run; a last line cut off by a crash is left out."""
     path = folder / RECORDS

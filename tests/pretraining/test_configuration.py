@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pretraining.configuration import Configuration, changed_settings, load_preset, preset_names
+from pretraining.configuration import Configuration, changed_settings, load_preset, preset_names, recipe_names
 from pretraining.errors import InputError
 
 from .made import tiny
@@ -23,6 +23,40 @@ def test_base_has_the_papers_sizes():
     assert preset_names() == ["base", "small", "tiny"]
 
 
+SIZES = {
+    "crop_size", "strides", "batch_size", "spacing", "feature_size", "depths", "num_heads", "window_size", "mlp_ratio",
+    "dim_layers", "dim_max_tokens", "warmup_steps", "learning_rate", "weight_decay", "workers", "checkpointing",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_recipe_goes_with_every_preset_and_leaves_its_sizes(preset, recipe):
+    configuration = Configuration.from_dict(load_preset(preset, recipe))
+    assert (configuration.preset, configuration.recipe) == (preset, recipe)
+    ours = Configuration.from_dict(load_preset(preset)).to_dict()
+    changed = {name for name, value in configuration.to_dict().items() if value != ours[name]} - {"recipe"}
+    assert not changed & SIZES
+    assert bool(changed) == (recipe != "swinfuse")
+
+
+def test_recipes_are_what_their_names_say():
+    def settings(recipe):
+        return Configuration.from_dict(load_preset("base", recipe))
+
+    assert settings("ct").modalities == ("CT",)
+    assert settings("inpainting").tasks == ("inpainting",)
+    assert [settings("inpainting").loss_weight(task) for task in ("inpainting", "contrastive", "rotation")] == [1, 0, 0]
+    assert settings("no_dim").encoder_settings.domain_invariance is None
+    assert settings("no_density").density_weight == 0
+    assert settings("mean").fusion == settings("paper").fusion == "mean"
+    assert (settings("simmim").masking, settings("simmim").corrupted_share) == ("cells", 0.6)
+    assert settings("none").steps == 0
+    # The mean over the whole crop, as the released code takes it, up to a factor.
+    paper = settings("paper")
+    assert paper.visible_weight == pytest.approx((1 - paper.corrupted_share) / paper.corrupted_share, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -37,9 +71,14 @@ def test_base_has_the_papers_sizes():
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing is"),
         ({"dim": "both"}, "dim is both"),
         (
-            {"inpainting_weight": 0, "contrastive_weight": 0, "rotation_weight": 0, "density_weight": 0},
-            "all loss weights",
+            {"inpainting_weight": 0, "contrastive_weight": 0, "rotation_weight": 0},
+            "the weight of inpainting, contrastive, rotation",
         ),
+        ({"tasks": ("rotation",), "rotation_weight": 0}, "the weight of rotation is 0"),
+        ({"tasks": ()}, "tasks is"),
+        ({"tasks": ("density",)}, r"tasks is \('density',\); expected one or several of"),
+        ({"modalities": ("PET",)}, r"expected one or several of \['CT', 'MR'\]"),
+        ({"density_loss": "kl"}, "density_loss is kl"),
     ],
 )
 def test_bad_settings_say_what_was_expected(changes, words):
@@ -52,6 +91,8 @@ def test_unknown_settings_and_presets_are_named():
         Configuration.from_dict({"step": 3})
     with pytest.raises(InputError, match=r"preset 'huge' is not known.*base"):
         load_preset("huge")
+    with pytest.raises(InputError, match=r"recipe 'mae' is not known.*simmim"):
+        load_preset("tiny", "mae")
 
 
 def test_only_settings_that_change_the_result_stand_in_the_way_of_going_on():

@@ -76,10 +76,29 @@ def test_an_item_depends_on_its_step_alone(tmp_path):
     assert not equal(in_order[0], in_order[1])
 
 
-@pytest.mark.parametrize("change", [{"seed": 6}, {"rank": 1}])
-def test_seed_and_rank_give_other_items(tmp_path, change):
+def test_another_seed_gives_other_items(tmp_path):
     collection = make_collection(tmp_path)
-    assert not equal(dataset(collection)[0], dataset(collection, **change)[0])
+    assert not equal(dataset(collection)[0], dataset(collection, seed=6)[0])
+
+
+def test_processes_load_the_parts_of_one_batch(tmp_path):
+    collection = make_collection(tmp_path, pairs=("p0", "p1"), ct=("c0", "c1"), mr=("m0", "m1"))
+    whole = dataset(collection, batch_size=4)
+    parts = [dataset(collection, batch_size=4, samples=samples) for samples in (range(2), range(2, 4))]
+    for step in range(5):
+        items = [part[step] for part in parts]
+        for name in ("ct", "mr", "paired"):
+            assert torch.equal(torch.cat([item[name] for item in items]), whole[step][name])
+        assert [names for item in items for names in item["patients"]] == whole[step]["patients"]
+
+
+@pytest.mark.parametrize("domain", ["CT", "MR"])
+def test_one_domain_alone_needs_no_other(tmp_path, domain):
+    crops = dataset(make_collection(tmp_path, pairs=("p0",), ct=("c0",), mr=("m0",)), domains=(domain,))
+    items = [crops[step] for step in range(20)]
+    assert all(set(item) == {domain.lower(), "paired", "patients"} for item in items)
+    assert not any(item["paired"].any() for item in items)
+    assert {name for item in items for names in item["patients"] for name in names} == {"p0", f"{domain[0].lower()}0"}
 
 
 def test_items_are_the_same_with_workers(tmp_path):

@@ -23,6 +23,26 @@ def test_predictions_have_the_shapes_of_their_tasks(changes, alone):
     assert (pair is None) == alone
 
 
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_one_modality_goes_alone(modality):
+    model = PretrainingModel(tiny()).eval()
+    batch = made_batch()
+    with torch.no_grad():
+        both = model(batch["ct"], batch["mr"], alone=True)
+        ct, mr, pair = model(*(batch[name] if name == modality else None for name in ("ct", "mr")))
+    assert pair is None
+    found, missing = (ct, mr) if modality == "ct" else (mr, ct)
+    assert missing is None
+    expected = both[("ct", "mr").index(modality)]
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction, atol=1e-5, rtol=1e-5)
+
+
+def test_heads_of_tasks_that_are_left_out_are_not_trained():
+    model = PretrainingModel(tiny(tasks=("contrastive",)))
+    still = {name.split(".")[0] for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert still == {"inpainting_head", "rotation_head"}
+
+
 def test_a_sample_does_not_depend_on_its_batch():
     torch.manual_seed(0)
     model = PretrainingModel(tiny()).eval()

@@ -5,7 +5,7 @@ import torch
 
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate, foreground_tokens, two_views
-from pretraining.randomness import step_generator
+from pretraining.randomness import sample_generators
 
 from .made import made_batch, tiny
 
@@ -54,7 +54,8 @@ def test_a_weight_of_zero_leaves_a_task_out(task):
 
 def test_registered_crops_stay_registered_in_their_views():
     batch = made_batch()
-    ct, mr = two_views(batch["ct"], batch["ct"], tiny(), step_generator(0, 0, 0))
+    views = two_views({"CT": batch["ct"], "MR": batch["ct"]}, tiny(), sample_generators(0, 0, 0, range(2)))
+    ct, mr = views["CT"], views["MR"]
     assert torch.equal(ct.mask, mr.mask)
     assert torch.equal(ct.turns, mr.turns)
     assert len(ct.target) == 4

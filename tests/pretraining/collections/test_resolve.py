@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pretraining.collections.collection import require_both_domains
+from pretraining.collections.collection import require_domains
 from pretraining.collections.integrity import check
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, find_collections
@@ -51,7 +51,11 @@ def test_a_collection_needs_both_domains(tmp_path, counts, missing):
     write_folder_pair(tmp_path / "A", **counts)
     collection = find_collection("A", tmp_path)
     with pytest.raises(InputError, match=rf"no {missing} volume.*-d A OTHER"):
-        require_both_domains(collection)
+        require_domains(collection)
+    there = {"CT": "MR", "MR": "CT"}[missing]
+    require_domains(collection, (there,))
+    with pytest.raises(InputError, match=f"--modalities {there}"):
+        require_domains(collection)
 
 
 def make_dataset(root, number, cases, channel="MRI", first=0):
@@ -85,7 +89,7 @@ def test_several_are_one_collection_with_their_patients_apart(tmp_path):
     ]
     assert collection.patients[0].paired
     assert find_collections(["CTMR", "501"], tmp_path).hash == collection.hash
-    require_both_domains(collection)
+    require_domains(collection)
     check(collection)
 
 

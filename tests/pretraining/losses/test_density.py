@@ -154,3 +154,22 @@ def test_autocast_does_not_lower_the_precision():
 def test_too_few_tokens_are_refused():
     with pytest.raises(ValueError, match="at least 2"):
         density_matching(torch.randn(1, 4), torch.randn(5, 4))
+
+
+@pytest.mark.parametrize("loss", ["mmd", "coral", "sliced_wasserstein"])
+def test_an_alternative_is_minimised_while_the_divergence_is_only_measured(loss):
+    first, second, generator = clouds(16, 1.0, count=80)
+    second = (2 * second).requires_grad_()
+    match = density_matching(first, second, generator=generator, loss=loss)
+    assert match.loss.item() > 0
+    assert not match.divergence.requires_grad
+    match.loss.backward()
+    assert second.grad.abs().sum() > 0
+    plain = density_matching(first, second.detach(), generator=torch.Generator().manual_seed(3))
+    assert torch.equal(plain.loss, plain.divergence)
+
+
+def test_an_unknown_loss_is_refused():
+    first, second, _ = clouds(4, 0.0, count=10)
+    with pytest.raises(ValueError, match="expected one of"):
+        density_matching(first, second, loss="kl")

@@ -1,0 +1,42 @@
+"""Too little memory, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pretraining.configuration import Configuration
+from pretraining.errors import InputError
+
+
+@contextmanager
+def enough_memory(configuration: Configuration, device: torch.device, samples: int) -> Iterator[None]:
+    """Within, running out of memory becomes an InputError that says which settings to lower.
+
+    Args:
+        configuration: settings of the run.
+        device: where it trains.
+        samples: pairs of crops that this process holds.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        crop = " x ".join(map(str, configuration.crop_size))
+        checkpointing = (
+            "" if configuration.checkpointing else "--checkpointing (half as fast again, about half the memory); "
+        )
+        raise InputError(
+            f"{device} has too little memory for {samples} pairs of crops of {crop} voxels "
+            f"({str(error).splitlines()[0] if str(error) else type(error).__name__}). In this order: {checkpointing}"
+            f"a lower --batch_size than {configuration.batch_size}, or the same on more GPUs (-num_gpus); "
+            "a smaller --crop_size; -p small"
+        ) from error
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    # On the CPU, torch reports it as a plain RuntimeError.
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)

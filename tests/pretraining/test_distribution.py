@@ -1,0 +1,184 @@
+import multiprocessing
+import os
+import socket
+import time
+
+import pytest
+import torch
+
+from pretraining.configuration import Configuration, load_preset
+from pretraining.crops import CropDataset
+from pretraining.distribution import Processes, joined, started_again
+from pretraining.errors import InputError
+from pretraining.index import PreprocessedCollection
+from pretraining.model import PretrainingModel
+from pretraining.objective import evaluate
+
+from .made import CPU, TINY, made_collection
+
+RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein")
+# With a share of 0.5 the images of step 3 go through the module alone, and those of step 4 do not.
+STEPS = (3, 4)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    return made_collection(tmp_path_factory.mktemp("collection"))
+
+
+def in_two_processes(function, *arguments):
+    """What `function(processes, *arguments)` returns in each of two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    workers = [
+        context.Process(target=_process, args=(rank, port, results, function, arguments), daemon=True)
+        for rank in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    limit = time.monotonic() + 120
+    found = {}
+    while len(found) < 2 and time.monotonic() < limit:
+        if results.empty():
+            assert not any(worker.exitcode for worker in workers), "a process failed; see its traceback"
+            time.sleep(0.05)
+        else:
+            rank, value = results.get()
+            found[rank] = value
+    for worker in workers:
+        worker.join(20)
+    return [found[rank] for rank in range(2)]
+
+
+def _process(rank, port, results, function, arguments):
+    torch.set_num_threads(1)
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    with joined("cpu") as processes:
+        results.put((rank, function(processes, *arguments)))
+        processes.wait()
+
+
+def configuration_of(recipe):
+    settings = {**load_preset("tiny", recipe), **TINY, "batch_size": 4, "mask_cell": 4}
+    return Configuration.from_dict({**settings, "drop_path_rate": 0.0, "single_share": 0.5})
+
+
+def gradients(processes, folder, recipes=RECIPES):
+    """Gradients and values of two steps of each recipe, as plain lists."""
+    collection = PreprocessedCollection.open(folder)
+    found = {}
+    for recipe in recipes:
+        configuration = configuration_of(recipe)
+        crops = CropDataset(
+            collection, "train", configuration.crop_size, configuration.batch_size, seed=0, steps=9,
+            samples=processes.samples(configuration.batch_size), domains=configuration.modalities,
+        )  # fmt: skip
+        torch.manual_seed(7)
+        model = PretrainingModel(configuration)
+        wrapped = processes.wrap(model, CPU)
+        for step in STEPS:
+            model.zero_grad()
+            evaluation = evaluate(wrapped, crops[step], configuration, step, None, processes=processes)
+            evaluation.total.backward()
+            found[f"{recipe} {step}"] = (
+                {n: p.grad.flatten().tolist() for n, p in model.named_parameters() if p.grad is not None},
+                {name: float(value) for name, value in evaluation.values().items()},
+            )
+    return found
+
+
+def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection):
+    together = in_two_processes(gradients, collection.folder)
+    alone = gradients(Processes(), collection.folder)
+    paired = set()
+    for name, (expected, values) in alone.items():
+        paired |= {"density" in values} if name.startswith("swinfuse") else set()
+        assert expected
+        for ours, our_values in (found[name] for found in together):
+            # A ratio of norms: averaged over processes, not that of the whole batch.
+            assert our_values.pop("dim_change", 0) == pytest.approx(values.get("dim_change", 0), rel=0.05), name
+            assert our_values == pytest.approx({k: v for k, v in values.items() if k in our_values}, rel=1e-4), name
+            assert our_values.keys() == values.keys() - {"dim_change"}
+            assert ours.keys() == expected.keys()
+            largest = max(abs(value) for values in expected.values() for value in values)
+            for parameter, values_of_one in expected.items():
+                torch.testing.assert_close(
+                    torch.tensor(ours[parameter]), torch.tensor(values_of_one),
+                    rtol=1e-3, atol=1e-5 * largest, msg=lambda text, at=f"{name} {parameter}": f"{at}: {text}",
+                )  # fmt: skip
+    assert paired == {True, False}
+
+
+def exchange(processes):
+    rank = processes.rank
+    mine = torch.tensor([[10.0 * rank], [10.0 * rank + 1]], requires_grad=True)
+    # The loss is the same everywhere: sum of k x_k over the gathered values.
+    weights = torch.arange(4.0)[:, None]
+    (processes.gather(mine) * weights).sum().backward()
+    return {
+        "gradient": mine.grad.tolist(),
+        "views": processes.gather_views(torch.tensor([0, 1, 100, 101]) + 2 * rank).tolist(),
+        "others": processes.other_crops(torch.tensor([10.0 * rank, 10.0 * rank + 1])).tolist(),
+        "any": (processes.any(rank == 1), processes.any(False)),
+        "samples": list(processes.samples(6)),
+    }
+
+
+def test_exchange_between_processes():
+    first, second = in_two_processes(exchange)
+    # Twice the gradient of one loss; averaging over two processes makes it exact.
+    assert first["gradient"] == [[0.0], [2.0]]
+    assert second["gradient"] == [[4.0], [6.0]]
+    assert first["views"] == second["views"] == [0, 1, 2, 3, 100, 101, 102, 103]
+    assert first["others"] == [11.0, 0.0]
+    assert second["others"] == [1.0, 10.0]
+    assert first["any"] == second["any"] == (True, False)
+    assert first["samples"] + second["samples"] == list(range(6))
+
+
+def unequal(processes):
+    try:
+        processes.require_equal({"version of torch": f"2.{processes.rank}", "seed": 0})
+    except InputError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_a_world_of_unequal_versions_is_refused_everywhere():
+    for message in in_two_processes(unequal):
+        assert "version of torch is 2.1 on rank 1" in message
+        assert "and 2.0 on rank 0" in message
+        assert "seed" not in message
+
+
+def test_a_process_alone_needs_no_exchange():
+    alone = Processes()
+    values = torch.randn(4, 2)
+    assert alone.gather(values) is values
+    assert alone.gather_views(values) is values
+    assert alone.other_crops(values[:1]) is None
+    assert list(alone.samples(3)) == [0, 1, 2]
+    assert alone.any(True)
+    alone.require_equal({"anything": object()})
+
+
+def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
+    with pytest.raises(InputError, match=r"batch_size is 5 .* there are 4; .* --batch_size 8"):
+        Processes(0, 4).samples(5)
+    with pytest.raises(InputError, match="--batch_size 8"):
+        Processes(0, 8).samples(2)
+
+
+@pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
+def test_a_command_knows_that_it_was_started_again(monkeypatch, variable):
+    assert not started_again()
+    monkeypatch.setenv(variable, "0")
+    assert not started_again()
+    monkeypatch.setenv(variable, "2")
+    assert started_again()
