@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_swinfuse.discovery import diagnosis
 from nnunetv2_swinfuse.discovery import register as registration
 
 
@@ -72,9 +73,7 @@ def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
 
 def test_check_fails_and_says_what_to_do_when_nnunet_does_not_find_them(site, capsys, monkeypatch):
     # A registered environment of the developer's must not help.
-    monkeypatch.setattr(
-        registration, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0); {registration.PROBE}"
-    )
+    monkeypatch.setattr(diagnosis, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0)\n{diagnosis.PROBE}")
     with pytest.raises(SystemExit) as exit_:
         registration.main(["--check", "--site", str(site)])
     assert exit_.value.code == 1
