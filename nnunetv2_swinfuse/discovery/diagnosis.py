@@ -145,7 +145,7 @@ def _direct_url(found: Distribution) -> dict[str, Any]:
 def _command_words(command: str) -> str:
     path = shutil.which(command)
     if path is None:
-        return f"not on PATH; activate this environment or call {Path(sysconfig.get_path('scripts')) / command}"
+        return "not on PATH; activate this environment"
     ours = {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent}
     # A user's installation has its commands elsewhere; their first line names the Python.
     with open(path, "rb") as file:

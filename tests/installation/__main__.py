@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from subprocess import TimeoutExpired
 
 from tests.installation.checks import CheckError, checks
 from tests.installation.environments import BuildError, Combination, Workshop, combinations
@@ -55,7 +56,7 @@ def examine(workshop: Workshop, combination: Combination, end_to_end: bool, keep
             print(f" | {name}", end=" ", flush=True)
             check()
             print(f"ok {time.monotonic() - start:.0f} s", end="", flush=True)
-    except (BuildError, CheckError) as error:
+    except (BuildError, CheckError, TimeoutExpired) as error:
         print(f"FAILED\n{error}")
         return False
     print()

@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+# Seconds for one command of an environment; ten times what the slowest takes on two idle cores.
+TIME_LIMIT = 900
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGE = "nnunetv2-swinfuse"
 # Folders of the checkout that are no source.
@@ -168,7 +171,8 @@ class Environment:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         environment |= {"PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}", **variables}
         words = [str(self.folder / "bin" / command), *map(str, arguments)]
-        return subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True, check=False)
+        options: dict[str, Any] = {"capture_output": True, "text": True, "check": False, "timeout": TIME_LIMIT}
+        return subprocess.run(words, env=environment, cwd=self.folder, **options)
 
 
 def _installed_entries() -> Iterator[Path]:

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -61,6 +62,20 @@ def test_folders_that_the_variable_already_names_are_kept_and_ours_is_not_named_
 def test_the_line_is_inert_when_the_package_is_gone(site):
     registration.register(site)
     assert variable_after_start(site, hide_package=True) == "not set"
+
+
+def test_the_line_is_inert_when_an_empty_folder_of_the_packages_name_is_left(site):
+    """Uninstalling leaves folders behind that hold files of others, such as bytecode; Python imports them as well."""
+    registration.register(site)
+    (site / "nnunetv2_swinfuse" / "discovery" / "external_trainers").mkdir(parents=True)
+    assert variable_after_start(site, hide_package=True) == "not set"
+
+
+def test_a_package_in_the_users_own_folder_is_registered_there(site, monkeypatch):
+    monkeypatch.setattr(registration.python_site, "getusersitepackages", lambda: str(site))
+    assert registration.site_packages() != site
+    monkeypatch.setattr(registration, "distribution", lambda _: SimpleNamespace(locate_file=lambda name: site / name))
+    assert registration.site_packages() == site
 
 
 def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
