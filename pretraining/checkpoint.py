@@ -15,7 +15,10 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
 from pretraining.configuration import Configuration
 from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
+from pretraining.nnssl_plan import encoder_details
 
+# The checkpoint in a run's folder.
+CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
 FORMAT_VERSION = 1
 
@@ -129,7 +132,11 @@ def export_encoder(
         modalities=("CT", "MR"),
         collection=dict(collection),
         source=str(path),
-        details={"configuration": configuration.to_dict(), "normalisation": dict(normalisation or {})},
+        details={
+            "configuration": configuration.to_dict(),
+            "normalisation": dict(normalisation or {}),
+            **encoder_details(configuration, collection, spacing),
+        },
     )
     write_or_explain(lambda: save_encoder(encoder, path), path)
     return encoder

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(words)
     try:
-        run(options, continuation(words))
+        run(options, words)
     except InputError as error:
         print(f"swinfuse_pretrain: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -45,13 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def run(options: argparse.Namespace, again: str) -> None:
+def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     """All stages: checks, preprocessing, training, publication. Everything cheap is checked first.
 
     Args:
         options: the parsed command line.
-        again: the command that goes on after an interruption.
+        words: the command line as it was given.
     """
+    again = continuation(words)
     check_options(options)
     if options.list:
         print_list(options)
@@ -60,10 +61,12 @@ def run(options: argparse.Namespace, again: str) -> None:
         preprocess_only(options)
         return
     # These take seconds to import: not for --help or a missing path.
-    from pretraining.checkpoint import export_encoder, load_checkpoint
+    from pretraining.checkpoint import CHECKPOINT, export_encoder, load_checkpoint, write_or_explain
     from pretraining.cost import advice
     from pretraining.initialization import load_initial
-    from pretraining.loop import CHECKPOINT, Interrupted, train
+    from pretraining.loop import DivergedError, Interrupted, train
+    from pretraining.monitoring.report import REPORT, write_facts, write_report
+    from pretraining.monitoring.tensorboard import require_tensorboard
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
     preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
@@ -83,6 +86,8 @@ def run(options: argparse.Namespace, again: str) -> None:
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
                 "or keep it and move the folder away"
             )
+    if configuration.tensorboard:
+        require_tensorboard()
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
         print(f"No preset was asked for: '{preset}' suits the {device.type} found here. Choose another with -p.")
@@ -102,9 +107,14 @@ def run(options: argparse.Namespace, again: str) -> None:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "configuration.json").write_text(json.dumps(configuration.to_dict(), indent=4) + "\n")
+    write_facts(folder, f"swinfuse_pretrain {shlex.join(words)}", volumes, device)
     try:
         model = train(folder, volumes, configuration, device, state, initial)
+    except DivergedError as error:
+        write_report(folder, f"Stopped: {error}")
+        raise
     except Interrupted as stopped:
+        write_report(folder, f"{stopped}. Go on with: {again}")
         print(f"{stopped}. Go on with: {again}", file=sys.stderr)
         raise SystemExit(130) from None
     encoder_path = folder / "encoder.pth"
@@ -112,7 +122,8 @@ def run(options: argparse.Namespace, again: str) -> None:
     normalisation = volumes.header.get("normalisation", {})
     export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder_path, normalisation)
     publish(encoder_path, results / PUBLISHED)
-    print(f"Curves: {folder / 'progress.png'}   pictures: {folder / 'panels'}")
+    write_or_explain(lambda: write_report(folder), folder / REPORT)
+    print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
     print(f"Published: {results / PUBLISHED} (a copy of {encoder_path})")
     print_next_command()
 

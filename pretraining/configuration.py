@@ -16,7 +16,9 @@ from pretraining.errors import InputError
 Strides = tuple[tuple[int, ...], ...]
 
 # Settings that may differ between a run and its continuation: they change neither the losses nor what is learnt.
-FREE_ON_RESUME = frozenset({"workers", "checkpoint_every", "validate_every", "validation_batches", "device"})
+FREE_ON_RESUME = frozenset(
+    {"workers", "checkpoint_every", "validate_every", "validation_batches", "device", "tensorboard"}
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Configuration:
         validate_every, validation_batches: steps between validations, batches in each.
         checkpoint_every: steps between checkpoints.
         workers: processes that load crops.
+        tensorboard: write the records for TensorBoard as well.
         device: `cuda`, `cpu` or `auto`.
     """
 
@@ -100,6 +103,7 @@ class Configuration:
     validation_batches: int = 16
     checkpoint_every: int = 500
     workers: int = 4
+    tensorboard: bool = False
     device: Literal["auto", "cuda", "cpu"] = "auto"
 
     def __post_init__(self) -> None:

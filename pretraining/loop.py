@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import Any
 
@@ -18,20 +19,24 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
-from pretraining.checkpoint import TrainingState, save_checkpoint
-from pretraining.configuration import Configuration
+from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
+from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.cost import in_words
 from pretraining.crops import CropDataset, PreprocessedCollection
 from pretraining.errors import InputError
 from pretraining.initialization import initialize
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
+from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import RunLog
 from pretraining.monitoring.panels import draw_reconstruction
+from pretraining.monitoring.probes import FeatureProbes
+from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.schedule import learning_rate
 
-CHECKPOINT = "checkpoint_latest.pth"
+READ_EVERY = 20
+REMEDY = "The checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
@@ -98,7 +103,7 @@ def train(
         optimizer.load_state_dict(state.optimizer)
         step, seconds = state.step, state.seconds
         bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
-    log = RunLog(folder, step)
+    log = RunLog(folder, step, configuration.tensorboard)
     if initial is not None and state is None:
         log.say(f"Beginning from {initial.path}. {initialize(model, initial)}")
     batches = iter(
@@ -120,7 +125,19 @@ def train(
     for note in collection.reading_notes(configuration.crop_size):
         log.say(note)
 
+    def read_values() -> None:
+        for taken, values in unread.read():
+            if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
+                raise DivergedError(
+                    f"step {taken - 1}: the loss is {values['total']}, its gradient's norm {values['gradient_norm']} "
+                    f"({_words(values)}). {REMEDY.format(folder=folder)}"
+                )
+            log.record(taken, "train", {**values, "learning_rate": learning_rate(taken - 1, configuration)})
+            bar.set_postfix_str(_words({name: values[name] for name in LOSS_WEIGHTS if name in values}))
+
     def save() -> None:
+        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+            raise DivergedError(f"step {step}: weights are not finite. {REMEDY.format(folder=folder)}")
         save_checkpoint(
             TrainingState(
                 step=step,
@@ -135,6 +152,8 @@ def train(
             folder / CHECKPOINT,
         )
 
+    # Reading a value makes a GPU finish all that was asked of it: there, many steps are read at once.
+    unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
     with stop_signals() as stop, tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1) as bar:
         while step < configuration.steps:
             start = time.perf_counter()
@@ -142,12 +161,6 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, configuration)
             evaluation = evaluate(model, _on(next(batches), device), configuration, step, bandwidth)
-            if not math.isfinite(evaluation.total.item()):
-                raise DivergedError(
-                    f"step {step}: the loss is {evaluation.total.item()} ({_words(evaluation.values())}). The "
-                    f"checkpoint in {folder} is from before. Start again with a lower --learning_rate or "
-                    "--gradient_clip."
-                )
             optimizer.zero_grad(set_to_none=True)
             evaluation.total.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
@@ -155,28 +168,27 @@ def train(
             bandwidth = evaluation.bandwidth
             step += 1
             seconds += time.perf_counter() - start
-            values = {name: float(value) for name, value in evaluation.values().items()}
-            log.record(
-                step,
-                "train",
-                {**values, "gradient_norm": float(norm), "learning_rate": learning_rate(step - 1, configuration)},
-            )
-            bar.set_postfix_str(_words({name: values[name] for name in evaluation.losses}))
-            bar.update()
+            unread.add(step, {**evaluation.values(), "gradient_norm": norm})
             last = step == configuration.steps
-            if step % configuration.validate_every == 0 or last:
+            validating = step % configuration.validate_every == 0 or last
+            if unread.due or validating:
+                read_values()
+            bar.update()
+            if validating:
                 means = validate(model, collection, configuration, device, step, bandwidth, folder / "panels")
                 log.record(step, "validation", means)
                 log.say(f"step {step}: validation {_words(means)}")
-                for warning in health_warnings(means):
+                for warning in health_warnings(means, step / configuration.steps):
                     log.say(f"WARNING: {warning}")
                 draw_progress(folder)
             if stop or last or step % configuration.checkpoint_every == 0:
+                read_values()
                 save()
             if stop and not last:
                 draw_progress(folder)
                 raise Interrupted(f"{stop[0]} at step {step}; saved {folder / CHECKPOINT}")
     log.say(f"Done: {configuration.steps} steps in {in_words(seconds)}")
+    log.close()
     return model
 
 
@@ -200,32 +212,18 @@ def validate(
         collection, "validation", configuration.crop_size, configuration.batch_size,
         seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
     )  # fmt: skip
-    sums: dict[str, float] = defaultdict(float)
+    values: dict[str, list[float]] = defaultdict(list)
+    probes = FeatureProbes()
     for index in range(len(crops)):
-        evaluation = evaluate(model, _on(crops[index], device), configuration, index, bandwidth, validation=True)
+        batch = _on(crops[index], device)
+        evaluation = evaluate(model, batch, configuration, index, bandwidth, validation=True)
+        probes.add(model, batch)
         for name, value in evaluation.values().items():
-            sums[name] += float(value) / len(crops)
+            values[name].append(float(value))
         if index == 0:
             draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
-    return dict(sums)
-
-
-def health_warnings(means: Mapping[str, float]) -> list[str]:
-    """In words, what went wrong according to a validation's means."""
-    warnings = []
-    if means.get("dim_change", 1.0) < 1e-3:
-        warnings.append(
-            f"the DIM does not change its input: its relative change is {means['dim_change']:.1e}. "
-            "What CT and MR share is then not learnt there; a higher --density_weight or --dim none may be honest."
-        )
-    if means.get("attention_entropy", 0.0) > 0.999:
-        warnings.append("attention in the DIM is uniform: it averages its tokens instead of choosing among them.")
-    if means.get("feature_variance", 1.0) < 1e-6 or means.get("effective_rank", 2.0) < 1.05:
-        warnings.append(
-            "the DIM's outputs have collapsed: their divergence is small because all tokens are alike. "
-            "Lower --density_weight or lengthen --density_warmup_steps."
-        )
-    return warnings
+    # Some are not measured on every batch: attention differs only where crops are co-located.
+    return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}
 
 
 def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:

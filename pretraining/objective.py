@@ -18,6 +18,7 @@ from pretraining.losses.density import density_matching, update_bandwidth
 from pretraining.losses.inpainting import inpainting_loss
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Predictions, PretrainingModel
+from pretraining.monitoring.health import attention_difference, attention_entropy
 from pretraining.randomness import derived_seed, step_generator
 from pretraining.schedule import density_weight
 from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view
@@ -72,7 +73,7 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, each (B, 1, z, y, x).
+        batch: `ct` and `mr`, each (B, 1, z, y, x); `paired` (B,), read in validation only.
         configuration: settings of the run.
         step: steps taken so far, or the number of the batch in a validation.
         bandwidth: running average of the density loss's bandwidth, None in the beginning.
@@ -104,6 +105,10 @@ def evaluate(
         health["dim_change"] = pair.change.detach()
         if pair.ct_weights:
             health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
+            # Both views of every crop lie along the batch axis.
+            difference = attention_difference(pair.ct_weights, pair.mr_weights, batch["paired"].repeat(2))
+            if difference is not None:
+                health["attention_difference"] = difference
         if configuration.density_weight:
             match = density_matching(
                 _tokens(pair.ct_tokens, ct.target, pair.grid),
@@ -160,12 +165,6 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
     mean, square = F.adaptive_avg_pool3d(image, grid), F.adaptive_avg_pool3d(image.square(), grid)
     deviation = (square - mean.square()).clamp_min(0).sqrt().flatten(1)
     return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)
-
-
-def attention_entropy(weights: list[Tensor]) -> Tensor:
-    """Mean entropy of attention rows (B, heads, queries, keys), relative to that of uniform attention."""
-    entropies = [-(w * w.clamp_min(1e-12).log()).sum(-1).mean() / math.log(max(w.shape[-1], 2)) for w in weights]
-    return torch.stack(entropies).mean().detach()
 
 
 def _proxy_loss(name: str, view: View, predicted: Predictions, configuration: Configuration) -> Tensor:

@@ -81,7 +81,7 @@ class SwinFUSEUNet(nn.Module):
         checkpointing: recompute Swin blocks in the backward pass to save memory.
 
     Raises:
-        ValueError: naming the field, for strides or sizes that cannot be built.
+        ValueError: naming the field, for strides or sizes that cannot be built, and for arguments of a newer version.
     """
 
     def __init__(
@@ -105,8 +105,15 @@ class SwinFUSEUNet(nn.Module):
         n_conv_per_stage_decoder: int = 2,
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
+        **unknown: Any,
     ):
         super().__init__()
+        if unknown:
+            raise ValueError(
+                f"architecture.arch_kwargs has {sorted(unknown)}, which this version of nnunetv2-swinfuse does not "
+                "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
+                "were edited"
+            )
         self.settings = EncoderSettings(
             feature_size,
             tuple(depths),

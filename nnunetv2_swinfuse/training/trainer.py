@@ -102,8 +102,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         self.configuration_manager.configuration["swinfuse"] = provenance
         self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
 
-    @property
-    def pretrained_layers(self) -> dict[str, int]:
+    def _pretrained_layers(self) -> dict[str, int]:
         """Names of the pretrained parameters and the layer of each, counted from the image; empty without any."""
         stages = self.provenance.get("pretrained_stages")
         return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
@@ -143,7 +142,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
         """AdamW with warm-up; the schedule is a function of the epoch, so there is nothing to resume."""
-        optimizer = build_optimizer(unwrapped(self.network), self.settings, self.pretrained_layers)
+        optimizer = build_optimizer(unwrapped(self.network), self.settings, self._pretrained_layers())
         return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
@@ -181,7 +180,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     def on_train_epoch_start(self) -> None:
         """As nnU-Net, with the pretrained part frozen or let go as the epoch demands, after a resume too."""
         frozen = self.frozen or self.current_epoch < self.settings.linear_probe_epochs
-        layers = self.pretrained_layers
+        layers = self._pretrained_layers()
         if (layers or self.frozen) and set_frozen(unwrapped(self.network), layers, frozen):
             self.print_to_log_file(
                 f"SwinFUSE: {len(layers)} pretrained tensors are {'frozen' if frozen else 'trained'} from epoch "

@@ -1,55 +1,61 @@
-"""`progress.png`: the losses and the health of a run over its steps."""
+"""The quantities of a run over its steps: `progress.png`, and each of its panels alone for the report."""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from pretraining.monitoring.log import read_records
 
-# Panels of the picture: title, quantities, and what a reader should look for.
-PANELS = [
-    ("total loss", ["total"], ""),
-    (
+
+class Panel(NamedTuple):
+    """One axis: title, names of records, what a reader should look for, and why it may be empty."""
+
+    title: str
+    names: tuple[str, ...]
+    hint: str = ""
+    empty: str = "not measured"
+
+
+UNPAIRED = "no co-located crops"
+PANELS = (
+    Panel("total loss", ("total",)),
+    Panel(
         "inpainting: L1 in the masked region",
-        ["masked_error", "masked_error_of_mean"],
+        ("masked_error", "masked_error_of_mean"),
         "below the error of filling the mean",
     ),
-    ("rotation: accuracy", ["rotation_accuracy"], "above 0.25"),
-    ("contrastive", ["contrastive"], ""),
-    ("density matching: JSD / ln 2", ["divergence_share"], "falls, while rank and variance stay"),
-    ("density matching: rank and variance", ["effective_rank", "feature_variance"], "0 means collapse"),
-    ("DIM: relative change", ["dim_change"], "0 means it does nothing"),
-    ("DIM: attention entropy / ln N", ["attention_entropy"], "1 means uniform attention"),
-]
+    Panel("rotation: accuracy", ("rotation_accuracy",), "above 0.25"),
+    Panel("contrastive", ("contrastive",)),
+    Panel("density matching: JSD / ln 2", ("divergence_share",), "falls, while rank and variance stay"),
+    Panel("density matching: rank, variance", ("effective_rank", "feature_variance"), "0 means collapse"),
+    Panel("density matching: bandwidth", ("bandwidth",), "above its floor of 0.01"),
+    Panel("DIM: relative change", ("dim_change",), "0 means it does nothing"),
+    Panel("DIM: attention entropy / ln N", ("attention_entropy",), "1 means uniform attention"),
+    Panel(
+        "DIM: difference of the blocks' attention", ("attention_difference",), "0 means one block would do", UNPAIRED
+    ),
+    Panel("modality probe: accuracy", ("probe_accuracy",), "0.5 means invariant"),
+    Panel("CKA of CT and MR", ("cka",), "1 means alike", UNPAIRED),
+)
+COLUMNS = 3
+# More points than a picture has pixels only cost time.
+MOST_POINTS = 600
 
 
 def draw_progress(folder: Path) -> Path:
     """Draws `progress.png` in a run folder from its records; training thin, validation with points."""
     records = read_records(folder)
-    figure = Figure(figsize=(14, 14), layout="constrained")
-    axes = figure.subplots(4, 2).flat
-    for axis, (title, names, hint) in zip(axes, PANELS, strict=True):
-        for colour, name in enumerate(names):
-            for kind in ("train", "validation"):
-                points = [(r["step"], r[name]) for r in records if r["kind"] == kind and r.get(name) is not None]
-                if not points:
-                    continue
-                steps, values = np.array(points, dtype=float).T
-                if kind == "train":
-                    axis.plot(steps, values, color=f"C{colour}", alpha=0.25, linewidth=0.8)
-                    steps, values = _smooth(steps, values)
-                    axis.plot(steps, values, color=f"C{colour}", label=f"{name}, training")
-                else:
-                    axis.plot(steps, values, "o--", color=f"C{colour}", markersize=4, label=f"{name}, validation")
-        axis.set_title(f"{title} ({hint})" if hint else title, fontsize=10)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(fontsize=8)
+    rows = -(-len(PANELS) // COLUMNS)
+    figure = Figure(figsize=(6 * COLUMNS, 3.4 * rows), layout="constrained")
+    for axis, panel in zip(figure.subplots(rows, COLUMNS).flat, PANELS, strict=False):
+        _draw(axis, panel, records)
     path = folder / "progress.png"
     temporary = folder / "progress.tmp.png"
     figure.savefig(temporary, dpi=80)
@@ -57,8 +63,45 @@ def draw_progress(folder: Path) -> Path:
     return path
 
 
+def panel_picture(panel: Panel, records: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG of one panel, readable on a phone."""
+    figure = Figure(figsize=(5, 3.2), layout="constrained")
+    _draw(figure.subplots(), panel, records)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def measured(panel: Panel, records: Sequence[dict[str, Any]]) -> bool:
+    """Whether any record has a quantity of the panel."""
+    return any(record.get(name) is not None for record in records for name in panel.names)
+
+
+def _draw(axis: Any, panel: Panel, records: Sequence[dict[str, Any]]) -> None:
+    for colour, name in enumerate(panel.names):
+        for kind in ("train", "validation"):
+            points = [(r["step"], r[name]) for r in records if r["kind"] == kind and r.get(name) is not None]
+            if not points:
+                continue
+            steps, values = np.array(points, dtype=float).T
+            if kind == "train":
+                thin = -(-len(steps) // MOST_POINTS)
+                axis.plot(steps[::thin], values[::thin], color=f"C{colour}", alpha=0.25, linewidth=0.8)
+                steps, values = _smooth(steps, values)
+                axis.plot(steps, values, color=f"C{colour}", label=f"{name}, training")
+            else:
+                axis.plot(steps, values, "o--", color=f"C{colour}", markersize=4, label=f"{name}, validation")
+    axis.set_title(f"{panel.title}\n({panel.hint})" if panel.hint else panel.title, fontsize=10)
+    axis.set_xlabel("step")
+    axis.grid(alpha=0.3)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(fontsize=8)
+    else:
+        axis.text(0.5, 0.5, panel.empty, transform=axis.transAxes, ha="center", color="gray")
+
+
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over about 60 equal stretches."""
-    width = max(len(values) // 60, 1)
+    """Means over about 40 equal stretches."""
+    width = max(len(values) // 40, 1)
     count = len(values) // width * width
     return steps[:count].reshape(-1, width).mean(1), values[:count].reshape(-1, width).mean(1)

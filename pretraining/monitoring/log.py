@@ -12,6 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from pretraining.monitoring.tensorboard import TensorBoardScalars
+
 RECORDS = "losses.jsonl"
 TEXT = "log.txt"
 
@@ -24,9 +26,11 @@ class RunLog:
     Args:
         folder: the run's folder.
         step: steps taken so far; records of later steps are removed.
+        tensorboard: write every record for TensorBoard as well.
     """
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, tensorboard: bool = False):
+        self._scalars = TensorBoardScalars(folder, step) if tensorboard else None
         self._text = folder / TEXT
         self._records = folder / RECORDS
         kept = [record for record in read_records(folder) if record["step"] <= step] if step else []
@@ -44,6 +48,13 @@ class RunLog:
         """One JSON line: the number of steps taken, `train` or `validation`, and the values."""
         with self._records.open("a") as file:
             file.write(json.dumps({"step": step, "kind": kind, **_plain(values)}) + "\n")
+        if self._scalars is not None:
+            self._scalars.record(step, kind, values)
+
+    def close(self) -> None:
+        """Ends what is kept open; what was recorded lies on the disk before."""
+        if self._scalars is not None:
+            self._scalars.close()
 
 
 def read_records(folder: Path) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,6 +79,8 @@ def write_index(folder: Path, collection: Collection, split: dict[str, str], sha
     (folder / INDEX).write_text(json.dumps(header))
 
 
-def made_batch(batch: int = 2, size: int = 16) -> dict[str, torch.Tensor]:
+def made_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
-    return {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
+    crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
+    patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
+    return {**crops, "paired": torch.ones(batch, dtype=torch.bool), "patients": patients}

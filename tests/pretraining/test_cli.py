@@ -1,3 +1,4 @@
+import html
 import os
 import shlex
 import shutil
@@ -65,10 +66,27 @@ def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     assert encoder.sha256 == load_encoder(run_folder(finished) / "encoder.pth").sha256
     assert encoder.source == str(run_folder(finished) / "encoder.pth")
     assert encoder.spacing == pytest.approx((3.6, 4.0, 4.0))
-    # Planning can normalise in the same way.
-    assert encoder.details["normalisation"]["ct"]["std"] > 0
-    assert isinstance(encoder.details["normalisation"]["mr_use_mask"], bool)
     assert (run_folder(finished) / "configuration.json").is_file()
+
+
+def test_a_finished_run_has_a_report_with_its_command(finished):
+    report = html.unescape((run_folder(finished) / "report.html").read_text())
+    assert "Finished: 2 of 2 steps" in report
+    assert f"swinfuse_pretrain {shlex.join(command())}" in report
+    assert "4 CT, 4 MR" in report
+
+
+def test_a_diverged_run_has_a_report_that_says_so(root, capsys):
+    arguments = command("--overwrite", learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, steps=4)
+    assert "lower --learning_rate" in fails(capsys, *arguments)
+    assert "Stopped: step " in (run_folder(root) / "report.html").read_text()
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_any_work(root, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    assert "nnunetv2-swinfuse[tensorboard]" in fails(capsys, *command("--overwrite", "--tensorboard"))
+    assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
 def test_the_next_command_is_printed(root, capsys):
@@ -138,28 +156,13 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
         patch.setattr(RunLog, "record", interrupted)
         error = fails(capsys, *command("--overwrite", steps=3), status=130)
     assert "SIGINT at step 1; saved" in error
+    report = (run_folder(root) / "report.html").read_text()
+    assert "Not finished: 1 of 3 steps" in report
+    assert "SIGINT at step 1" in report
     typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
     assert typed[-1] == "--c"
     main(typed)
     assert "Going on at step 1 of 3" in capsys.readouterr().out
-
-
-def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
-    first = root / "results" / "swinfuse" / "encoder.pth"
-    kept = shutil.copy(first, root / "kept.pth")
-    arguments = command("--overwrite", init_from=str(kept), steps=1)
-    main(arguments)
-    assert "tensors matched, 0 adapted" in capsys.readouterr().out
-    record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
-    assert record["init_from"] == str(kept)
-    main(shlex.split(continuation(arguments))[1:])
-
-
-def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
-    torch.save({"weight": torch.zeros(1)}, root / "other.pth")
-    shutil.rmtree(root / "preprocessed" / "SynthRAD")
-    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
-    assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
 def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
@@ -240,3 +243,21 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     main(command("--preprocess_only", "--overwrite"))
     assert "--train_only" not in capsys.readouterr().out
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
+
+
+def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
+    first = root / "results" / "swinfuse" / "encoder.pth"
+    kept = shutil.copy(first, root / "kept.pth")
+    arguments = command("--overwrite", init_from=str(kept), steps=1)
+    main(arguments)
+    assert "tensors matched, 0 adapted" in capsys.readouterr().out
+    record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
+    assert record["init_from"] == str(kept)
+    main(shlex.split(continuation(arguments))[1:])
+
+
+def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
+    torch.save({"weight": torch.zeros(1)}, root / "other.pth")
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
+    assert not (root / "preprocessed" / "SynthRAD").exists()

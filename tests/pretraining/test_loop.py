@@ -5,10 +5,12 @@ import signal
 import pytest
 import torch
 
+from pretraining import loop
 from pretraining.checkpoint import load_checkpoint
 from pretraining.errors import InputError
-from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, health_warnings, train
+from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, train
 from pretraining.monitoring.log import RunLog, read_records
+from pretraining.monitoring.scalars import UnreadScalars
 
 from .made import CPU, made_collection, tiny
 
@@ -73,9 +75,16 @@ def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     assert [r["step"] for r in records if r["kind"] == "train"] == [1, 2, 3, 4, 5, 6]
     validation = [r for r in records if r["kind"] == "validation"]
     assert [r["step"] for r in validation] == [4, 6]
-    assert {"masked_error", "rotation_accuracy", "divergence_share", "dim_change", "attention_entropy"} <= set(
-        validation[0]
-    )
+    assert {
+        "masked_error",
+        "rotation_accuracy",
+        "divergence_share",
+        "dim_change",
+        "attention_entropy",
+        "attention_difference",
+        "probe_accuracy",
+        "bandwidth",
+    } <= set(validation[0])
     assert "validation" in (tmp_path / "run" / "log.txt").read_text()
 
 
@@ -99,14 +108,31 @@ def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection
     assert read_records(tmp_path / "inside") == read_records(tmp_path / "workers")
 
 
-def test_warnings_name_what_went_wrong():
-    assert (
-        health_warnings({"dim_change": 0.1, "attention_entropy": 0.8, "feature_variance": 1, "effective_rank": 9}) == []
-    )
-    assert "does not change its input" in health_warnings({"dim_change": 1e-5})[0]
-    assert "uniform" in health_warnings({"attention_entropy": 1.0})[0]
-    assert "collapsed" in health_warnings({"feature_variance": 0.0})[0]
-
-
 def test_a_diverged_run_is_bad_input_for_the_command_line():
     assert issubclass(DivergedError, InputError)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_path, collection, monkeypatch):
+    clip = torch.nn.utils.clip_grad_norm_
+    calls = []
+
+    def spoil(parameters, norm):
+        parameters = list(parameters)
+        calls.append(None)
+        if len(calls) == 3:
+            parameters[0].grad.fill_(float("nan"))
+        return clip(parameters, norm)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
+    with pytest.raises(DivergedError, match=r"step 2: the loss is .* its gradient's norm nan"):
+        run(tmp_path / "run", collection, tiny(checkpoint_every=1))
+    state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
+    assert state.step == 2
+    assert all(tensor.isfinite().all() for tensor in state.network_weights.values())
+
+
+def test_values_that_are_read_late_are_recorded_all(tmp_path, collection, monkeypatch):
+    run(tmp_path / "each", collection, tiny())
+    monkeypatch.setattr(loop, "UnreadScalars", lambda every: UnreadScalars(100))
+    run(tmp_path / "late", collection, tiny())
+    assert read_records(tmp_path / "late") == read_records(tmp_path / "each")

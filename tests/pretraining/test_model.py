@@ -4,7 +4,8 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
-from pretraining.model import PretrainingModel
+from pretraining.losses.rotation import rotation_accuracy, rotation_loss
+from pretraining.model import PretrainingModel, RotationHead
 
 from .made import made_batch, tiny
 
@@ -47,3 +48,20 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network():
         found = network.eval().encoder(network.patch_embed(image))
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_the_rotation_head_tells_turns_that_the_mean_does_not():
+    torch.manual_seed(0)
+    feature = torch.randn(1, 6, 4, 4, 4)
+    turned = torch.cat([torch.rot90(feature, k, dims=(3, 4)) for k in range(4)])
+    torch.testing.assert_close(turned.mean((2, 3, 4)), feature.mean((2, 3, 4)).expand(4, -1))
+    head = RotationHead([6])
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(60):
+        loss = rotation_loss(head([turned]), torch.arange(4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert rotation_accuracy(head([turned]), torch.arange(4)) == 1
+    several = RotationHead([6, 12])([torch.randn(2, 6, 9, 5, 5), torch.randn(2, 12, 1, 3, 3)])
+    assert several.shape == (2, 4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretraining.model import PretrainingModel
-from pretraining.objective import attention_entropy, evaluate, foreground_tokens, two_views
+from pretraining.objective import evaluate, foreground_tokens, two_views
 from pretraining.randomness import step_generator
 
 from .made import made_batch, tiny
@@ -69,13 +69,6 @@ def test_flat_background_is_no_foreground():
     tokens = foreground_tokens(image, (4, 4, 4)).reshape(4, 4, 4)
     assert tokens[:2].all()
     assert not tokens[2:].any()
-
-
-def test_entropy_of_attention_runs_from_zero_to_one():
-    uniform = torch.full((1, 1, 3, 8), 1 / 8)
-    certain = torch.eye(8)[None, None]
-    assert attention_entropy([uniform]).item() == pytest.approx(1.0)
-    assert attention_entropy([certain]).item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_bandwidth_is_averaged_in_training_only():

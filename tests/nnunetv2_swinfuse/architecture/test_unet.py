@@ -102,6 +102,11 @@ def test_kernels_of_another_plan_are_refused(settings):
         build(HALVINGS, settings, kernel_sizes=[[3, 3, 3]] * 2)
 
 
+def test_a_model_of_a_newer_version_says_so_where_stock_nnunet_builds_it(settings):
+    with pytest.raises(ValueError, match=r"'rotary'.*newer one .pip install --upgrade"):
+        build(HALVINGS, settings, rotary=True)
+
+
 def test_settings_name_what_is_wrong():
     with pytest.raises(ValueError, match=r"num_heads\[1\] is 5"):
         EncoderSettings(feature_size=12, depths=(2, 2), num_heads=(3, 5))

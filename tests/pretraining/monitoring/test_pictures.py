@@ -2,9 +2,9 @@ import numpy as np
 import torch
 from matplotlib.image import imread
 
-from pretraining.monitoring.curves import draw_progress
-from pretraining.monitoring.log import RunLog
-from pretraining.monitoring.panels import COLUMNS, draw_reconstruction
+from pretraining.monitoring.curves import PANELS, draw_progress, measured, panel_picture
+from pretraining.monitoring.log import RunLog, read_records
+from pretraining.monitoring.panels import COLUMNS, busiest_slice, draw_reconstruction
 
 
 def test_progress_is_drawn_from_few_and_from_many_records(tmp_path):
@@ -36,3 +36,23 @@ def test_reconstructions_show_each_modality_in_three_planes(tmp_path):
 def test_flat_volumes_are_drawn_too(tmp_path):
     flat = torch.zeros(8, 8, 8)
     assert draw_reconstruction(tmp_path / "flat.png", {"CT": (flat, flat, flat, flat.bool())}).is_file()
+
+
+def test_each_panel_can_be_drawn_alone_and_says_whether_it_was_measured(tmp_path):
+    log = RunLog(tmp_path)
+    log.record(1, "validation", {"cka": 0.5, "probe_accuracy": float("nan")})
+    records = read_records(tmp_path)
+    by_title = {panel.title: panel for panel in PANELS}
+    assert measured(by_title["CKA of CT and MR"], records)
+    assert not measured(by_title["modality probe: accuracy"], records)
+    for panel in PANELS:
+        assert panel_picture(panel, records).startswith(b"\x89PNG")
+
+
+def test_the_slice_shown_is_the_one_with_most_structure_behind_the_mask():
+    target, mask = np.zeros((8, 8, 8)), np.zeros((8, 8, 8), dtype=bool)
+    target[6, 2:5, 3] = 5.0
+    target[1] = np.random.default_rng(0).normal(size=(8, 8))
+    mask[3:8, 1:6, 1:6] = True
+    assert [busiest_slice(target, mask, axis) for axis in (0, 2)] == [6, 3]
+    assert busiest_slice(target, np.zeros_like(mask), 1) == 4

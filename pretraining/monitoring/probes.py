@@ -1,0 +1,169 @@
+"""Whether CT and MR look alike to the encoder: a linear modality probe, and the similarity of co-located crops.
+
+Both read the deepest features, averaged over the crop, of whole crops that go through the encoder one by one, as in
+fine-tuning: in the paired pass each modality has seen the other, and would tell of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pretraining.model import PretrainingModel
+
+# Folds of the probe, and its ridge penalty relative to the features' variance.
+FOLDS = 5
+PENALTY = 1.0
+# The unbiased estimate of HSIC divides by n - 3.
+FEWEST_SAMPLES = 4
+CKA_BATCH = 64
+
+
+class FeatureProbes:
+    """Collects features over the batches of a validation."""
+
+    def __init__(self) -> None:
+        self._ct: list[Tensor] = []
+        self._mr: list[Tensor] = []
+        self._paired: list[Tensor] = []
+        self._patients: list[tuple[str, str]] = []
+
+    @torch.no_grad()
+    def add(self, model: PretrainingModel, batch: Mapping[str, Any]) -> None:
+        """Takes a batch of :class:`CropDataset`: `ct` and `mr` (B, 1, z, y, x), `paired` (B,) and `patients`.
+
+        A batch of one modality has nothing to compare and is left.
+        """
+        if batch.get("ct") is None or batch.get("mr") is None:
+            return
+        images = torch.cat([batch["ct"], batch["mr"]])
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=images.device.type == "cuda"):
+            deepest = model.encoder(model.patch_embed(images))[-1]
+        ct, mr = deepest.float().mean((2, 3, 4)).chunk(2)
+        self._ct.append(ct)
+        self._mr.append(mr)
+        self._paired.append(batch["paired"])
+        self._patients += batch["patients"]
+
+    def results(self) -> dict[str, float]:
+        """`probe_accuracy`, where each modality has two crops, and `cka`, where enough crops are co-located."""
+        if not self._ct:
+            return {}
+        ct, mr = (torch.cat(parts).double().cpu() for parts in (self._ct, self._mr))
+        values = {}
+        if len(ct) >= 2:
+            values["probe_accuracy"] = modality_accuracy(ct, mr, *zip(*self._patients, strict=True))
+        paired = torch.cat(self._paired).cpu()
+        if int(paired.sum()) >= FEWEST_SAMPLES:
+            values["cka"] = minibatch_cka(ct[paired], mr[paired])
+        return values
+
+
+def modality_accuracy(ct: Tensor, mr: Tensor, ct_groups: Sequence[str], mr_groups: Sequence[str]) -> float:
+    """Cross-validated accuracy of a linear classifier that tells CT features from MR features.
+
+    Ridge regression on -1 and 1, in closed form (Hastie et al., The Elements of Statistical Learning, section 4.2).
+
+    Args:
+        ct, mr: features (N, C) and (M, C) in double precision.
+        ct_groups, mr_groups: patient of each row. Where both modalities have at least two, all crops of a patient lie
+            in one fold, and it is not the patient that is recognised.
+
+    Returns:
+        Mean of both modalities' accuracies over crops that were held out: 0.5 when they cannot be told apart linearly,
+        1 when they always can.
+
+    Raises:
+        ValueError: when a modality has fewer than two rows.
+    """
+    if min(len(ct), len(mr)) < 2:
+        raise ValueError(f"expected at least two crops of each modality, found {len(ct)} and {len(mr)}")
+    folds = min(FOLDS, len(ct), len(mr))
+    if min(len(set(ct_groups)), len(set(mr_groups))) >= 2:
+        folds = min(FOLDS, len(set(ct_groups)), len(set(mr_groups)))
+        fold = torch.tensor(_folds_of(ct_groups, folds) + _folds_of(mr_groups, folds))
+    else:
+        fold = torch.cat([torch.arange(len(ct)), torch.arange(len(mr))]) % folds
+    features = torch.cat([ct, mr])
+    is_ct = torch.arange(len(features)) < len(ct)
+    right = torch.zeros(len(features), dtype=torch.float64)
+    for held_out in range(folds):
+        inside, outside = fold != held_out, fold == held_out
+        scores = _ridge_scores(features[inside], is_ct[inside], features[outside])
+        # A score of exactly 0, as of features that are all alike, is no answer.
+        right[outside] = torch.where(scores == 0, 0.5, ((scores > 0) == is_ct[outside]).double())
+    return float((right[is_ct].mean() + right[~is_ct].mean()) / 2)
+
+
+def minibatch_cka(first: Tensor, second: Tensor, batch: int = CKA_BATCH) -> float:
+    """Debiased linear centred kernel alignment of two descriptions of the same samples.
+
+    The ratio of unbiased HSIC estimates (Song et al., JMLR 2012, equation 5), each summed over minibatches first
+    (Nguyen et al., arXiv 2010.15327, equation 2). Unlike the plain ratio, it does not rise with channels per sample.
+
+    Args:
+        first, second: (N, C) and (N, D), row i of both describing sample i.
+        batch: samples of a minibatch; those left over join the last one.
+
+    Returns:
+        1 for descriptions alike but for rotation and scale, about 0 for unrelated ones, also slightly below; 0 when one
+        does not vary.
+
+    Raises:
+        ValueError: for fewer than 4 samples or different numbers of them.
+    """
+    if len(first) != len(second) or len(first) < FEWEST_SAMPLES:
+        raise ValueError(
+            f"expected the same {FEWEST_SAMPLES} samples or more, found {len(first)} and {len(second)} rows"
+        )
+    sums = torch.zeros(3, dtype=torch.float64)
+    for some, others in zip(*(_minibatches(rows.double(), batch) for rows in (first, second)), strict=True):
+        one, other = some @ some.T, others @ others.T
+        sums += torch.stack([unbiased_hsic(one, other), unbiased_hsic(one, one), unbiased_hsic(other, other)])
+    across, within, within_other = sums.tolist()
+    if within <= 0 or within_other <= 0:
+        return 0.0
+    return across / (within * within_other) ** 0.5
+
+
+def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
+    """Unbiased estimate of the Hilbert-Schmidt independence criterion from two kernel matrices (N, N), N at least 4."""
+    count = len(first)
+    first = first - torch.diag(first.diagonal())
+    second = second - torch.diag(second.diagonal())
+    trace = (first * second).sum()
+    product = first.sum() * second.sum() / ((count - 1) * (count - 2))
+    cross = 2 * (first.sum(0) @ second.sum(0)) / (count - 2)
+    return (trace + product - cross) / (count * (count - 3))
+
+
+def _ridge_scores(features: Tensor, positive: Tensor, others: Tensor) -> Tensor:
+    """Scores of `others` (M, C) by a ridge regression on `features` (N, C); both classes weigh the same."""
+    if positive.all() or not positive.any():
+        return torch.zeros(len(others), dtype=features.dtype)
+    mean = (features[positive].mean(0) + features[~positive].mean(0)) / 2
+    deviation = features.std(0, unbiased=False)
+    # A channel that does not vary tells nothing, and must not be divided by its rounding error.
+    varies = deviation > 1e-9 * features.abs().amax().clamp_min(1e-30)
+    scale = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0)
+    features, others = (features - mean) * scale, (others - mean) * scale
+    weights = torch.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum()) * len(features)
+    targets = torch.where(positive, 1.0, -1.0).to(features)
+    kernel = features @ features.T
+    # The dual form: crops are fewer than channels.
+    solution = torch.linalg.solve(kernel + torch.diag(PENALTY * features.shape[1] / weights), targets)
+    return others @ (features.T @ solution)
+
+
+def _folds_of(groups: Sequence[str], folds: int) -> list[int]:
+    number = {group: index for index, group in enumerate(sorted(set(groups)))}
+    return [number[group] % folds for group in groups]
+
+
+def _minibatches(rows: Tensor, batch: int) -> list[Tensor]:
+    """Minibatches of `batch` rows, the last up to twice as long."""
+    count = max(len(rows) // batch, 1)
+    return [rows[index * batch : (index + 1) * batch if index < count - 1 else len(rows)] for index in range(count)]

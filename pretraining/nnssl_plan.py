@@ -1,0 +1,91 @@
+"""What nnssl's checkpoints carry beside their weights, so that tools made for those can read an encoder of ours.
+
+Fields: nnssl's `adaptation_planning/adaptation_plan.py` (AdaptationPlan, ArchitecturePlans) and
+`experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Tensors are found by the keys:
+`patch_embed` is the stem, `encoder` all behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
+from pretraining.configuration import Configuration
+
+# nnU-Net prints these when it fine-tunes from a checkpoint, by type.
+CITATIONS = [
+    {
+        "type": "Pretraining Method",
+        "name": "SwinFUSE",
+        "apa_citations": [
+            "Talasila, A., Maity, M., & Priyakumar, U. D. (2024). Self-Supervised Modality-Agnostic Pre-Training of "
+            "Swin Transformers. arXiv:2405.12781."
+        ],
+    },
+]
+
+
+def adaptation_plan(
+    configuration: Configuration, collection: Mapping[str, str], spacing: tuple[float, ...]
+) -> dict[str, Any]:
+    """nnssl's adaptation plan of an encoder, plain values.
+
+    `arch_kwargs` is None, as for all networks that nnssl knows by their name: its own reader takes only those of
+    convolutional networks. What builds ours stands in the encoder file under `architecture`, as in nnU-Net's plans.
+
+    Args:
+        configuration: settings of the run.
+        collection: its name and hash.
+        spacing: of the preprocessed volumes, mm (z, y, x).
+    """
+    interpolation = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    return {
+        "architecture_plans": {
+            "arch_class_name": NETWORK_CLASS_NAME,
+            "arch_kwargs": None,
+            "arch_kwargs_requiring_import": None,
+        },
+        "pretrain_plan": {
+            "dataset_name": collection["name"],
+            "plans_name": f"swinfuse__{configuration.preset}",
+            "original_median_spacing_after_transp": [float(s) for s in spacing],
+            "image_reader_writer": "SimpleITKIO",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "configurations": {
+                "3d_fullres": {
+                    "data_identifier": "swinfuse",
+                    "preprocessor_name": "DefaultPreprocessor",
+                    "spacing_style": "median",
+                    # One channel; CT crops had CTNormalization instead, with the `normalisation` of the encoder file.
+                    "normalization_schemes": ["ZScoreNormalization"],
+                    "use_mask_for_norm": [False],
+                    "resampling_fn_data": "resample_data_or_seg_to_shape",
+                    "resampling_fn_data_kwargs": interpolation,
+                    "resampling_fn_mask": "resample_data_or_seg_to_shape",
+                    "resampling_fn_mask_kwargs": {**interpolation, "is_seg": True, "order": 1},
+                    "spacing": [float(s) for s in spacing],
+                    "patch_size": [int(s) for s in configuration.crop_size],
+                }
+            },
+            "experiment_planner_used": "swinfuse_pretrain",
+        },
+        "pretrain_num_input_channels": 1,
+        "recommended_downstream_patchsize": [int(s) for s in configuration.crop_size],
+        "key_to_encoder": "encoder",
+        "key_to_stem": "patch_embed",
+        "keys_to_in_proj": ["patch_embed.proj"],
+        "key_to_lpe": None,
+    }
+
+
+def encoder_details(
+    configuration: Configuration, collection: Mapping[str, str], spacing: tuple[float, ...]
+) -> dict[str, Any]:
+    """Further keys of an encoder file: the plan, citations, and the network as nnU-Net's plans describe one."""
+    return {
+        "nnssl_adaptation_plan": adaptation_plan(configuration, collection, spacing),
+        "citations": CITATIONS,
+        "architecture": plans_architecture(configuration.strides, configuration.encoder_settings),
+    }

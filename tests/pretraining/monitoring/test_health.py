@@ -1,0 +1,92 @@
+import math
+import re
+
+import pytest
+import torch
+
+from pretraining.losses.density import SMALLEST_BANDWIDTH
+from pretraining.model import PretrainingModel
+from pretraining.monitoring.health import attention_difference, attention_entropy, health_warnings
+from pretraining.objective import evaluate
+
+from ..made import made_batch, tiny
+
+
+def test_entropy_of_attention_runs_from_zero_to_one():
+    uniform = torch.full((1, 1, 3, 8), 1 / 8)
+    certain = torch.eye(8)[None, None]
+    assert attention_entropy([uniform]).item() == pytest.approx(1.0)
+    assert attention_entropy([certain]).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_attention_differs_from_not_at_all_to_entirely():
+    certain = torch.eye(6)[None, None].expand(2, 3, 6, 6)
+    shifted = certain.roll(1, dims=-1)
+    uniform = torch.full((2, 3, 6, 6), 1 / 6)
+    both = torch.tensor([True, True])
+    assert attention_difference([certain], [certain], both).item() == pytest.approx(0.0, abs=1e-6)
+    assert attention_difference([certain], [shifted], both).item() == pytest.approx(1.0, abs=1e-6)
+    # H((1 + 1/6) / 2, five times 1/12) - H(uniform) / 2, in bits.
+    mixed = -(7 / 12 * math.log2(7 / 12) + 5 / 12 * math.log2(1 / 12)) - math.log2(6) / 2
+    assert attention_difference([certain], [uniform], both).item() == pytest.approx(mixed, abs=1e-5)
+
+
+def test_only_colocated_crops_count_and_heads_have_no_order():
+    certain = torch.eye(6)[None, None].expand(2, 1, 6, 6)
+    other = torch.cat([certain[:1], certain[1:].roll(1, dims=-1)])
+    assert attention_difference([certain], [other], torch.tensor([True, False])).item() == pytest.approx(0, abs=1e-6)
+    assert attention_difference([certain], [other], torch.tensor([False, False])) is None
+    assert attention_difference([], [], torch.tensor([True])) is None
+    heads = torch.softmax(torch.randn(2, 4, 6, 6), -1)
+    assert attention_difference([heads], [heads.flip(1)], torch.tensor([True, True])).item() < 1e-6
+
+
+def test_a_validation_measures_it_where_crops_are_colocated():
+    configuration = tiny()
+    model = PretrainingModel(configuration).eval()
+    with torch.no_grad():
+        paired = evaluate(model, made_batch(), configuration, 0, None, validation=True)
+        apart = evaluate(
+            model, {**made_batch(), "paired": torch.zeros(2, dtype=torch.bool)}, configuration, 0, None, validation=True
+        )
+    assert 0 < paired.health["attention_difference"].item() < 1
+    assert "attention_difference" not in apart.health
+
+
+HEALTHY = {
+    "dim_change": 0.1, "attention_entropy": 0.8, "attention_difference": 0.1, "feature_variance": 1.0,
+    "effective_rank": 9.0, "bandwidth": 0.7, "divergence_share": 0.1, "masked_error": 0.4, "masked_error_of_mean": 0.7,
+    "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5,
+}  # fmt: skip
+ILL = {
+    "identity": ({"dim_change": 1e-5}, "does not change its input: its relative change is 1.0e-05"),
+    "uniform": ({"attention_entropy": 1.0}, "uniform"),
+    "alike": ({"attention_difference": 0.0}, "attend alike"),
+    "variance": ({"feature_variance": 0.0}, "collapsed"),
+    "rank": ({"effective_rank": 1.2}, "collapsed"),
+    "floor": ({"bandwidth": SMALLEST_BANDWIDTH}, "at its floor"),
+    "saturated": ({"divergence_share": 1.0}, "saturated"),
+    "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
+    "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
+    "modality": ({"probe_accuracy": 1.0}, "tells CT from MR in 100%"),
+}
+
+
+def test_nothing_is_said_of_a_healthy_run_nor_of_what_was_not_measured():
+    assert health_warnings(HEALTHY) == []
+    assert health_warnings({}) == []
+
+
+@pytest.mark.parametrize("case", ILL)
+def test_warnings_name_what_went_wrong(case):
+    changes, words = ILL[case]
+    (warning,) = health_warnings({**HEALTHY, **changes})
+    assert re.search(words, warning)
+
+
+def test_tasks_may_be_at_chance_in_the_beginning_and_rotation_where_it_is_no_task():
+    at_chance = {**HEALTHY, "rotation_accuracy": 0.25, "masked_error": 0.9}
+    assert health_warnings(at_chance, progress=0.1) == []
+    assert len(health_warnings(at_chance, progress=0.5)) == 2
+    del at_chance["rotation"]
+    assert len(health_warnings(at_chance)) == 1
