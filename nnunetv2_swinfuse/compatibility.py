@@ -6,8 +6,8 @@ import re
 from importlib.metadata import version
 
 PACKAGE = "nnunetv2-swinfuse"
-# setup.cfg states the same range: from the first, below the second.
-NNUNET_FROM, NNUNET_BELOW = "2.8.1", "2.9"
+# setup.cfg states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
+NNUNET_FROM, NNUNET_BELOW = "2.8.0", "2.9"
 
 
 class VersionError(RuntimeError):
@@ -31,9 +31,9 @@ def nnunet_warning(installed: str | None = None) -> str | None:
     if release(NNUNET_FROM) <= found < release(NNUNET_BELOW):
         return None
     if found < release(NNUNET_FROM):
-        risk = "nnUNet_extTrainer, by which the trainers are found, and the checkpoint format may be missing or differ"
+        risk = "It has no nnUNet_extTrainer: nnUNetv2_train and swinfuse_train do not find the trainers"
     else:
-        risk = "the trainer's constructor, its checkpoints and the plans' architecture block may have changed"
+        risk = "The trainer's constructor, its checkpoints and the plans' architecture block may have changed"
     return (
         f"nnunetv2 {installed} is installed; this version of {PACKAGE} was tested with {NNUNET_FROM} and newer, below "
         f'{NNUNET_BELOW}. {risk}. To be safe: pip install "nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}"'

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
+import site as python_site
 import sys
 import sysconfig
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-VARIABLE = "nnUNet_extTrainer"
+from nnunetv2_swinfuse.compatibility import PACKAGE
+from nnunetv2_swinfuse.discovery.diagnosis import TRAINER, VARIABLE, check
+
+__all__ = ["TRAINER", "VARIABLE", "RegistrationError", "external_trainers_folder", "register", "remove"]
+
 # Sorts behind the `__editable__*.pth` of editable installs, which must have made the package findable before.
 PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
-TRAINER = "nnUNetTrainerSwinFUSE"
-STOCK_TRAINER = "nnUNetTrainer"
 
 # Python runs a line of a .pth file that begins with "import", at every start: it must neither raise nor name anything
 # that `site`, in whose function it runs, has a name for.
@@ -33,11 +36,6 @@ PTH_LINE = (
     "if os.path.isdir(swinfuse_folder) and swinfuse_folder not in swinfuse_paths else {})\n"
 )
 
-PROBE = (
-    "from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find; "
-    f"find('{STOCK_TRAINER}'); find('{TRAINER}')"
-)
-
 
 class RegistrationError(RuntimeError):
     """The registration could not be written or removed; the message says where and what to do."""
@@ -49,8 +47,13 @@ def external_trainers_folder() -> Path:
 
 
 def site_packages() -> Path:
-    """Where this Python environment keeps pure packages and their `.pth` files."""
-    return Path(sysconfig.get_path("purelib"))
+    """Where this Python keeps pure packages and their `.pth` files; the user's own folder if this package is there."""
+    try:
+        installed = Path(str(distribution(PACKAGE).locate_file("")))
+    except PackageNotFoundError:
+        installed = None
+    user = Path(python_site.getusersitepackages())
+    return user if installed == user else Path(sysconfig.get_path("purelib"))
 
 
 def register(site: Path | None = None) -> Path:
@@ -98,35 +101,6 @@ def visible_to_nnunet() -> bool:
     return folder in named or (site_packages() / PTH_NAME).is_file()
 
 
-def probe(site: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Asks nnU-Net itself, in a fresh process with this one's environment, for the trainer and for a stock one."""
-    begin = "" if site is None else f"import site; site.addsitedir({str(site)!r}); "
-    return subprocess.run([sys.executable, "-c", begin + PROBE], capture_output=True, text=True, check=False)
-
-
-def check(site: Path | None = None) -> bool:
-    """Prints in plain words what nnU-Net sees and what to do; True when it finds the trainers.
-
-    Args:
-        site: another folder than this environment's site-packages.
-    """
-    path = (site or site_packages()) / PTH_NAME
-    folder = external_trainers_folder()
-    print(f"Python environment     {sys.prefix}")
-    print(f"Trainers               {folder}")
-    print(f"Registered             {'yes' if path.is_file() else 'no'} ({path})")
-    print(f"{VARIABLE}      {os.environ.get(VARIABLE, 'not set')}")
-    result = probe(site)
-    if result.returncode == 0:
-        print(f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}: nnUNetv2_train ... -tr {TRAINER} works.")
-        return True
-    last = (result.stderr.strip().splitlines() or ["no message"])[-1]
-    print(f"nnU-Net does not find {TRAINER}: {last}")
-    print("To do: swinfuse_register (for this environment, permanently), or for this shell only:")
-    print(f"    export {VARIABLE}={folder}")
-    return False
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 1 when nnU-Net does not find the trainers or the file cannot be written."""
     parser = argparse.ArgumentParser(
@@ -139,13 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="another folder than this Python's site-packages")
     options = parser.parse_args(arguments)
     try:
+        path = (options.site or site_packages()) / PTH_NAME
         if options.check:
-            raise SystemExit(0 if check(options.site) else 1)
+            raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
         if options.remove:
             print("Removed." if remove(options.site) else "There was nothing to remove.")
             return
         print(f"Registered: {register(options.site)}")
-        raise SystemExit(0 if check(options.site) else 1)
+        raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
     except RegistrationError as error:
         print(f"swinfuse_register: {error}", file=sys.stderr)
         raise SystemExit(1) from None

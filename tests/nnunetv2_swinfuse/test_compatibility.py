@@ -22,7 +22,7 @@ def test_the_range_is_that_of_the_package():
 
 @pytest.mark.parametrize(
     ("installed", "message"),
-    [("2.8.1", None), ("2.8.12", None), ("2.8.0", "nnUNet_extTrainer"), ("2.9.0", "constructor"), ("3", "constructor")],
+    [("2.8.0", None), ("2.8.12", None), ("2.7.0", "nnUNet_extTrainer"), ("2.9.0", "constructor"), ("3", "constructor")],
 )
 def test_an_nnunet_outside_the_range_is_warned_of(installed, message):
     warning = nnunet_warning(installed)

@@ -3,9 +3,11 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from nnunetv2_swinfuse.discovery import diagnosis
 from nnunetv2_swinfuse.discovery import register as registration
 
 
@@ -62,6 +64,20 @@ def test_the_line_is_inert_when_the_package_is_gone(site):
     assert variable_after_start(site, hide_package=True) == "not set"
 
 
+def test_the_line_is_inert_when_an_empty_folder_of_the_packages_name_is_left(site):
+    """Uninstalling leaves folders behind that hold files of others, such as bytecode; Python imports them as well."""
+    registration.register(site)
+    (site / "nnunetv2_swinfuse" / "discovery" / "external_trainers").mkdir(parents=True)
+    assert variable_after_start(site, hide_package=True) == "not set"
+
+
+def test_a_package_in_the_users_own_folder_is_registered_there(site, monkeypatch):
+    monkeypatch.setattr(registration.python_site, "getusersitepackages", lambda: str(site))
+    assert registration.site_packages() != site
+    monkeypatch.setattr(registration, "distribution", lambda _: SimpleNamespace(locate_file=lambda name: site / name))
+    assert registration.site_packages() == site
+
+
 def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
     registration.register(site)
     with pytest.raises(SystemExit) as exit_:
@@ -72,9 +88,7 @@ def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
 
 def test_check_fails_and_says_what_to_do_when_nnunet_does_not_find_them(site, capsys, monkeypatch):
     # A registered environment of the developer's must not help.
-    monkeypatch.setattr(
-        registration, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0); {registration.PROBE}"
-    )
+    monkeypatch.setattr(diagnosis, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0)\n{diagnosis.PROBE}")
     with pytest.raises(SystemExit) as exit_:
         registration.main(["--check", "--site", str(site)])
     assert exit_.value.code == 1
