@@ -177,7 +177,7 @@ def test_another_encoder_than_the_planned_one_is_refused_with_the_command_to_pla
         ({"kernel_sizes": [[3, 3, 3]]}, r"kernel_sizes lists 1 stages, strides lists"),
         ({"num_heads": [5, 10]}, r"num_heads\[0\] is 5, which does not divide"),
         ({"depths": [1]}, r"depths \[1\] and num_heads"),
-        ({"feature_sizes": 12}, r"unexpected keyword argument 'feature_sizes'"),
+        ({"feature_sizes": 12}, r"has \['feature_sizes'\], which this version"),
     ],
 )
 def test_plans_edited_into_something_impossible_name_the_field(planned, tmp_path, monkeypatch, change, message):
