@@ -65,6 +65,7 @@ def parse(description: str | None) -> Options:
     """The options that all network benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="96^3, one image, for a CPU")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="of the image, instead of all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="under bf16 autocast")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
@@ -74,6 +75,8 @@ def parse(description: str | None) -> Options:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     shapes = [(96, 96, 96)] if options.quick else [(64, 64, 64), (96, 96, 96), (128, 128, 128), (40, 56, 40)]
+    if options.shape:
+        shapes = [tuple(options.shape)]
     return Options(
         device=torch.device(options.device),
         autocast=torch.bfloat16 if options.bf16 else None,
@@ -252,7 +255,7 @@ def report(title: str, command: str, checks: Mapping[str, float], rows: list[dic
         "compiled": options.compiled,
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "monai", "nnunetv2", "dynamic_network_architectures")},
-        "load average before": os.getloadavg()[0],
+        "load average at the end": os.getloadavg()[0],
     }
     date = datetime.date.today().isoformat()
     words = [options.device.type, *(["bf16"] if options.autocast else []), *(["compiled"] if options.compiled else [])]

@@ -17,7 +17,7 @@ from pretraining.configuration import Configuration
 
 PROJECTION_FEATURES = 128
 # Channels of each cell that the rotation head reads.
-TURN_FEATURES = 32
+TURN_FEATURES = 8
 
 
 class InpaintingHead(nn.Module):
@@ -52,26 +52,30 @@ class InpaintingHead(nn.Module):
 
 
 class RotationHead(nn.Module):
-    """Quarter turns from a coarse map of the deepest features.
+    """Quarter turns from a coarse map of the features of all resolutions.
 
-    The mean over the map, as in Swin UNETR, does not say where anything is: after 250 steps of the tiny preset on real
-    volumes it predicted turns hardly above chance.
+    The mean over the deepest map, as in Swin UNETR, does not say where anything is. How much that matters: from the
+    mere intensities of real crops, averaged over 8 x 8 x 8 cells, a small network learnt the turns of unseen MR crops
+    to 88 % and of CT crops to 36 % in 50 steps of 64; from 2 x 4 x 4 cells to 59 % and 29 %.
 
     Args:
-        channels: channels of the deepest features.
+        channels: channels of the features, finest first.
     """
 
-    GRID: Triple = (2, 4, 4)
+    GRID: Triple = (8, 8, 8)
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: Sequence[int]):
         super().__init__()
-        self.reduce = nn.Linear(channels, TURN_FEATURES)
+        self.laterals = nn.ModuleList(nn.Conv3d(c, TURN_FEATURES, 1) for c in channels)
         self.classify = nn.Linear(TURN_FEATURES * math.prod(self.GRID), 4)
 
-    def forward(self, feature: Tensor) -> Tensor:
-        """Deepest map (B, C, z, y, x) to logits (B, 4)."""
-        cells = F.adaptive_avg_pool3d(feature, self.GRID).flatten(2).transpose(1, 2)
-        return self.classify(F.gelu(self.reduce(cells)).flatten(1))
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps (B, C, z, y, x), finest first, to logits (B, 4)."""
+        cells = [
+            lateral(F.adaptive_avg_pool3d(feature, self.GRID))
+            for feature, lateral in zip(features, self.laterals, strict=True)
+        ]
+        return self.classify(F.gelu(torch.stack(cells).sum(0)).flatten(1))
 
 
 class Predictions(NamedTuple):
@@ -105,7 +109,7 @@ class PretrainingModel(nn.Module):
         )
         channels = self.encoder.output_channels
         self.inpainting_head = InpaintingHead(channels, settings.feature_size, topology.patch_stride)
-        self.rotation_head = RotationHead(channels[-1])
+        self.rotation_head = RotationHead(channels)
         self.projection_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
         )
@@ -146,7 +150,7 @@ class PretrainingModel(nn.Module):
 
     def _predict(self, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
-        outputs = (self.inpainting_head(features), self.rotation_head(features[-1]), self.projection_head(pooled))
+        outputs = (self.inpainting_head(features), self.rotation_head(features), self.projection_head(pooled))
         return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:

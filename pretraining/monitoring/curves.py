@@ -91,7 +91,7 @@ def _draw(axis: Any, panel: Panel, records: Sequence[dict[str, Any]]) -> None:
                 axis.plot(steps, values, color=f"C{colour}", label=f"{name}, training")
             else:
                 axis.plot(steps, values, "o--", color=f"C{colour}", markersize=4, label=f"{name}, validation")
-    axis.set_title(f"{panel.title} ({panel.hint})" if panel.hint else panel.title, fontsize=10)
+    axis.set_title(f"{panel.title}\n({panel.hint})" if panel.hint else panel.title, fontsize=10)
     axis.set_xlabel("step")
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[0]:
@@ -101,7 +101,7 @@ def _draw(axis: Any, panel: Panel, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over about 60 equal stretches."""
-    width = max(len(values) // 60, 1)
+    """Means over about 40 equal stretches."""
+    width = max(len(values) // 40, 1)
     count = len(values) // width * width
     return steps[:count].reshape(-1, width).mean(1), values[:count].reshape(-1, width).mean(1)

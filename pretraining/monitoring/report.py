@@ -116,15 +116,16 @@ def _warnings(validations: Sequence[dict[str, Any]], steps: int) -> str:
 def _health(validations: Sequence[dict[str, Any]]) -> str:
     if not validations:
         return ""
-    first, last = validations[0], validations[-1]
-    rows = [
-        (panel.title if len(panel.names) == 1 else f"{panel.title} ({name})", first.get(name), last.get(name),
-         panel.hint or "falls")
-        for panel in PANELS for name in panel.names if measured(panel, validations)
-    ]  # fmt: skip
-    return page.section(
-        "Health", page.table(("on validation crops", f"step {first['step']}", f"step {last['step']}", "good"), rows)
-    )
+    shown = validations if len(validations) == 1 else (validations[0], validations[-1])
+    rows = []
+    for panel in PANELS:
+        if not measured(panel, validations):
+            continue
+        for name in panel.names:
+            title = panel.title if len(panel.names) == 1 else f"{panel.title} ({name.replace('_', ' ')})"
+            rows.append((title, *(record.get(name) for record in shown), panel.hint or "falls"))
+    steps = (f"step {record['step']}" for record in shown)
+    return page.section("Health", page.table(("on validation crops", *steps, "how to read it"), rows))
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> str:

@@ -1,3 +1,4 @@
+import html
 import os
 import shlex
 import shutil
@@ -68,6 +69,26 @@ def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     assert (run_folder(finished) / "configuration.json").is_file()
 
 
+def test_a_finished_run_has_a_report_with_its_command(finished):
+    report = html.unescape((run_folder(finished) / "report.html").read_text())
+    assert "Finished: 2 of 2 steps" in report
+    assert f"swinfuse_pretrain {shlex.join(command())}" in report
+    assert "4 CT, 4 MR" in report
+
+
+def test_a_diverged_run_has_a_report_that_says_so(root, capsys):
+    arguments = command("--overwrite", learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, steps=4)
+    assert "lower --learning_rate" in fails(capsys, *arguments)
+    assert "Stopped: step " in (run_folder(root) / "report.html").read_text()
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_any_work(root, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    shutil.rmtree(root / "preprocessed" / "SynthRAD")
+    assert "nnunetv2-swinfuse[tensorboard]" in fails(capsys, *command("--overwrite", "--tensorboard"))
+    assert not (root / "preprocessed" / "SynthRAD").exists()
+
+
 def test_the_next_command_is_printed(root, capsys):
     main(command("--c"))
     out = capsys.readouterr().out
@@ -135,6 +156,9 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
         patch.setattr(RunLog, "record", interrupted)
         error = fails(capsys, *command("--overwrite", steps=3), status=130)
     assert "SIGINT at step 1; saved" in error
+    report = (run_folder(root) / "report.html").read_text()
+    assert "Not finished: 1 of 3 steps" in report
+    assert "SIGINT at step 1" in report
     typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
     assert typed[-1] == "--c"
     main(typed)
