@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from pretraining.views import the_one_before
 
 # A rank that has ended is seen by torchrun at once; this is for one that hangs, and longer than any validation.
 TIMEOUT = timedelta(hours=1)
+# To one store; an old address is given up after it.
+CONNECTING = timedelta(seconds=5)
+STORE_ADDRESS = "swinfuse_store"
 RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
@@ -140,7 +144,14 @@ def joined(device: str) -> Iterator[Processes]:
                 f"{gpus}. Start at most {gpus} a machine (--nproc-per-node {gpus})"
             )
         torch.cuda.set_device(processes.local_rank)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store = _new_store()
+        dist.init_process_group(
+            backend, store=store, rank=processes.rank, world_size=processes.world_size, timeout=TIMEOUT
+        )
+    else:
+        dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield processes
     finally:
@@ -150,6 +161,32 @@ def joined(device: str) -> Iterator[Processes]:
 def started_again() -> bool:
     """Whether torchrun or SLURM has started this command again after a failure or a preemption."""
     return any(int(os.environ.get(name, 0)) > 0 for name in RESTARTS)
+
+
+def _new_store() -> dist.Store:
+    """A store of this attempt alone, hosted by the first process.
+
+    torchrun's own outlives its processes: in it, those of the next attempt find the addresses of the last one's (torch
+    2.14; its issue 167288). Only the new store's address goes through it. An old address there leads nowhere, since all
+    processes of an attempt have ended before the next begins.
+    """
+    shared, rank, world_size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
+    if rank == 0:
+        host = os.environ["MASTER_ADDR"]
+        store = dist.TCPStore(host, 0, world_size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
+        shared.set(STORE_ADDRESS, f"{host} {store.port}")
+        return store
+    limit = time.monotonic() + TIMEOUT.total_seconds()
+    while True:
+        host, port = shared.get(STORE_ADDRESS).decode().split()
+        try:
+            store = dist.TCPStore(host, int(port), world_size, is_master=False, timeout=CONNECTING)
+        except dist.DistNetworkError:
+            if time.monotonic() > limit:
+                raise
+            continue
+        store.set_timeout(TIMEOUT)
+        return store
 
 
 class _Gather(torch.autograd.Function):

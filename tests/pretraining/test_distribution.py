@@ -39,7 +39,7 @@ def in_two_processes(function, *arguments):
     ]
     for worker in workers:
         worker.start()
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 600
     found = {}
     while len(found) < 2 and time.monotonic() < limit:
         if results.empty():
