@@ -110,7 +110,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         preprocess_collection(collection, options, configuration, preprocessed)
     typed = f"swinfuse_pretrain {shlex.join(words)}"
     work = Run(
-        folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, typed, go_on, options.overwrite
+        folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, typed, again, go_on, options.overwrite
     )
     try:
         if options.num_gpus > 1:

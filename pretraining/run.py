@@ -32,6 +32,7 @@ class Run:
         configuration: settings.
         published: where the finished encoder is copied to.
         command: that began it, for the report.
+        continuation: the command that goes on with it after a stop.
         go_on: from the checkpoint in the folder.
         overwrite: what the folder holds.
     """
@@ -41,6 +42,7 @@ class Run:
     configuration: Configuration
     published: Path
     command: str
+    continuation: str
     go_on: bool = False
     overwrite: bool = False
 
@@ -87,7 +89,9 @@ def carry_out(run: Run, again: bool = False) -> bool:
             model = train(run.folder, volumes, configuration, device, state, initial, processes)
         except (DivergedError, Interrupted) as stopped:
             if processes.first:
-                write_report(run.folder, f"{type(stopped).__name__}: {stopped}")
+                diverged = isinstance(stopped, DivergedError)
+                reason = f"Stopped: {stopped}" if diverged else f"{stopped}. Go on with: {run.continuation}"
+                write_report(run.folder, reason)
             raise
         if processes.first:
             encoder = run.folder / "encoder.pth"

@@ -159,6 +159,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
     report = (run_folder(root) / "report.html").read_text()
     assert "Not finished: 1 of 3 steps" in report
     assert "SIGINT at step 1" in report
+    assert "Go on with: swinfuse_pretrain" in report
     typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
     assert typed[-1] == "--c"
     main(typed)

@@ -126,7 +126,9 @@ def test_an_interrupted_run_of_two_processes_goes_on(root):
 def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    run = Run(tmp_path, tmp_path, tiny(device="cuda"), tmp_path / "encoder.pth", "swinfuse_pretrain")
+    run = Run(
+        tmp_path, tmp_path, tiny(device="cuda"), tmp_path / "encoder.pth", "swinfuse_pretrain", "swinfuse_pretrain --c"
+    )
     with pytest.raises(ValueError, match="-num_gpus is 4, but PyTorch sees 2"):
         launch(run, 4)
 
