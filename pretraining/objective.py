@@ -133,7 +133,8 @@ def evaluate(
     if "inpainting" in losses:
         health |= _inpainting_health(views, sums, processes)
     if pair is not None:
-        health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
+        if configuration.dim != "none":
+            health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
         if pair.ct_weights:
             health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
             # Both views of every crop lie along the batch axis.

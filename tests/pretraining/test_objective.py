@@ -52,6 +52,22 @@ def test_a_weight_of_zero_leaves_a_task_out(task):
     assert task not in result.losses
 
 
+def test_without_the_module_its_change_is_not_measured():
+    result = evaluate(PretrainingModel(tiny(dim="none")), made_batch(), tiny(dim="none"), 0, None, validation=True)
+    assert "dim_change" not in result.health
+    assert "density" in result.losses
+
+
+@pytest.mark.parametrize("modality", ["ct", "mr"])
+def test_one_modality_is_learnt_from_alone(modality):
+    configuration = tiny(modalities=(modality.upper(),))
+    batch = {name: values for name, values in made_batch().items() if name != {"ct": "mr", "mr": "ct"}[modality]}
+    result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None)
+    assert set(result.losses) == {"inpainting", "contrastive", "rotation"}
+    assert set(result.panels()) == {modality.upper()}
+    result.total.backward()
+
+
 def test_registered_crops_stay_registered_in_their_views():
     batch = made_batch()
     views = two_views({"CT": batch["ct"], "MR": batch["ct"]}, tiny(), sample_generators(0, 0, 0, range(2)))
