@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Options:
     rounds: int
     compiled: bool
     output: Path
-    arguments: dict[str, Any] = field(default_factory=dict)
+    threads: int
 
 
 def parse(description: str | None) -> Options:
@@ -85,7 +85,7 @@ def parse(description: str | None) -> Options:
         rounds=options.rounds or (5 if options.quick else 9),
         compiled=options.compile,
         output=options.output,
-        arguments={name: str(value) for name, value in vars(options).items()},
+        threads=options.threads,
     )
 
 
@@ -165,7 +165,7 @@ def _cuda_peak(
 def _cpu_peak(
     competitors: Competitors, name: str, shape: tuple[int, ...], batch: int, kind: str, options: Options
 ) -> int:
-    torch.set_num_threads(int(options.arguments["threads"]))
+    torch.set_num_threads(options.threads)
     small = competitors.factories[name]((64, 64, 64))
     one_pass(small, made_input(competitors, (64, 64, 64), 1, options.device), "training", options.autocast)
     del small

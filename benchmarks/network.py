@@ -31,10 +31,10 @@ def plan(shape: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]]]:
     return [list(map(int, s)) for s in strides], [list(map(int, k)) for k in kernels]
 
 
-def ours(shape: tuple[int, ...]) -> nn.Module:
+def ours(shape: tuple[int, ...], **choices: int) -> SwinFUSEUNet:
     torch.manual_seed(0)
     strides, kernels = plan(shape)
-    architecture = plans_architecture(strides, EncoderSettings(), kernel_sizes=kernels)
+    architecture = plans_architecture(strides, EncoderSettings(), kernel_sizes=kernels, **choices)
     return SwinFUSEUNet(1, CLASSES, False, **architecture["arch_kwargs"])
 
 

@@ -13,34 +13,20 @@ import sys
 import torch
 from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
 from measure import Competitors, check, compare, largest_difference, made_input, outputs_of, parse, report
-from network import CLASSES, plan
+from network import ours
 from torch import Tensor, nn
-
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
-
-
-def build(shape: tuple[int, ...], **choices: int) -> SwinFUSEUNet:
-    torch.manual_seed(0)
-    strides, kernels = plan(shape)
-    architecture = plans_architecture(strides, EncoderSettings(), kernel_sizes=kernels, **choices)
-    return SwinFUSEUNet(1, CLASSES, False, **architecture["arch_kwargs"])
-
-
-def as_it_is(shape: tuple[int, ...]) -> nn.Module:
-    return build(shape)
 
 
 def narrow_stem(shape: tuple[int, ...]) -> nn.Module:
-    return build(shape, stem_features=16)
+    return ours(shape, stem_features=16)
 
 
 def wide_stem(shape: tuple[int, ...]) -> nn.Module:
-    return build(shape, stem_features=48)
+    return ours(shape, stem_features=48)
 
 
 def residual_stem(shape: tuple[int, ...]) -> nn.Module:
-    network = build(shape)
+    network = ours(shape)
     network.stem = StackedResidualBlocks(
         1, nn.Conv3d, 1, 24, 3, 1, True, nn.InstanceNorm3d, {"eps": 1e-5, "affine": True}, None, None,
         nn.LeakyReLU, {"inplace": True},
@@ -49,11 +35,11 @@ def residual_stem(shape: tuple[int, ...]) -> nn.Module:
 
 
 def one_convolution_in_the_decoder(shape: tuple[int, ...]) -> nn.Module:
-    return build(shape, n_conv_per_stage_decoder=1)
+    return ours(shape, n_conv_per_stage_decoder=1)
 
 
 def batch_norm(shape: tuple[int, ...]) -> nn.Module:
-    network = build(shape)
+    network = ours(shape)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, nn.InstanceNorm3d):
@@ -73,14 +59,14 @@ class ChannelsLast(nn.Module):
 
 
 def channels_last(shape: tuple[int, ...]) -> nn.Module:
-    return ChannelsLast(build(shape))
+    return ChannelsLast(ours(shape))
 
 
 def main() -> None:
     options = parse(__doc__)
     competitors = Competitors(
         {
-            "as it is": as_it_is,
+            "as it is": ours,
             "stem of 16 channels": narrow_stem,
             "stem of 48 channels": wide_stem,
             "residual stem": residual_stem,
@@ -92,7 +78,7 @@ def main() -> None:
     shape = options.shapes[0]
     x = made_input(competitors, shape, 1, torch.device("cpu"))
     with torch.no_grad():
-        pair = [outputs_of(make(shape).eval(), x) for make in (channels_last, as_it_is)]
+        pair = [outputs_of(make(shape).eval(), x) for make in (channels_last, ours)]
     checks = {"channels_last_3d": check("channels_last_3d", largest_difference(*pair), 1e-3)}
     rows = compare(competitors, options)
     report("Surroundings, of the encoder", "python " + " ".join(sys.argv), checks, rows, options)

@@ -86,8 +86,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     if go_on:
         configuration = continued_configuration(load_checkpoint(folder / CHECKPOINT).configuration, given, folder)
     else:
-        settings = {**load_preset(preset, recipe), **given}
-        configuration, _ = load_initial(Configuration.from_dict(settings, "command line"))
+        configuration, _ = load_initial(new_configuration(options, given))
         if (folder / CHECKPOINT).exists() and not options.overwrite:
             raise InputError(
                 f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
@@ -137,6 +136,12 @@ def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
     return options.preset or ("base" if torch.cuda.is_available() and given.get("device") != "cpu" else "tiny")
 
 
+def new_configuration(options: argparse.Namespace, given: dict[str, Any]) -> Configuration:
+    """Preset and recipe, changed by what stands on the command line."""
+    settings = load_preset(chosen_preset(options, given), options.recipe or "swinfuse")
+    return Configuration.from_dict({**settings, **given}, "command line")
+
+
 def print_list(options: argparse.Namespace) -> None:
     """What the names resolve to, or all that can be found."""
     from pretraining.collections.integrity import check
@@ -165,9 +170,7 @@ def preprocess_only(options: argparse.Namespace) -> None:
     """Preprocesses the collection, or a part of it."""
     _, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
     given = given_settings(options)
-    configuration = Configuration.from_dict(
-        {**load_preset(chosen_preset(options, given), options.recipe or "swinfuse"), **given}, "command line"
-    )
+    configuration = new_configuration(options, given)
     collection = find(options)
     folder = preprocess_collection(collection, options, configuration, preprocessed)
     if not (folder / INDEX).is_file():

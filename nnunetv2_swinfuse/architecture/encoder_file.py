@@ -105,7 +105,19 @@ def load_encoder(path: str | os.PathLike[str]) -> Encoder:
     path = Path(path)
     if not path.is_file():
         raise EncoderFileError(f"{path}: no such encoder file. Pretrain one with: swinfuse_pretrain -d COLLECTION")
-    content = load_plain(path)
+    return encoder_from_content(load_plain(path), path)
+
+
+def encoder_from_content(content: Mapping[str, Any], path: Path) -> Encoder:
+    """The encoder that a published file holds.
+
+    Args:
+        content: what :func:`load_plain` gave for `path`.
+        path: the file, for its hash and for errors.
+
+    Raises:
+        EncoderFileError: when the content is of another kind, incompatible or of a newer format.
+    """
     if content.get("format") != FORMAT:
         raise EncoderFileError(
             f"{path}: not a SwinFUSE encoder (its 'format' is {content.get('format')!r}, expected {FORMAT!r}). "

@@ -60,11 +60,6 @@ class MonaiReading:
                 raise ValueError(f"MONAI {name} is {getattr(self, name)!r}; expected one of {', '.join(choices)}")
 
 
-def is_monai_checkpoint(content: Mapping[str, Any]) -> bool:
-    """Whether a loaded file holds a Swin encoder under MONAI's names."""
-    return _find_prefix(_flat(content)) is not None
-
-
 def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: str) -> Encoder:
     """The Swin encoder of a MONAI checkpoint, of whatever prefix; decoders and heads are left out.
 

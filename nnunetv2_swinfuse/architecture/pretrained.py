@@ -6,7 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, file_hash, load_encoder, load_plain
+from nnunetv2_swinfuse.architecture.encoder_file import (
+    Encoder,
+    encoder_from_content,
+    file_hash,
+    load_encoder,
+    load_plain,
+)
 from nnunetv2_swinfuse.architecture.monai import MonaiReading, encoder_from_monai
 
 MERGING_VARIABLE = "SWINFUSE_MONAI_MERGING"
@@ -29,7 +35,7 @@ def load_pretrained(path: str | os.PathLike[str], reading: MonaiReading | None =
         return load_encoder(path)
     content = load_plain(path)
     if "format" in content:
-        return load_encoder(path)
+        return encoder_from_content(content, path)
     encoder = encoder_from_monai(content, reading or monai_reading(), str(path))
     return replace(encoder, sha256=file_hash(path))
 

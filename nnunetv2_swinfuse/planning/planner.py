@@ -23,8 +23,8 @@ from nnunetv2_swinfuse.architecture.unet import plans_architecture
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
+from nnunetv2_swinfuse.training.train import PLANS_NAME
 
-PLANS_NAME = "nnUNetSwinFUSEPlans"
 # The configurations that a planner decides on; others in a plans file are a user's own.
 PLANNED = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 # nnU-Net's names of what pretraining uses for CT and MR.

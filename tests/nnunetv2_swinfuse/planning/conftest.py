@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.planning.planner import nnUNetPlannerSwinFUSE
 
 INTENSITIES = {
@@ -25,13 +24,6 @@ INTENSITIES = {
     "percentile_99_5": 1500.0,
     "std": 200.0,
 }
-SETTINGS = EncoderSettings(
-    feature_size=12,
-    depths=(1, 1),
-    num_heads=(2, 4),
-    window_size=3,
-    domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
-)
 
 
 @dataclass(frozen=True)
