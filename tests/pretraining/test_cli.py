@@ -96,6 +96,13 @@ def test_the_next_command_is_printed(root, capsys):
     assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
+def test_what_a_killed_writer_left_is_removed(root):
+    left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
+    left.write_bytes(b"half a checkpoint")
+    main(command("--c"))
+    assert not left.exists()
+
+
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
