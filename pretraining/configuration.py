@@ -110,7 +110,7 @@ class Configuration:
     corrupted_share: float = 0.3
     masking: Literal["blocks", "cells"] = "blocks"
     mask_cell: int = 8
-    visible_weight: float = 0.1
+    visible_weight: float = 1.0
     inpainting_weight: float = 1.0
     contrastive_weight: float = 1.0
     rotation_weight: float = 1.0
@@ -219,7 +219,7 @@ class Configuration:
 
     def loss_weight(self, loss: str) -> float:
         """The weight of `inpainting`, `contrastive`, `rotation` or `density`; 0 for a task that is left out."""
-        if loss in TASKS and loss not in self.tasks or loss == "rotation" and not self.quarter_turns:
+        if (loss in TASKS and loss not in self.tasks) or (loss == "rotation" and not self.quarter_turns):
             return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 
