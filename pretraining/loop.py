@@ -80,16 +80,12 @@ def loading(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
 
     They do not listen to SIGTERM, by which Python ends what is left at its exit: it would wait for them for ever.
     """
-    batches = iter(loader)
-
-    def next_batch() -> Any:
-        return next(batches)
-
+    # The traceback of an error keeps all variables of the frames it came through, but not what a list held.
+    batches = [iter(loader)]
     try:
-        yield next_batch
+        yield lambda: next(batches[0])
     finally:
-        # The traceback of an error keeps the caller's variables, but not this one.
-        del batches
+        batches.clear()
 
 
 def train(

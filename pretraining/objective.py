@@ -217,30 +217,33 @@ def _rotation_health(
     predictions: Mapping[str, Predictions],
     processes: Processes,
 ) -> dict[str, Tensor]:
-    accuracies = []
+    accuracies = {}
     for name, view in views.items():
         turns = processes.gather(view.turns)
-        accuracies.append(rotation_accuracy(processes.gather(predictions[name].turns.detach().float()), turns))
-    return {"rotation_accuracy": torch.stack(accuracies).mean()}
+        accuracies[name] = rotation_accuracy(processes.gather(predictions[name].turns.detach().float()), turns)
+    return _mean_and_parts("rotation_accuracy", accuracies)
 
 
 @torch.no_grad()
 def _inpainting_health(
     views: Mapping[str, View], sums: Mapping[str, Tensor], processes: Processes
 ) -> dict[str, Tensor]:
-    errors, mean_errors = [], []
+    errors, mean_errors = {}, {}
     for name, view in views.items():
-        errors.append(sums[name][0].detach() / sums[name][1])
+        errors[name] = sums[name][0].detach() / sums[name][1]
         # What a reconstruction must beat: each crop's cut-out filled with the mean of what can be seen of it.
         target, visible = view.target.float(), (~view.mask).float()
         fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
         of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
         filled = processes.gather(of_fill[None]).sum(0)
-        mean_errors.append(filled[0] / filled[1])
-    return {
-        "masked_error": torch.stack(errors).mean(),
-        "masked_error_of_mean": torch.stack(mean_errors).mean(),
-    }
+        mean_errors[name] = filled[0] / filled[1]
+    return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)
+
+
+def _mean_and_parts(name: str, by_modality: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over the modalities under the name, and each modality's under the name with `_CT` or `_MR` behind it."""
+    parts = {f"{name}_{modality}": value for modality, value in by_modality.items()}
+    return {name: torch.stack(list(parts.values())).mean(), **parts}
 
 
 def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from pretraining.collections.collection import DOMAINS
 from pretraining.losses.density import SMALLEST_BANDWIDTH
 
 # Of a run, after which the proxy tasks should have been learnt better than by chance.
@@ -85,20 +86,32 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
 
 def _task_warnings(means: Mapping[str, float]) -> list[str]:
     warnings = []
-    error, of_mean = means.get("masked_error"), means.get("masked_error_of_mean")
-    if error is not None and of_mean is not None and error >= of_mean:
-        warnings.append(
-            f"inpainting is no better than the mean of what is visible: {error:.3f} against {of_mean:.3f}. "
-            "It needs more steps or a higher --learning_rate."
-        )
-    if "rotation" in means and means.get("rotation_accuracy", 1.0) < 0.3:
-        warnings.append(f"rotation is at chance: {means['rotation_accuracy']:.0%} of the quarter turns are recognised.")
+    for suffix, of in _modalities(means):
+        error, of_mean = means.get(f"masked_error{suffix}"), means.get(f"masked_error_of_mean{suffix}")
+        if error is not None and of_mean is not None and error >= of_mean:
+            warnings.append(
+                f"inpainting{of} is no better than the mean of what is visible: {error:.3f} against {of_mean:.3f}. "
+                "It needs more steps or a higher --learning_rate."
+            )
+        accuracy = means.get(f"rotation_accuracy{suffix}", 1.0)
+        if "rotation" in means and accuracy < 0.3:
+            warnings.append(f"rotation{of} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(
             f"a linear probe tells CT from MR in {means['probe_accuracy']:.0%} of the crops: the deepest features are "
             "not invariant."
         )
     return warnings
+
+
+def _modalities(means: Mapping[str, float]) -> list[tuple[str, str]]:
+    """What stands behind the names of measures, and in words: each modality where it was measured, else their mean."""
+    measured = [
+        (f"_{domain}", f" of {domain}")
+        for domain in DOMAINS
+        if means.keys() & {f"masked_error_{domain}", f"rotation_accuracy_{domain}"}
+    ]
+    return measured or [("", "")]
 
 
 def _entropy(rows: Tensor) -> Tensor:

@@ -84,6 +84,19 @@ def test_warnings_name_what_went_wrong(case):
     assert re.search(words, warning)
 
 
+def test_tasks_at_chance_are_told_of_each_modality():
+    parts = {
+        "masked_error_CT": 0.3,
+        "masked_error_MR": 0.8,
+        "masked_error_of_mean_CT": 0.7,
+        "masked_error_of_mean_MR": 0.7,
+    }
+    turns = {"rotation_accuracy_CT": 0.26, "rotation_accuracy_MR": 0.9}
+    ct, mr = health_warnings({**HEALTHY, **parts, **turns})
+    assert ct.startswith("rotation of CT is at chance: 26%")
+    assert mr.startswith("inpainting of MR is no better than the mean of what is visible: 0.800 against 0.700")
+
+
 def test_tasks_may_be_at_chance_in_the_beginning_and_rotation_where_it_is_no_task():
     at_chance = {**HEALTHY, "rotation_accuracy": 0.25, "masked_error": 0.9}
     assert health_warnings(at_chance, progress=0.1) == []
