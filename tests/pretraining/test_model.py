@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.networks import plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import PretrainingModel, RotationHead
 

@@ -19,7 +19,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from nnunetv2_swinfuse.architecture.networks import plans_architecture
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 
 CASES, SIZE = 5, 24
