@@ -4,7 +4,7 @@ from copy import deepcopy
 import pytest
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES
+from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, planned_settings
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 
@@ -28,7 +28,7 @@ def test_sizes_are_the_encoders_strides_and_kernels_the_plans(plans, tmp_path, p
     assert architecture["_kw_requires_import"] == []
     assert architecture["arch_kwargs"]["strides"] == before["strides"]
     assert architecture["arch_kwargs"]["kernel_sizes"] == before["kernel_sizes"]
-    assert {name: architecture["arch_kwargs"][name] for name in SETTINGS.to_dict()} == SETTINGS.to_dict()
+    assert planned_settings(architecture) == SETTINGS
     recorded = block_of(plans)["swinfuse"]
     assert recorded["encoder_sha256"] == planned.encoder.sha256
     assert recorded["encoder_source"] == planned.encoder.source
