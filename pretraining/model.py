@@ -21,7 +21,7 @@ TURN_FEATURES = 8
 
 
 class InpaintingHead(nn.Module):
-    """Features of all resolutions to voxels: a top-down sum with one convolution a level, then one step to full size.
+    """Features of all resolutions to voxels: a top-down sum with one convolution a level, then a step to full size.
 
     Args:
         channels: channels of the features, finest first.
@@ -36,7 +36,12 @@ class InpaintingHead(nn.Module):
         self.convolutions = nn.ModuleList(
             nn.Sequential(nn.Conv3d(width, width, 3, padding=1), nn.GELU()) for _ in channels
         )
-        self.voxels = nn.ConvTranspose3d(width, 1, patch_stride, patch_stride)
+        # The last convolution joins the cells of the patch embedding, which otherwise show as a grid in the picture.
+        self.voxels = nn.Sequential(
+            nn.ConvTranspose3d(width, max(width // 2, 1), patch_stride, patch_stride),
+            nn.GELU(),
+            nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
+        )
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps (B, C, z, y, x), finest first, to voxels (B, 1, z, y, x) of the crop."""
@@ -68,6 +73,8 @@ class RotationHead(nn.Module):
         super().__init__()
         self.laterals = nn.ModuleList(nn.Conv3d(c, TURN_FEATURES, 1) for c in channels)
         self.classify = nn.Linear(TURN_FEATURES * math.prod(self.GRID), 4)
+        # With random weights the encoder would get gradients that differ with every batch, larger than all others.
+        nn.init.zeros_(self.classify.weight)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps (B, C, z, y, x), finest first, to logits (B, 4)."""

@@ -120,10 +120,12 @@ def facts(configuration: Configuration, volumes: PreprocessedCollection, state: 
 
 
 def prepare_folder(run: Run, state: TrainingState | None) -> None:
-    """Makes the run's folder, empty unless the run goes on, with its settings."""
+    """Makes the run's folder, empty unless the run goes on, with its settings and without what killed writers left."""
     if run.overwrite and state is None and run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
+    for left in run.folder.rglob("*.tmp*"):
+        left.unlink(missing_ok=True)
     (run.folder / "configuration.json").write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
 
 

@@ -117,6 +117,13 @@ def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(r
     assert "--recipe resenc" in error
 
 
+def test_what_a_killed_writer_left_is_removed(root):
+    left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
+    left.write_bytes(b"half a checkpoint")
+    main(command("--c"))
+    assert not left.exists()
+
+
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
