@@ -22,6 +22,8 @@ from nnunetv2_swinfuse.architecture.topology import Topology, Triple
 # What sees the image: the only tensors whose shape depends on its channels.
 PATCH_WEIGHT = "patch_embed.proj.weight"
 STEM_WEIGHT = "patch_embed.convs.0.conv.weight"
+# dynamic-network-architectures registers each layer of a block by its kind and once more in a sequence.
+SECOND_NAME = ".all_modules."
 
 
 class TransferError(ValueError):
@@ -61,8 +63,6 @@ class Target(Protocol):
     settings: EncoderSettings
     topology: Topology
 
-    def state_dict(self) -> dict[str, Tensor]: ...
-
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
@@ -92,16 +92,14 @@ def transfer_encoder(
     added = new_domain_invariance and encoder.settings.domain_invariance is None
     check_settings(network.settings, encoder, ignored={"domain_invariance"} if added else set())
     target: dict[str, Tensor] = dict(network.named_parameters())
-    # dynamic-network-architectures registers each layer of its blocks under two names; one will do.
-    second_names = network.state_dict().keys() - target.keys()
     strides = encoder.settings.topology(encoder.strides).stage_strides, network.topology.stage_strides
     report = TransferReport()
     filled: dict[str, Tensor] = {}
     adapted_merging: dict[str, Tensor] = {}
     for given_name, weight in encoder.weights.items():
-        name = name_in_network(given_name, target.keys() | second_names)
-        if name in second_names:
+        if SECOND_NAME in given_name:
             continue
+        name = name_in_network(given_name, target)
         if name not in target:
             report.unused.append(name)
             continue
@@ -165,20 +163,24 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
         for name in names
         if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
     }
-    if settings.backbone == "resenc":
-        stages = len(encoder.strides)
-        if settings.stage_depths(stages) == encoder.settings.stage_depths(stages):
-            differing.pop("depths", None)
-    common = min(len(settings.depths), len(encoder.settings.depths))
-    for name in ("depths", "num_heads"):
-        if name in differing and settings.backbone == "swin" and ours[name][:common] == theirs[name][:common]:
-            del differing[name]
+    pretrained = _of_pretrained_stages(encoder.settings, encoder, settings)
+    for name, value in _of_pretrained_stages(settings, encoder, encoder.settings).items():
+        if value == pretrained.get(name):
+            differing.pop(name, None)
     if differing:
         listing = "; ".join(f"{name} is {a} in the encoder, {b} in the network" for name, (a, b) in differing.items())
         raise TransferError(
             f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Let the trainer take the sizes from "
             "the encoder (plans without a SwinFUSE architecture), or choose the encoder that these plans were made for."
         )
+
+
+def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: EncoderSettings) -> dict[str, object]:
+    """What settings say of each stage, for the stages that the encoder and a network may both have."""
+    if one.backbone == "resenc":
+        return {"depths": one.stage_depths(len(encoder.strides))}
+    common = min(len(one.depths), len(other.depths))
+    return {"depths": one.depths[:common], "num_heads": one.num_heads[:common]}
 
 
 def _comparable(value: object) -> object:

@@ -94,6 +94,9 @@ def test_fewer_and_more_stages(encoder, residual_settings):
     report = transfer_encoder(fresh(HALVINGS[:3], residual_settings), encoder)
     assert report.unused
     assert all(name.startswith("encoder.stages.3.") for name in report.unused)
+    assert len(report.unused) == len(
+        [n for n, _ in build(HALVINGS, residual_settings).encoder.stages[3].named_parameters()]
+    )
     deep = fresh([*HALVINGS, [2, 2, 2]], residual_settings)
     report = transfer_encoder(deep, encoder)
     assert {name for name in report.fresh if name.startswith("encoder.")} == {
