@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from importlib import resources
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ from pretraining.errors import InputError
 from pretraining.losses.density import DENSITY_LOSSES
 
 TASKS = ("inpainting", "contrastive", "rotation")
+# How much longer one side of a voxel may be than the other where the axial plane counts as isotropic.
+PLANE_TOLERANCE = 0.05
 Strides = tuple[tuple[int, ...], ...]
 
 # Settings that may differ between a run and its continuation: they change neither the losses nor what is learnt.
@@ -54,6 +56,8 @@ class Configuration:
         learning_rate, weight_decay: of AdamW.
         gradient_clip: largest norm of the gradient.
         temperature: of the contrastive loss.
+        quarter_turns: whether crops are turned in the axial plane, for the rotation task and all others; left out by
+            itself where the volumes' plane is not isotropic, see :meth:`for_spacing`.
         corrupted_share: share of a crop's voxels that is cut out.
         masking: `blocks` of any size and place, or `cells` of a grid, see :class:`ViewSettings`.
         mask_cell: voxels of a cell along each axis.
@@ -104,6 +108,7 @@ class Configuration:
     weight_decay: float = 0.1
     gradient_clip: float = 1.0
     temperature: float = 0.5
+    quarter_turns: bool = True
     corrupted_share: float = 0.3
     masking: Literal["blocks", "cells"] = "blocks"
     mask_cell: int = 8
@@ -138,13 +143,12 @@ class Configuration:
         try:
             topology = self.topology
             check_patch_size(self.crop_size, topology)
-            _ = self.encoder_settings
         except (TypeError, ValueError) as error:
             raise InputError(f"configuration: {error}{self._recipe_hint()}") from error
-        if len(self.crop_size) != 3 or self.crop_size[1] != self.crop_size[2]:
+        if self.quarter_turns and self.crop_size[1] != self.crop_size[2]:
             raise InputError(
                 f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are turned "
-                "by quarters in that plane"
+                "by quarters in that plane (--no-quarter_turns leaves that out, and with it the rotation task)"
             )
         if topology.convolution_strides:
             raise InputError(
@@ -197,9 +201,32 @@ class Configuration:
             backbone=self.backbone,
         )
 
+    def for_spacing(self, spacing: Sequence[float]) -> Configuration:
+        """These settings, without quarter turns where the axial plane of the volumes is not isotropic.
+
+        A quarter turn would exchange the spacings of y and x: the turn could be read off the distortion.
+
+        Args:
+            spacing: of the preprocessed volumes, mm (z, y, x).
+
+        Raises:
+            InputError: when rotation is the only task.
+        """
+        _, y, x = spacing
+        if not self.quarter_turns or max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x):
+            return self
+        try:
+            return replace(self, quarter_turns=False)
+        except InputError as error:
+            raise InputError(
+                f"the volumes' spacing is {[round(float(s), 3) for s in spacing]} mm (z, y, x): quarter turns of a "
+                f"plane that is not isotropic give themselves away, so there is no rotation task, and {error}. Give "
+                "--spacing with equal y and x, or other --tasks"
+            ) from error
+
     def loss_weight(self, loss: str) -> float:
         """The weight of `inpainting`, `contrastive`, `rotation` or `density`; 0 for a task that is left out."""
-        if loss in TASKS and loss not in self.tasks:
+        if (loss in TASKS and loss not in self.tasks) or (loss == "rotation" and not self.quarter_turns):
             return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 

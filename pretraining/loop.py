@@ -102,6 +102,7 @@ def train(
         DivergedError: when a loss is not finite.
         InputError: when a checkpoint cannot be written.
     """
+    asked, configuration = configuration, configuration.for_spacing(collection.spacing)
     torch.manual_seed(configuration.seed)
     model = PretrainingModel(configuration).to(device)
     optimizer = torch.optim.AdamW(
@@ -139,6 +140,11 @@ def train(
     )
     for note in collection.reading_notes(configuration.crop_size):
         log.say(note)
+    if asked.quarter_turns and not configuration.quarter_turns:
+        log.say(
+            f"The volumes' spacing is {' x '.join(f'{s:g}' for s in collection.spacing)} mm (z, y, x), not isotropic "
+            "in the axial plane: no quarter turns and no rotation task. With --spacing y and x can be made equal"
+        )
 
     def read_values() -> None:
         for taken, values in unread.read():
@@ -161,7 +167,7 @@ def train(
                 network_weights=model.state_dict(),
                 optimizer=optimizer.state_dict(),
                 bandwidth=bandwidth,
-                configuration=configuration,
+                configuration=asked,
                 collection={"name": collection.name, "hash": collection.hash},
                 spacing=tuple(collection.spacing),
                 seconds=seconds,

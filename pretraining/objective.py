@@ -129,7 +129,9 @@ def evaluate(
     total = torch.zeros((), device=device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
-    health = _proxy_health(views, predictions, processes)
+    health: dict[str, Tensor] = {}
+    if "rotation" in losses:
+        health |= _rotation_health(views, predictions, processes)
     if "inpainting" in losses:
         health |= _inpainting_health(views, sums, processes)
     if pair is not None:
@@ -176,7 +178,10 @@ def two_views(
     CT and MR of a view share rotation and cut-outs, so that registered crops stay registered; intensities differ.
     """
     settings = ViewSettings(
-        corrupted_share=configuration.corrupted_share, masking=configuration.masking, cell=configuration.mask_cell
+        corrupted_share=configuration.corrupted_share,
+        masking=configuration.masking,
+        cell=configuration.mask_cell,
+        rotate=configuration.quarter_turns,
     )
     z, y, x = next(iter(crops.values())).shape[2:]
     views: dict[str, list[View]] = {name: [] for name in crops}
@@ -207,7 +212,7 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
 
 
 @torch.no_grad()
-def _proxy_health(
+def _rotation_health(
     views: Mapping[str, View],
     predictions: Mapping[str, Predictions],
     processes: Processes,

@@ -92,6 +92,16 @@ def test_bad_settings_say_what_was_expected(changes, words):
         tiny(**changes)
 
 
+def test_a_plane_that_is_not_isotropic_is_not_turned():
+    assert tiny().for_spacing((5.0, 1.0, 1.04)) == tiny()
+    distorted = tiny().for_spacing((1.0, 1.0, 1.5))
+    assert not distorted.quarter_turns
+    assert distorted.loss_weight("rotation") == 0 < distorted.loss_weight("inpainting")
+    with pytest.raises(InputError, match=r"spacing is \[1.0, 1.0, 1.5\] mm.*the weight of rotation is 0.*--tasks"):
+        tiny(tasks=("rotation",)).for_spacing((1.0, 1.0, 1.5))
+    assert tiny(crop_size=(16, 16, 20), quarter_turns=False).crop_size == (16, 16, 20)
+
+
 def test_unknown_settings_and_presets_are_named():
     with pytest.raises(InputError, match=r"unknown settings \['step'\]"):
         Configuration.from_dict({"step": 3})

@@ -90,6 +90,17 @@ def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     assert "validation" in (tmp_path / "run" / "log.txt").read_text()
 
 
+def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_path, collection, monkeypatch):
+    monkeypatch.setattr(collection, "spacing", (3.0, 1.0, 1.5))
+    run(tmp_path / "run", collection, tiny())
+    for record in read_records(tmp_path / "run"):
+        assert "inpainting" in record
+        assert not any(name.startswith("rotation") for name in record)
+    assert "3 x 1 x 1.5 mm" in (tmp_path / "run" / "log.txt").read_text()
+    # What was asked for is kept: the run goes on with the same command.
+    assert load_checkpoint(tmp_path / "run" / CHECKPOINT).configuration == tiny()
+
+
 def test_learning_lowers_the_losses(tmp_path, collection):
     configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
     run(tmp_path / "run", collection, configuration)
