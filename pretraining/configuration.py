@@ -112,7 +112,7 @@ class Configuration:
     corrupted_share: float = 0.3
     masking: Literal["blocks", "cells"] = "blocks"
     mask_cell: int = 8
-    visible_weight: float = 0.1
+    visible_weight: float = 1.0
     inpainting_weight: float = 1.0
     contrastive_weight: float = 1.0
     rotation_weight: float = 1.0

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import fmean
@@ -74,6 +74,24 @@ def stop_signals() -> Iterator[list[str]]:
             signal.signal(number, handler)
 
 
+@contextmanager
+def loading(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
+    """Within, a function gives the next batch; behind it, the processes that load have ended, whatever happened.
+
+    They do not listen to SIGTERM, by which Python ends what is left at its exit: it would wait for them for ever.
+    """
+    batches = iter(loader)
+
+    def next_batch() -> Any:
+        return next(batches)
+
+    try:
+        yield next_batch
+    finally:
+        # The traceback of an error keeps the caller's variables, but not this one.
+        del batches
+
+
 def train(
     folder: Path,
     collection: PreprocessedCollection,
@@ -119,19 +137,17 @@ def train(
         log.say(f"Beginning from {initial.path}. {initialize(model, initial)}")
     trained = processes.wrap(model, device)
     samples = processes.samples(configuration.batch_size)
-    batches = iter(
-        DataLoader(
-            CropDataset(
-                collection, "train", configuration.crop_size, configuration.batch_size,
-                seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
-                samples=samples, domains=configuration.modalities,
-            ),
-            batch_size=None,
-            sampler=range(step, configuration.steps),
-            num_workers=configuration.workers,
-            pin_memory=device.type == "cuda",
-            worker_init_fn=leave_signals,
-        )
+    loader = DataLoader(
+        CropDataset(
+            collection, "train", configuration.crop_size, configuration.batch_size,
+            seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
+            samples=samples, domains=configuration.modalities,
+        ),
+        batch_size=None,
+        sampler=range(step, configuration.steps),
+        num_workers=configuration.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals,
     )  # fmt: skip
     log.say(
         f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}"
@@ -142,8 +158,8 @@ def train(
         log.say(note)
     if asked.quarter_turns and not configuration.quarter_turns:
         log.say(
-            f"The volumes' spacing is {' x '.join(f'{s:g}' for s in collection.spacing)} mm (z, y, x), not isotropic "
-            "in the axial plane: no quarter turns and no rotation task. With --spacing y and x can be made equal"
+            f"The spacing is {' x '.join(f'{s:g}' for s in collection.spacing)} mm (z, y, x), not isotropic in "
+            "the axial plane: no quarter turns and no rotation task. With --spacing y and x can be made equal"
         )
 
     def read_values() -> None:
@@ -179,6 +195,7 @@ def train(
     unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
     with (
         stop_signals() as stop,
+        loading(loader) as next_batch,
         tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1, disable=not processes.first) as bar,
     ):
         if configuration.steps == 0:
@@ -188,7 +205,7 @@ def train(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, configuration)
-            batch = _on(next(batches), device)
+            batch = _on(next_batch(), device)
             with enough_memory(configuration, device, len(samples)):
                 evaluation = evaluate(trained, batch, configuration, step, bandwidth, processes=processes)
             optimizer.zero_grad(set_to_none=True)

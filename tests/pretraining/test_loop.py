@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 
@@ -113,6 +114,18 @@ def test_a_diverged_run_stops_and_keeps_the_last_checkpoint(tmp_path, collection
     with pytest.raises(DivergedError, match="lower --learning_rate"):
         run(tmp_path / "run", collection, configuration)
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).step >= 1
+
+
+def test_an_unexpected_error_leaves_no_process_that_loads(tmp_path, collection, monkeypatch):
+    def fail(folder):
+        raise OSError("the folder is gone")
+
+    monkeypatch.setattr("pretraining.loop.draw_progress", fail)
+    with pytest.raises(OSError, match="the folder is gone") as error:
+        run(tmp_path / "run", collection, tiny(workers=1))
+    # Also while the error, and so the frames it came through, is still held.
+    assert multiprocessing.active_children() == []
+    assert error.traceback
 
 
 def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection):
