@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 
+from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings, load_preset
 from pretraining.errors import InputError
+from pretraining.fine_tuning import planning_command, training_command
 from pretraining.index import FOLDER, INDEX, PreprocessedCollection
 from pretraining.options import build_parser, check_options, given_settings
 
@@ -123,7 +125,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         raise SystemExit(130) from None
     print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
     print(f"Published: {work.published} (a copy of {folder / 'encoder.pth'})")
-    print_next_command()
+    print_next_command(configuration.backbone)
 
 
 def run_folder(preset: str, recipe: str) -> str:
@@ -280,11 +282,13 @@ def continued_configuration(saved: Configuration, given: dict[str, Any], folder:
     return wanted
 
 
-def print_next_command() -> None:
+def print_next_command(backbone: Backbone) -> None:
     """What to do with the encoder, and whether nnU-Net is ready for it."""
     from nnunetv2_swinfuse.discovery.register import visible_to_nnunet
 
     print("Fine-tune it in nnU-Net (for a dataset DATASET_ID that is planned and preprocessed):")
     if not visible_to_nnunet():
         print("    swinfuse_register      # once: nnU-Net does not see the trainer yet")
-    print("    nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE")
+    if planning := planning_command(backbone):
+        print(f"    {planning}")
+    print(f"    {training_command(backbone)}")

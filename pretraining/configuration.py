@@ -9,8 +9,8 @@ from importlib import resources
 from typing import Any, Literal
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size, plan_topology
+from nnunetv2_swinfuse.architecture.encoder import BACKBONES, Backbone, EncoderSettings
+from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
 from pretraining.collections.collection import DOMAINS
 from pretraining.errors import InputError
 from pretraining.losses.density import DENSITY_LOSSES
@@ -41,13 +41,14 @@ class Configuration:
         spacing: voxel spacing in mm (z, y, x); the collection's median when None.
         validation_share: share of the patients kept for validation.
         foreground_share: share of the crops that are centred on foreground.
+        backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
         feature_size, depths, num_heads, window_size, mlp_ratio: see :class:`EncoderSettings`.
         dim: `co_attention`, or `none` for the encoder without the Domain Invariance Module.
         dim_layers, dim_max_tokens: layers of each of its blocks, tokens attended over at most.
-        fusion: `separate` or `mean` (the released reading), see :meth:`SwinEncoder.forward_pair`.
+        fusion: `separate` or `mean` (the released reading), see :meth:`DomainInvariantEncoder.forward_pair`.
         single_share: share of the steps in which each image goes through the module alone, as in fine-tuning.
         drop_path_rate: stochastic depth.
-        checkpointing: recompute Swin blocks in the backward pass.
+        checkpointing: recompute Swin blocks, or residual stages, in the backward pass.
         init_from: an encoder file to begin from, SwinFUSE's or MONAI's; empty for random weights.
         monai_legacy_merging, monai_clamped_bias: see :class:`EncoderSettings`; set by what `init_from` holds.
         steps: optimiser steps; 0 publishes the encoder as it begins.
@@ -84,6 +85,7 @@ class Configuration:
     validation_share: float = 0.1
     foreground_share: float = 0.67
 
+    backbone: Backbone = EncoderSettings.backbone
     feature_size: int = EncoderSettings.feature_size
     depths: tuple[int, ...] = EncoderSettings.depths
     num_heads: tuple[int, ...] = EncoderSettings.num_heads
@@ -141,9 +143,8 @@ class Configuration:
         try:
             topology = self.topology
             check_patch_size(self.crop_size, topology)
-            _ = self.encoder_settings
         except (TypeError, ValueError) as error:
-            raise InputError(f"configuration: {error}") from error
+            raise InputError(f"configuration: {error}{self._recipe_hint()}") from error
         if self.quarter_turns and self.crop_size[1] != self.crop_size[2]:
             raise InputError(
                 f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are turned "
@@ -176,9 +177,14 @@ class Configuration:
         for name, allowed in CHOICES.items():
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {list(allowed)}")
 
+    def _recipe_hint(self) -> str:
+        """Sizes are those of the preset's backbone until a recipe brings another's."""
+        mixed = self.backbone == "resenc" and len(self.num_heads) != 1
+        return ". --recipe resenc sets nnU-Net's sizes" if mixed else ""
+
     @property
     def topology(self) -> Topology:
-        return plan_topology(self.strides, len(self.depths))
+        return self.encoder_settings.topology(self.strides)
 
     @property
     def encoder_settings(self) -> EncoderSettings:
@@ -192,6 +198,7 @@ class Configuration:
             domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
             monai_legacy_merging=self.monai_legacy_merging,
             monai_clamped_bias=self.monai_clamped_bias,
+            backbone=self.backbone,
         )
 
     def for_spacing(self, spacing: Sequence[float]) -> Configuration:
@@ -243,6 +250,7 @@ LOSS_WEIGHTS = {
     "density": "density_weight",
 }
 CHOICES: dict[str, tuple[str, ...]] = {
+    "backbone": BACKBONES,
     "dim": ("co_attention", "none"),
     "fusion": ("separate", "mean"),
     "masking": ("blocks", "cells"),

@@ -56,7 +56,7 @@ def advice(configuration: Configuration, device: torch.device) -> str | None:
         return None
     fitting = []
     for name in preset_names():
-        preset = Configuration.from_dict(load_preset(name))
+        preset = Configuration.from_dict(load_preset(name, configuration.recipe))
         expected = expected_seconds(preset, device)
         if expected < 24 * 3600:
             fitting.append(f"-p {name} (about {in_words(expected)})")

@@ -27,7 +27,7 @@ def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder |
     except (EncoderFileError, ValueError) as error:
         raise InputError(f"init_from: {error}") from error
     theirs, ours = encoder.settings, configuration.encoder_settings
-    names = ("feature_size", "depths", "num_heads", "window_size", "mlp_ratio")
+    names = ("backbone", "feature_size", "depths", "num_heads", "window_size", "mlp_ratio")
     differing = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
     if differing:
         listing = "; ".join(f"{n} is {getattr(theirs, n)} there, {getattr(ours, n)} here" for n in differing)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.encoder import PairFeatures, SwinEncoder
-from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.encoder import PairFeatures
+from nnunetv2_swinfuse.architecture.networks import build_backbone
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.configuration import Configuration
 
@@ -26,7 +26,7 @@ class InpaintingHead(nn.Module):
     Args:
         channels: channels of the features, finest first.
         width: channels inside the head.
-        patch_stride: stride of the patch embedding, undone by the last step.
+        patch_stride: stride of the patch embedding, undone by the last step; 1 behind the stem of a residual encoder.
     """
 
     def __init__(self, channels: Sequence[int], width: int, patch_stride: Triple):
@@ -100,9 +100,9 @@ class Predictions(NamedTuple):
 
 
 class PretrainingModel(nn.Module):
-    """Patch embedding, encoder and heads for single-channel CT and MR crops.
+    """Patch embedding (or stem), encoder and heads for single-channel CT and MR crops.
 
-    `patch_embed` and `encoder` have the names and shapes they have in :class:`SwinFUSEUNet`.
+    `patch_embed` and `encoder` have the names and shapes they have in the segmentation networks.
     """
 
     def __init__(self, configuration: Configuration):
@@ -110,9 +110,8 @@ class PretrainingModel(nn.Module):
         topology = self.topology = configuration.topology
         settings = self.settings = configuration.encoder_settings
         self.fusion = configuration.fusion
-        self.patch_embed = PatchEmbedding(1, settings.feature_size, topology.patch_stride)
-        self.encoder = SwinEncoder(
-            settings, topology.merge_strides, configuration.drop_path_rate, configuration.checkpointing
+        self.patch_embed, self.encoder = build_backbone(
+            settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing
         )
         channels = self.encoder.output_channels
         self.inpainting_head = InpaintingHead(channels, settings.feature_size, topology.patch_stride)

@@ -10,8 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
+from nnunetv2_swinfuse.architecture.encoder import Backbone
+from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, plans_architecture
 from pretraining.configuration import Configuration
+
+# What sees the image; dynamic-network-architectures registers the stem's convolution under two names.
+IMAGE_PROJECTIONS: dict[Backbone, list[str]] = {
+    "swin": ["patch_embed.proj"],
+    "resenc": ["patch_embed.convs.0.conv", "patch_embed.convs.0.all_modules.0"],
+}
 
 # nnU-Net prints these when it fine-tunes from a checkpoint, by type.
 CITATIONS = [
@@ -42,7 +49,7 @@ def adaptation_plan(
     interpolation = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {
         "architecture_plans": {
-            "arch_class_name": NETWORK_CLASS_NAME,
+            "arch_class_name": NETWORK_NAMES[configuration.backbone],
             "arch_kwargs": None,
             "arch_kwargs_requiring_import": None,
         },
@@ -75,7 +82,7 @@ def adaptation_plan(
         "recommended_downstream_patchsize": [int(s) for s in configuration.crop_size],
         "key_to_encoder": "encoder",
         "key_to_stem": "patch_embed",
-        "keys_to_in_proj": ["patch_embed.proj"],
+        "keys_to_in_proj": IMAGE_PROJECTIONS[configuration.backbone],
         "key_to_lpe": None,
     }
 

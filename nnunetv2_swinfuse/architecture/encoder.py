@@ -1,4 +1,4 @@
-"""The part that is pretrained and transferred: Domain Invariance Module and Swin stages."""
+"""The part that is pretrained and transferred: Domain Invariance Module and the stages of a backbone."""
 
 from __future__ import annotations
 
@@ -12,9 +12,19 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.swin import SwinStage
-from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.architecture.topology import (
+    Topology,
+    Triple,
+    plan_topology,
+    residual_topology,
+    triple,
+)
 
 Fusion = Literal["separate", "mean"]
+Backbone = Literal["swin", "resenc"]
+BACKBONES: tuple[Backbone, ...] = ("swin", "resenc")
+# Settings of Swin blocks, which a residual encoder has not.
+SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_bias")
 
 
 def default_domain_invariance() -> dict[str, Any]:
@@ -25,12 +35,15 @@ def default_domain_invariance() -> dict[str, Any]:
 class EncoderSettings:
     """Sizes of the encoder, independent of patch size, strides and input channels; JSON-able.
 
-    The defaults are those of SwinFUSE and Swin UNETR.
+    The defaults are those of SwinFUSE and Swin UNETR. With the backbone `resenc` the settings of Swin blocks
+    (`window_size`, `mlp_ratio`, `monai_...`) mean nothing and are set to their defaults.
 
     Attributes:
-        feature_size: channels of the patch embedding; doubled by every merging.
-        depths: blocks of each Swin stage.
-        num_heads: heads of each Swin stage; the first also serves the Domain Invariance Module.
+        feature_size: channels of the patch embedding, doubled by every merging; with `resenc` those of the stem and
+            the first stage, doubled by every further stage up to nnU-Net's 320.
+        depths: blocks of each stage. A residual encoder may have more stages: they are as deep as the last one listed.
+        num_heads: heads of each Swin stage; the first also serves the Domain Invariance Module. With `resenc` one
+            number, the module's.
         window_size: window in tokens along each axis.
         mlp_ratio: hidden channels of the feed-forward networks, relative to their input's.
         domain_invariance: fields of :class:`DomainInvarianceSettings`, or None for an encoder without the module.
@@ -38,6 +51,7 @@ class EncoderSettings:
             and two never. For weights trained so, which mean nothing otherwise.
         monai_clamped_bias: windows clamped to small maps look up their bias as MONAI's do, at wrong offsets. For
             weights trained so.
+        backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
     """
 
     feature_size: int = 48
@@ -48,11 +62,22 @@ class EncoderSettings:
     domain_invariance: dict[str, Any] | None = field(default_factory=default_domain_invariance)
     monai_legacy_merging: bool = False
     monai_clamped_bias: bool = False
+    backbone: Backbone = "swin"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
-        if not self.depths or len(self.depths) != len(self.num_heads):
+        if self.backbone not in BACKBONES:
+            raise ValueError(f"backbone is {self.backbone!r}; expected one of {list(BACKBONES)}")
+        if self.backbone == "resenc":
+            for name in SWIN_ONLY:
+                object.__setattr__(self, name, getattr(type(self), name))
+            if not self.depths or len(self.num_heads) != 1:
+                raise ValueError(
+                    f"backbone resenc with depths {list(self.depths)} and num_heads {list(self.num_heads)}; expected "
+                    "the residual blocks of each stage and one number of heads, the Domain Invariance Module's"
+                )
+        elif not self.depths or len(self.depths) != len(self.num_heads):
             raise ValueError(
                 f"depths {list(self.depths)} and num_heads {list(self.num_heads)} must list the same Swin stages"
             )
@@ -68,9 +93,9 @@ class EncoderSettings:
             DomainInvarianceSettings(**self.domain_invariance)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and dictionaries, for plans.json and checkpoints."""
-        values = asdict(self)
-        return {**values, "depths": list(self.depths), "num_heads": list(self.num_heads)}
+        """Plain lists, numbers and dictionaries, for checkpoints; only what the backbone has."""
+        values = {**asdict(self), "depths": list(self.depths), "num_heads": list(self.num_heads)}
+        return {n: value for n, value in values.items() if self.backbone == "swin" or n not in SWIN_ONLY}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> EncoderSettings:
@@ -80,12 +105,22 @@ class EncoderSettings:
             raise ValueError(f"unknown encoder settings {unknown}; known are {[f.name for f in fields(cls)]}")
         return cls(**values)
 
+    def topology(self, strides: Sequence[Sequence[int]]) -> Topology:
+        """What carries out the strides of a plan; raises ValueError for strides that are impossible."""
+        if self.backbone == "resenc":
+            return residual_topology(strides)
+        return plan_topology(strides, len(self.depths))
+
+    def stage_depths(self, stages: int) -> tuple[int, ...]:
+        """Blocks of each of so many stages of a residual encoder."""
+        return (*self.depths, *[self.depths[-1]] * (stages - len(self.depths)))[:stages]
+
 
 class PairFeatures(NamedTuple):
     """Features of a CT and an MR image that went through the module together.
 
     Attributes:
-        ct, mr: a list of maps per modality, as :meth:`SwinEncoder.forward` returns it.
+        ct, mr: a list of maps per modality, as :meth:`DomainInvariantEncoder.forward` returns it.
         ct_tokens, mr_tokens: (B, tokens, C) for density matching: the outputs of the module's two blocks.
         grid: how those tokens lie in space (z, y, x).
         ct_weights, mr_weights: attention weights of each layer of the module, if asked for.
@@ -102,12 +137,87 @@ class PairFeatures(NamedTuple):
     change: Tensor
 
 
-class SwinEncoder(nn.Module):
-    """Domain Invariance Module and Swin stages on a patch embedding.
+class DomainInvariantEncoder(nn.Module):
+    """Domain Invariance Module, then a backbone: subclasses say how an embedding becomes feature maps.
 
     Args:
         settings: sizes.
-        merge_strides: stride of each stage's merging (z, y, x); at most as many as the settings have stages.
+
+    Attributes:
+        output_channels: of each feature map, finest first; set by the subclass.
+    """
+
+    output_channels: list[int]
+
+    def __init__(self, settings: EncoderSettings):
+        super().__init__()
+        self.domain_invariance: DomainInvariance | None = None
+        if settings.domain_invariance is not None:
+            self.domain_invariance = DomainInvariance(
+                settings.feature_size, settings.num_heads[0], DomainInvarianceSettings(**settings.domain_invariance)
+            )
+
+    def features(self, embedding: Tensor) -> list[Tensor]:
+        """The maps (B, C, z, y, x), finest first, of an embedding that has been through the module."""
+        raise NotImplementedError
+
+    def tokens(self, embedding: Tensor) -> tuple[Tensor, Triple]:
+        """What stands for the module's tokens (B, tokens, C) where there is no module, and how they lie in space."""
+        return embedding.flatten(2).transpose(1, 2), triple(embedding.shape[2:])
+
+    def forward(self, embedding: Tensor) -> list[Tensor]:
+        """One image of any modality.
+
+        Args:
+            embedding: (B, feature_size, z, y, x), of the patch embedding or the stem.
+
+        Returns:
+            The backbone's feature maps, finest first, each (B, C, z, y, x).
+        """
+        if self.domain_invariance is not None:
+            embedding = self.domain_invariance(embedding)
+        return self.features(embedding)
+
+    def forward_pair(
+        self, ct: Tensor, mr: Tensor, fusion: Fusion = "separate", need_weights: bool = False
+    ) -> PairFeatures:
+        """A CT and an MR image, each seeing the other in the module.
+
+        Args:
+            ct, mr: embeddings (B, feature_size, z, y, x).
+            fusion: `separate` sends each modality's map through the backbone by itself; `mean`, the released
+                reading, sends the average of both.
+            need_weights: also return the module's attention weights.
+        """
+        ct_in, mr_in = ct, mr
+        weights: tuple[list[Tensor], list[Tensor]] = ([], [])
+        if self.domain_invariance is not None:
+            fused = self.domain_invariance.forward_pair(ct, mr, need_weights)
+            ct, mr, grid = fused.ct, fused.mr, fused.grid
+            tokens, weights = (fused.ct_tokens, fused.mr_tokens), (fused.ct_weights, fused.mr_weights)
+        else:
+            (of_ct, grid), (of_mr, _) = self.tokens(ct), self.tokens(mr)
+            tokens = of_ct, of_mr
+        with torch.no_grad():
+            change = ((ct - ct_in).norm() + (mr - mr_in).norm()) / (ct_in.norm() + mr_in.norm()).clamp_min(1e-12)
+        if fusion == "mean":
+            features = self.features((ct + mr) / 2)
+            return PairFeatures(features, features, *tokens, grid, *weights, change)
+        features = self.features(torch.cat([ct, mr]))
+        batch = len(ct)
+        return PairFeatures(
+            [f[:batch] for f in features], [f[batch:] for f in features], *tokens, grid, *weights, change
+        )
+
+
+class SwinEncoder(DomainInvariantEncoder):
+    """Domain Invariance Module and Swin stages on a patch embedding.
+
+    Its features are the embedding behind the module and the output of each stage, channels normalised.
+
+    Args:
+        settings: sizes.
+        strides: stride of each stage's merging (z, y, x); at most as many as the settings have stages.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
         checkpointing: trade time for memory in the Swin blocks.
     """
@@ -115,22 +225,17 @@ class SwinEncoder(nn.Module):
     def __init__(
         self,
         settings: EncoderSettings,
-        merge_strides: Sequence[Triple],
+        strides: Sequence[Triple],
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
     ):
-        super().__init__()
-        if len(merge_strides) > len(settings.depths):
-            raise ValueError(f"{len(merge_strides)} merge strides for {len(settings.depths)} Swin stages")
-        self.domain_invariance: DomainInvariance | None = None
-        if settings.domain_invariance is not None:
-            self.domain_invariance = DomainInvariance(
-                settings.feature_size, settings.num_heads[0], DomainInvarianceSettings(**settings.domain_invariance)
-            )
-        depths = settings.depths[: len(merge_strides)]
+        super().__init__(settings)
+        if len(strides) > len(settings.depths):
+            raise ValueError(f"{len(strides)} merge strides for {len(settings.depths)} Swin stages")
+        depths = settings.depths[: len(strides)]
         rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
         stages = []
-        for index, stride in enumerate(merge_strides):
+        for index, stride in enumerate(strides):
             first = sum(depths[:index])
             stages.append(
                 SwinStage(
@@ -146,53 +251,10 @@ class SwinEncoder(nn.Module):
                 )
             )
         self.stages = nn.ModuleList(stages)
-        self.output_channels = [settings.feature_size << index for index in range(len(merge_strides) + 1)]
+        self.output_channels = [settings.feature_size << index for index in range(len(strides) + 1)]
         self.stages.apply(_initialize_linear)
 
-    def forward(self, embedding: Tensor) -> list[Tensor]:
-        """One image of any modality.
-
-        Args:
-            embedding: (B, feature_size, z, y, x), the patch embedding.
-
-        Returns:
-            The embedding behind the module and the output of each stage, channels normalised, each (B, C, z, y, x).
-        """
-        if self.domain_invariance is not None:
-            embedding = self.domain_invariance(embedding)
-        return self._swin(embedding)
-
-    def forward_pair(
-        self, ct: Tensor, mr: Tensor, fusion: Fusion = "separate", need_weights: bool = False
-    ) -> PairFeatures:
-        """A CT and an MR image, each seeing the other in the module.
-
-        Args:
-            ct, mr: patch embeddings (B, feature_size, z, y, x).
-            fusion: `separate` sends each modality's map through the Swin stages by itself; `mean`, the released
-                reading, sends the average of both.
-            need_weights: also return the module's attention weights.
-        """
-        ct_in, mr_in = ct, mr
-        grid = (ct.shape[2], ct.shape[3], ct.shape[4])
-        tokens = (ct.flatten(2).transpose(1, 2), mr.flatten(2).transpose(1, 2))
-        weights: tuple[list[Tensor], list[Tensor]] = ([], [])
-        if self.domain_invariance is not None:
-            fused = self.domain_invariance.forward_pair(ct, mr, need_weights)
-            ct, mr, grid = fused.ct, fused.mr, fused.grid
-            tokens, weights = (fused.ct_tokens, fused.mr_tokens), (fused.ct_weights, fused.mr_weights)
-        with torch.no_grad():
-            change = ((ct - ct_in).norm() + (mr - mr_in).norm()) / (ct_in.norm() + mr_in.norm()).clamp_min(1e-12)
-        if fusion == "mean":
-            features = self._swin((ct + mr) / 2)
-            return PairFeatures(features, features, *tokens, grid, *weights, change)
-        features = self._swin(torch.cat([ct, mr]))
-        batch = len(ct)
-        return PairFeatures(
-            [f[:batch] for f in features], [f[batch:] for f in features], *tokens, grid, *weights, change
-        )
-
-    def _swin(self, embedding: Tensor) -> list[Tensor]:
+    def features(self, embedding: Tensor) -> list[Tensor]:
         x = embedding.permute(0, 2, 3, 4, 1)
         features = [_normalized(x)]
         for stage in self.stages:

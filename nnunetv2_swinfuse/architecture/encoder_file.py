@@ -62,7 +62,7 @@ def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "network_weights": {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.weights.items()},
+        "network_weights": _on_cpu(encoder.weights),
         "settings": encoder.settings.to_dict(),
         "strides": [list(stride) for stride in encoder.strides],
         "input_channels": encoder.input_channels,
@@ -193,6 +193,15 @@ def _checked_weights(weights: Any) -> dict[str, Tensor]:
     if foreign:
         raise ValueError(f"network_weights holds tensors of no encoder, such as {foreign[0]!r}")
     return dict(weights)
+
+
+def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies that share memory where the tensors do: residual blocks have their layers under two names."""
+    copies: dict[tuple[Any, ...], Tensor] = {}
+    return {
+        name: copies.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), tensor.detach().cpu().contiguous())
+        for name, tensor in weights.items()
+    }
 
 
 def _umask() -> int:

@@ -6,6 +6,8 @@ A plan lists one stride per stage and axis (z, y, x), the first being 1. The sta
 - stage 1: patch embedding with that stage's stride, then the Domain Invariance Module,
 - stages 2 to 5: a Swin stage each (blocks at the resolution above, then patch merging by the stage's stride),
 - stages beyond (a Swin encoder has at most as many stages as its settings have depths): strided convolutions.
+
+A residual encoder has one stage for each of the plan's, the first at full resolution behind the stem.
 """
 
 from __future__ import annotations
@@ -25,18 +27,20 @@ def triple(values: Sequence[int]) -> Triple:
 
 @dataclass(frozen=True)
 class Topology:
-    """The strides of a plan, sorted by what carries them out; made by :func:`plan_topology`.
+    """The strides of a plan, sorted by what carries them out.
+
+    Made by :func:`plan_topology`, or :func:`residual_topology`.
 
     Attributes:
         strides: stride of every stage of the plan (z, y, x).
-        patch_stride: stride (and kernel) of the patch embedding, stage 1.
-        merge_strides: one stride per Swin stage.
+        patch_stride: stride (and kernel) of the patch embedding, stage 1; 1 of the stem of a residual encoder.
+        stage_strides: one stride per encoder stage: of a Swin stage's merging, or a residual stage's first block.
         convolution_strides: strides of the stages beyond the Swin encoder.
     """
 
     strides: tuple[Triple, ...]
     patch_stride: Triple
-    merge_strides: tuple[Triple, ...]
+    stage_strides: tuple[Triple, ...]
     convolution_strides: tuple[Triple, ...]
 
     @property
@@ -70,9 +74,19 @@ def plan_topology(strides: Sequence[Sequence[int]], swin_stages: int) -> Topolog
     return Topology(
         strides=tuple(checked),
         patch_stride=checked[1],
-        merge_strides=tuple(checked[2 : 2 + swin_stages]),
+        stage_strides=tuple(checked[2 : 2 + swin_stages]),
         convolution_strides=tuple(checked[2 + swin_stages :]),
     )
+
+
+def residual_topology(strides: Sequence[Sequence[int]]) -> Topology:
+    """The strides of a plan for a residual encoder, whose stages carry out all of them.
+
+    Raises:
+        ValueError: as :func:`plan_topology`.
+    """
+    checked = plan_topology(strides, len(strides)).strides
+    return Topology(checked, (1, 1, 1), checked, ())
 
 
 def check_patch_size(patch_size: Sequence[int], topology: Topology) -> None:

@@ -6,19 +6,24 @@ sides have must be covered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.residual_transfer import adapt_kernel, name_in_network, stride_change
 from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
-from nnunetv2_swinfuse.architecture.topology import Topology, Triple, plan_topology
+from nnunetv2_swinfuse.architecture.topology import Topology, Triple
 
+# What sees the image: the only tensors whose shape depends on its channels.
 PATCH_WEIGHT = "patch_embed.proj.weight"
+STEM_WEIGHT = "patch_embed.convs.0.conv.weight"
+# dynamic-network-architectures registers each layer of a block by its kind and once more in a sequence.
+SECOND_NAME = ".all_modules."
 
 
 class TransferError(ValueError):
@@ -58,7 +63,7 @@ class Target(Protocol):
     settings: EncoderSettings
     topology: Topology
 
-    def state_dict(self) -> dict[str, Tensor]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
 def transfer_encoder(
@@ -71,7 +76,8 @@ def transfer_encoder(
       cascade) start at zero.
     - Strides: where the network does not halve an axis that pretraining halved, patch filters and merging weights are
       folded along it; in the opposite case they are spread. Either way a map that is constant along the axis gives
-      the pretrained response.
+      the pretrained response. Convolutions of a residual encoder are used as they are with another stride; for
+      another kernel see :mod:`residual_transfer`.
     - Stages: those that only one side has stay fresh or unused.
 
     Args:
@@ -85,45 +91,53 @@ def transfer_encoder(
     """
     added = new_domain_invariance and encoder.settings.domain_invariance is None
     check_settings(network.settings, encoder, ignored={"domain_invariance"} if added else set())
-    target = network.state_dict()
-    source_topology = plan_topology(encoder.strides, len(encoder.settings.depths))
+    target: dict[str, Tensor] = dict(network.named_parameters())
+    strides = encoder.settings.topology(encoder.strides).stage_strides, network.topology.stage_strides
     report = TransferReport()
     filled: dict[str, Tensor] = {}
     adapted_merging: dict[str, Tensor] = {}
-    for name, weight in encoder.weights.items():
+    for given_name, weight in encoder.weights.items():
+        if SECOND_NAME in given_name:
+            continue
+        name = name_in_network(given_name, target)
         if name not in target:
             report.unused.append(name)
             continue
-        adapted, how = weight, ""
-        if name == PATCH_WEIGHT:
+        adapted, steps = weight, []
+        if name in (PATCH_WEIGHT, STEM_WEIGHT):
             channels = target[name].shape[1]
-            adapted, how = _adapt_patch_filters(
-                weight, channels, channels if image_channels is None else image_channels, network.topology.patch_stride
-            )
+            adapted, how = _adapt_channels(weight, channels, channels if image_channels is None else image_channels)
+            steps.append(how)
+        if name == PATCH_WEIGHT:
+            adapted, how = _adapt_patch(adapted, network.topology.patch_stride)
+            steps.append(how)
         elif ".merging." in name:
             stage = int(name.split(".")[2])
-            strides = source_topology.merge_strides[stage], network.topology.merge_strides[stage]
-            if strides[0] != strides[1]:
+            old, new = (sides[stage] for sides in strides)
+            if old != new:
                 if name not in adapted_merging:
                     prefix = name[: name.index("merging.") + len("merging.")]
-                    legacy = encoder.settings.monai_legacy_merging and strides[0] == (2, 2, 2)
+                    legacy = encoder.settings.monai_legacy_merging and old == (2, 2, 2)
                     weights = sort_legacy_subgrids(encoder.weights, prefix) if legacy else encoder.weights
-                    adapted_merging |= _adapt_merging(weights, prefix, *strides)
+                    adapted_merging |= _adapt_merging(weights, prefix, old, new)
                 adapted = adapted_merging[name]
-                how = f"stride {strides[0]} to {strides[1]}"
+                steps.append(f"stride {old} to {new}")
+        elif weight.ndim == 5:
+            adapted, how = adapt_kernel(adapted, tuple(target[name].shape[2:]))
+            steps += [how, stride_change(name, *strides)]
         if adapted.shape != target[name].shape:
             raise TransferError(
                 f"{name}: shape {tuple(weight.shape)} in {encoder.path or 'the encoder'}, "
                 f"{tuple(target[name].shape)} in the network; both must be built with the same encoder settings"
             )
         filled[name] = adapted
-        if how:
-            report.adapted[name] = how
+        if any(steps):
+            report.adapted[name] = ", ".join(filter(None, steps))
         else:
             report.matched.append(name)
     report.fresh = [name for name in target if name not in filled]
     report.unused += encoder.details.get("left_out", [])
-    _check_coverage(report, network, source_topology.merge_strides, ("encoder.domain_invariance.",) if added else ())
+    _check_coverage(report, network, strides[0], ("encoder.domain_invariance.",) if added else ())
     with torch.no_grad():
         for name, tensor in filled.items():
             target[name].copy_(tensor)
@@ -142,22 +156,31 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
         TransferError: listing what differs.
     """
     ours, theirs = settings.to_dict(), encoder.settings.to_dict()
+    names = ["backbone"] if ours["backbone"] != theirs["backbone"] else list(ours)
     differing = {
         # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
-        for name in ours
+        for name in names
         if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
     }
-    common = min(len(settings.depths), len(encoder.settings.depths))
-    for name in ("depths", "num_heads"):
-        if name in differing and ours[name][:common] == theirs[name][:common]:
-            del differing[name]
+    pretrained = _of_pretrained_stages(encoder.settings, encoder, settings)
+    for name, value in _of_pretrained_stages(settings, encoder, encoder.settings).items():
+        if value == pretrained.get(name):
+            differing.pop(name, None)
     if differing:
         listing = "; ".join(f"{name} is {a} in the encoder, {b} in the network" for name, (a, b) in differing.items())
         raise TransferError(
             f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Let the trainer take the sizes from "
             "the encoder (plans without a SwinFUSE architecture), or choose the encoder that these plans were made for."
         )
+
+
+def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: EncoderSettings) -> dict[str, object]:
+    """What settings say of each stage, for the stages that the encoder and a network may both have."""
+    if one.backbone == "resenc":
+        return {"depths": one.stage_depths(len(encoder.strides))}
+    common = min(len(one.depths), len(other.depths))
+    return {"depths": one.depths[:common], "num_heads": one.num_heads[:common]}
 
 
 def _comparable(value: object) -> object:
@@ -167,8 +190,8 @@ def _comparable(value: object) -> object:
 def _check_coverage(
     report: TransferReport, network: Target, source_merges: tuple[Triple, ...], new: tuple[str, ...]
 ) -> None:
-    common = min(len(network.topology.merge_strides), len(source_merges))
-    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.merge_strides))) + new
+    common = min(len(network.topology.stage_strides), len(source_merges))
+    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.stage_strides))) + new
     missing = [
         name
         for name in report.fresh
@@ -181,32 +204,29 @@ def _check_coverage(
         )
 
 
-def _adapt_patch_filters(weight: Tensor, channels: int, image_channels: int, stride: Triple) -> tuple[Tensor, str]:
-    """Filters (features, channels, kz, ky, kx) for other input channels and another stride; says what was done."""
-    steps = []
-    if channels != weight.shape[1] or image_channels != channels:
-        pretrained_channels = weight.shape[1]
-        mean = weight.mean(1, keepdim=True) * (pretrained_channels / image_channels)
-        weight = torch.cat(
-            [
-                mean.expand(-1, image_channels, -1, -1, -1),
-                mean.new_zeros(weight.shape[0], channels - image_channels, *weight.shape[2:]),
-            ],
-            dim=1,
-        )
-        steps.append(f"{pretrained_channels} to {image_channels} image channels")
-        if channels > image_channels:
-            steps.append(f"{channels - image_channels} further channels zero")
+def _adapt_channels(weight: Tensor, channels: int, image_channels: int) -> tuple[Tensor, str]:
+    """Filters (features, channels, kz, ky, kx) for other input channels; says what was done."""
+    pretrained = weight.shape[1]
+    if channels == pretrained and image_channels == channels:
+        return weight, ""
+    mean = weight.mean(1, keepdim=True) * (pretrained / image_channels)
+    further = mean.new_zeros(weight.shape[0], channels - image_channels, *weight.shape[2:])
+    how = f"{pretrained} to {image_channels} image channels"
+    if channels > image_channels:
+        how += f", {channels - image_channels} further channels zero"
+    return torch.cat([mean.expand(-1, image_channels, -1, -1, -1), further], dim=1), how
+
+
+def _adapt_patch(weight: Tensor, stride: Triple) -> tuple[Tensor, str]:
+    """Patch filters (features, channels, kz, ky, kx) for another stride; says what was done."""
     kernel = tuple(weight.shape[2:])
     for axis in range(3):
-        old, new = weight.shape[2 + axis], stride[axis]
+        old, new = kernel[axis], stride[axis]
         if new < old:
             weight = weight.sum(2 + axis, keepdim=True)
         elif new > old:
             weight = weight.repeat_interleave(new, 2 + axis) / new
-    if kernel != stride:
-        steps.append(f"patch {kernel} to {stride}")
-    return weight, ", ".join(steps)
+    return weight, f"patch {kernel} to {stride}" if kernel != stride else ""
 
 
 def _adapt_merging(weights: Mapping[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:

@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.convolutions import MAX_FEATURES, SkipPyramid
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.plan_arguments import refuse_unknown, stage_kernels
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
-from nnunetv2_swinfuse.architecture.topology import Triple, check_patch_size, plan_topology, triple
-
-NETWORK_CLASS_NAME = "nnunetv2_swinfuse.architecture.unet.SwinFUSEUNet"
-
-
-@dataclass(frozen=True)
-class SkipPyramid:
-    """What `UNetDecoder` reads from an encoder. Not a module: the decoder would register the encoder a second time."""
-
-    output_channels: list[int]
-    strides: list[Triple]
-    kernel_sizes: list[Triple]
-    conv_op: type[nn.Module] = nn.Conv3d
-    conv_bias: bool = True
-    norm_op: type[nn.Module] = nn.InstanceNorm3d
-    norm_op_kwargs: Mapping[str, Any] | None = None
-    dropout_op: None = None
-    dropout_op_kwargs: None = None
-    nonlin: type[nn.Module] = nn.LeakyReLU
-    nonlin_kwargs: Mapping[str, Any] | None = None
-
-    def convolutions(
-        self, count: int, input_channels: int, stage: int, stride: Triple = (1, 1, 1)
-    ) -> StackedConvBlocks:
-        """`count` blocks of convolution, instance norm and leaky ReLU that end with the channels of a stage's skip."""
-        return StackedConvBlocks(
-            count,
-            self.conv_op,
-            input_channels,
-            self.output_channels[stage],
-            self.kernel_sizes[stage],
-            stride,
-            self.conv_bias,
-            self.norm_op,
-            self.norm_op_kwargs,
-            None,
-            None,
-            self.nonlin,
-            self.nonlin_kwargs,
-        )
+from nnunetv2_swinfuse.architecture.topology import check_patch_size
 
 
 class SwinFUSEUNet(nn.Module):
@@ -101,19 +62,14 @@ class SwinFUSEUNet(nn.Module):
         monai_legacy_merging: bool = EncoderSettings.monai_legacy_merging,
         monai_clamped_bias: bool = EncoderSettings.monai_clamped_bias,
         stem_features: int | None = None,
-        max_features: int = 320,
+        max_features: int = MAX_FEATURES,
         n_conv_per_stage_decoder: int = 2,
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
         **unknown: Any,
     ):
         super().__init__()
-        if unknown:
-            raise ValueError(
-                f"architecture.arch_kwargs has {sorted(unknown)}, which this version of nnunetv2-swinfuse does not "
-                "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
-                "were edited"
-            )
+        refuse_unknown(unknown)
         self.settings = EncoderSettings(
             feature_size,
             tuple(depths),
@@ -124,25 +80,16 @@ class SwinFUSEUNet(nn.Module):
             monai_legacy_merging,
             monai_clamped_bias,
         )
-        self.topology = plan_topology(strides, len(self.settings.depths))
+        self.topology = self.settings.topology(strides)
         stages = len(self.topology.strides)
-        if kernel_sizes is not None and len(kernel_sizes) != stages:
-            raise ValueError(
-                f"architecture.arch_kwargs.kernel_sizes lists {len(kernel_sizes)} stages, strides lists {stages}"
-            )
+        kernels = stage_kernels(kernel_sizes, stages)
         self.patch_embed = PatchEmbedding(input_channels, feature_size, self.topology.patch_stride)
-        self.encoder = SwinEncoder(self.settings, self.topology.merge_strides, drop_path_rate, checkpointing)
+        self.encoder = SwinEncoder(self.settings, self.topology.stage_strides, drop_path_rate, checkpointing)
         swin_channels = self.encoder.output_channels
         stem_features = stem_features or max(feature_size // 2, 1)
         skip_channels = [stem_features, *(min(channels, max_features) for channels in swin_channels)]
         skip_channels += [skip_channels[-1]] * (stages - len(skip_channels))
-        pyramid = SkipPyramid(
-            skip_channels,
-            list(self.topology.strides),
-            [triple(kernel) for kernel in kernel_sizes] if kernel_sizes is not None else [(3, 3, 3)] * stages,
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin_kwargs={"inplace": True},
-        )
+        pyramid = SkipPyramid(skip_channels, list(self.topology.strides), kernels)
         self.stem = pyramid.convolutions(2, input_channels, 0)
         self.skips = nn.ModuleList(
             pyramid.convolutions(1, channels, stage) for stage, channels in enumerate(swin_channels, start=1)
@@ -179,7 +126,7 @@ class SwinFUSEUNet(nn.Module):
             total += stage.compute_conv_feature_map_size(size)
         total += np.prod([self.settings.feature_size, *sizes[1]], dtype=np.int64)
         per_block = 8 + 2 * self.settings.mlp_ratio
-        for index, depth in enumerate(self.settings.depths[: len(self.topology.merge_strides)]):
+        for index, depth in enumerate(self.settings.depths[: len(self.topology.stage_strides)]):
             tokens = np.prod(sizes[1 + index], dtype=np.int64)
             total += np.int64(tokens * self.encoder.output_channels[index] * per_block * depth)
         return total + self.decoder.compute_conv_feature_map_size(input_size)
@@ -188,34 +135,3 @@ class SwinFUSEUNet(nn.Module):
     def initialize(module: nn.Module) -> None:
         """nnU-Net's initialisation of convolutions; linear layers keep the encoder's."""
         InitWeights_He(1e-2)(module)
-
-
-def plans_architecture(
-    strides: Sequence[Sequence[int]],
-    settings: EncoderSettings,
-    *,
-    kernel_sizes: Sequence[Sequence[int]] | None = None,
-    **network_settings: Any,
-) -> dict[str, Any]:
-    """The `architecture` block of a configuration in plans.json, from which nnU-Net alone rebuilds the network.
-
-    Args:
-        strides: the plan's strides; nnU-Net also derives its deep supervision scales from them.
-        settings: sizes of the encoder.
-        kernel_sizes: the plan's convolution kernels.
-        network_settings: further keyword arguments of :class:`SwinFUSEUNet`.
-
-    Raises:
-        ValueError: naming the field, when the strides are impossible.
-    """
-    topology = plan_topology(strides, len(settings.depths))
-    return {
-        "network_class_name": NETWORK_CLASS_NAME,
-        "arch_kwargs": {
-            "strides": [list(stride) for stride in topology.strides],
-            "kernel_sizes": None if kernel_sizes is None else [list(kernel) for kernel in kernel_sizes],
-            **settings.to_dict(),
-            **network_settings,
-        },
-        "_kw_requires_import": [],
-    }

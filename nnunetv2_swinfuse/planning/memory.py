@@ -74,7 +74,7 @@ def step_sizes(
     convolutions += int(network.decoder.compute_conv_feature_map_size(patch_size)) - logits
     settings = network.settings
     attention = hidden = 0.0
-    for stage, depth in enumerate(settings.depths[: len(network.topology.merge_strides)]):
+    for stage, depth in enumerate(settings.depths[: len(network.topology.stage_strides)]):
         features = network.encoder.output_channels[stage] * depth
         shape = triple([int(size) for size in sizes[1 + stage]])
         window, _ = clamp_window(shape, (settings.window_size,) * 3, False)

@@ -29,6 +29,7 @@ from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
     PRESETS,
     PlanningError,
+    check_backbone,
     nnUNetPlannerSwinFUSE,
     recorded_normalisation,
 )
@@ -108,6 +109,7 @@ def run(options: argparse.Namespace) -> None:
         PlanningError, EncoderFileError: naming what is missing or does not fit together.
     """
     encoder = _encoder(options)
+    check_backbone(encoder, " ".join(map(str, options.d)))
     _check(options, encoder)
     names = {number: _dataset_name(number) for number in options.d}
     print("Fingerprint extraction...")

@@ -19,7 +19,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.unet import plans_architecture
+from nnunetv2_swinfuse.architecture.networks import RESENC_PLANNING, RESENC_PLANS, plans_architecture
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
@@ -86,6 +86,25 @@ def recorded_normalisation(encoder: Encoder | None) -> dict[str, Any]:
     return dict(recorded)
 
 
+def check_backbone(encoder: Encoder | None, dataset: str) -> None:
+    """Refuses a residual encoder: its network is nnU-Net's, whose own planners know what memory it takes.
+
+    Args:
+        encoder: the encoder to plan for.
+        dataset: numbers of the datasets, for the command in the message.
+
+    Raises:
+        PlanningError: with nnU-Net's command.
+    """
+    if encoder is not None and encoder.settings.backbone != "swin":
+        raise PlanningError(
+            f"{encoder.path} has the backbone {encoder.settings.backbone}, the encoder of nnU-Net's own ResEnc "
+            f"plans; this planner is for Swin encoders. Plan with {RESENC_PLANNING.format(dataset)} and train with -tr "
+            f"nnUNetTrainerSwinFUSE -p {RESENC_PLANS} (nnUNetPlannerResEncL, ...XL for more memory); or name a Swin "
+            "encoder with -pretrained FILE"
+        )
+
+
 class nnUNetPlannerSwinFUSE(ExperimentPlanner):
     """Plans patch and batch size for `SwinFUSEUNet`; everything else is nnU-Net's default planner.
 
@@ -102,7 +121,8 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             inside its nonzero mask if that was done there.
 
     Raises:
-        PlanningError: when the target is too small for the network, or the encoder does not say how it was normalised.
+        PlanningError: when the target is too small for the network, the encoder does not say how it was normalised, or
+            is of another backbone.
     """
 
     def __init__(
@@ -118,6 +138,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         name_encoder: bool = False,
         normalisation_as_pretrained: bool = False,
     ):
+        check_backbone(encoder, str(dataset_name_or_id))
         check_fingerprint(maybe_convert_to_dataset_name(dataset_name_or_id))
         super().__init__(
             dataset_name_or_id,

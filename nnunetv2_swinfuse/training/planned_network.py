@@ -11,8 +11,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.networks import RESENC_PLANNING, RESENC_PLANS, build_network
 from nnunetv2_swinfuse.architecture.transfer import TransferError, check_settings
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
 
 
@@ -24,9 +24,9 @@ def check_buildable(architecture: Mapping[str, Any], configuration: str) -> Enco
     """
     try:
         with torch.device("meta"):
-            return SwinFUSEUNet(1, 2, True, **architecture["arch_kwargs"]).settings
+            return build_network(architecture, 1, 2, True).settings
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
-        reason = (str(error).splitlines() or ["no message"])[0].removeprefix("SwinFUSEUNet.__init__() ")
+        reason = (str(error).splitlines() or ["no message"])[0].split("__init__() ")[-1]
         raise ValueError(
             f"plans, configuration {configuration}: no network can be built from architecture.arch_kwargs ({reason}). "
             "Undo the change, or plan again with swinfuse_plan_and_preprocess"
@@ -55,7 +55,10 @@ def check_encoder_fits(
         again += ["-overwrite_plans_name", plans["plans_name"]]
         if "gpu_memory_target_in_gb" in planned:
             again += ["-gpu_memory_target", f"{planned['gpu_memory_target_in_gb']:g}"]
+        command = shlex.join(again)
+        if encoder.settings.backbone == "resenc":
+            command = f"{RESENC_PLANNING.format(number)}, and train with -p {RESENC_PLANS}"
         raise EncoderChoiceError(
-            f"{error} To plan for this encoder: {shlex.join(again)}; to train with the one that "
+            f"{error} To plan for this encoder: {command}; to train with the one that "
             f"{plans['plans_name']} were made for: export {VARIABLE}=FILE"
         ) from error

@@ -14,9 +14,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.networks import planned_backbone, plans_architecture
 from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, plans_architecture
 from nnunetv2_swinfuse.compatibility import check_plugin_version
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
 from nnunetv2_swinfuse.training.planned_network import check_buildable, check_encoder_fits
@@ -101,8 +101,8 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         else:
             encoder, who = _encoder_for_sizes(named)
         own = deepcopy(resolved_block["architecture"])
-        if own["network_class_name"] == NETWORK_CLASS_NAME:
-            # Plans that were made for this network keep their own sizes.
+        if planned_backbone(own) is not None:
+            # Plans that were made for one of our networks keep their own sizes.
             sizes = check_buildable(own, configuration)
             if pretrained and encoder is not None:
                 check_encoder_fits(sizes, encoder, plans, wishes.get("planned", {}))
@@ -141,7 +141,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
         return None
     try:
         block = json.loads(path.read_text())["configurations"][configuration]
-        if block["architecture"]["network_class_name"] != NETWORK_CLASS_NAME or "swinfuse" not in block:
+        if planned_backbone(block["architecture"]) is None or "swinfuse" not in block:
             raise KeyError("swinfuse")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(

@@ -8,34 +8,33 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.topology import plan_topology
+from nnunetv2_swinfuse.architecture.networks import planned_settings
 
 STAGES = "encoder.stages."
-# The patch embedding and the Domain Invariance Module come before the Swin stages.
+# The patch embedding (or stem) and the Domain Invariance Module come before the stages.
 LAYERS_BEFORE_STAGES = 2
 
 
 def pretrained_stages(architecture: Mapping[str, Any], encoder: Encoder) -> int:
-    """How many Swin stages of a network the encoder fills: those that both have.
+    """How many stages of a network's encoder the pretrained one fills: those that both have.
 
     Args:
         architecture: the `architecture` block of the network's configuration.
         encoder: the pretrained encoder.
     """
-    kwargs = architecture["arch_kwargs"]
-    own = plan_topology(kwargs["strides"], len(kwargs["depths"]))
-    given = plan_topology(encoder.strides, len(encoder.settings.depths))
-    return min(len(own.merge_strides), len(given.merge_strides))
+    own = planned_settings(architecture).topology(architecture["arch_kwargs"]["strides"])
+    given = encoder.settings.topology(encoder.strides)
+    return min(len(own.stage_strides), len(given.stage_strides))
 
 
 def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:
     """Names of the pretrained parameters and the layer of each, counted from the image.
 
-    Layer 0 is the patch embedding, 1 the Domain Invariance Module, 2 and on are the Swin stages.
+    Layer 0 is the patch embedding or stem, 1 the Domain Invariance Module, 2 and on are the encoder's stages.
 
     Args:
         network: a SwinFUSE network.
-        stages: how many of its Swin stages were pretrained; further ones are new.
+        stages: how many of its encoder's stages were pretrained; further ones are new.
     """
     layers: dict[str, int] = {}
     for name, _ in network.named_parameters():

@@ -16,10 +16,12 @@ from typing import Any
 
 import torch
 
+from nnunetv2_swinfuse.architecture.encoder import Backbone
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
 from pretraining.cost import in_words
 from pretraining.errors import InputError
+from pretraining.fine_tuning import planning_command, training_command
 from pretraining.index import PreprocessedCollection
 from pretraining.monitoring import page
 from pretraining.monitoring.curves import PANELS, measured, panel_picture
@@ -81,7 +83,7 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
         page.section(
             "Fine-tune it",
             page.paragraph("For a dataset that nnU-Net has planned and preprocessed; once before: swinfuse_register."),
-            page.code(_fine_tuning(folder)),
+            page.code(_fine_tuning(folder, configuration.backbone)),
         ),
         page.section("Data", page.facts(about["data"])),
         page.section("Machine and versions", page.facts(about["surroundings"])),
@@ -159,11 +161,12 @@ def _caption(file: Path) -> str:
     return f"Step {int(file.stem.removeprefix('step_'))}: the same validation crops each time."
 
 
-def _fine_tuning(folder: Path) -> str:
+def _fine_tuning(folder: Path, backbone: Backbone) -> str:
     encoder = folder / "encoder.pth"
-    command = "nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE"
+    planning, command = planning_command(backbone), training_command(backbone)
+    before = f"{planning}\n" if planning else ""
     return (
-        f"{command}\n\n# From exactly this run, whatever is pretrained later:\n"
+        f"{before}{command}\n\n# From exactly this run, whatever is pretrained later:\n"
         f"SWINFUSE_CHECKPOINT={encoder.absolute()} {command}"
     )
 

@@ -36,6 +36,8 @@ TINY = {
     "workers": 0,
     "device": "cpu",
 }
+# The other backbone: three stages, as deep as the last one listed.
+RESENC = {"backbone": "resenc", "feature_size": 8, "depths": (1, 2)}
 CPU = torch.device("cpu")
 
 

@@ -96,6 +96,27 @@ def test_the_next_command_is_printed(root, capsys):
     assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
+def test_a_residual_encoder_is_trained_and_published(root, capsys):
+    arguments = command("--train_only", "--recipe", "resenc", feature_size=8, depths=(1, 2))
+    main(arguments)
+    out = capsys.readouterr().out
+    assert "nnUNetv2_plan_and_preprocess -d DATASET_ID -pl nnUNetPlannerResEncM\n" in out
+    train = "nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE -p nnUNetResEncUNetMPlans"
+    assert train in out
+    folder = root / "results" / "SynthRAD" / "swinfuse__tiny_resenc"
+    assert train in html.unescape((folder / "report.html").read_text())
+    encoder = load_encoder(root / "results" / "swinfuse" / "encoder.pth")
+    assert encoder.settings.backbone == "resenc"
+    assert encoder.settings.depths == (1, 2)
+    assert encoder.source == str(folder / "encoder.pth")
+
+
+def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(root, capsys):
+    error = fails(capsys, "-d", "SynthRAD", "-p", "base", "--backbone", "resenc", "--train_only")
+    assert "depths [2, 2, 2, 2] and num_heads [3, 6, 12, 24]" in error
+    assert "--recipe resenc" in error
+
+
 def test_what_a_killed_writer_left_is_removed(root):
     left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
     left.write_bytes(b"half a checkpoint")

@@ -36,7 +36,9 @@ def test_every_recipe_goes_with_every_preset_and_leaves_its_sizes(preset, recipe
     assert (configuration.preset, configuration.recipe) == (preset, recipe)
     ours = Configuration.from_dict(load_preset(preset)).to_dict()
     changed = {name for name, value in configuration.to_dict().items() if value != ours[name]} - {"recipe"}
-    assert not changed & SIZES
+    # Another backbone has sizes of its own.
+    other = {"feature_size", "depths", "num_heads"} if "backbone" in changed else set()
+    assert changed & SIZES == other
     assert bool(changed) == (recipe != "swinfuse")
 
 
@@ -52,6 +54,8 @@ def test_recipes_are_what_their_names_say():
     assert settings("mean").fusion == settings("paper").fusion == "mean"
     assert (settings("simmim").masking, settings("simmim").corrupted_share) == ("cells", 0.6)
     assert settings("none").steps == 0
+    residual = settings("resenc").encoder_settings
+    assert (residual.backbone, residual.feature_size, residual.depths) == ("resenc", 32, (1, 3, 4, 6, 6, 6))
     # The mean over the whole crop, as the released code takes it, up to a factor.
     paper = settings("paper")
     assert paper.visible_weight == pytest.approx((1 - paper.corrupted_share) / paper.corrupted_share, rel=1e-3)
@@ -65,6 +69,8 @@ def test_recipes_are_what_their_names_say():
         ({"strides": ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))}, "at most 3 strides"),
         ({"strides": ((1, 1, 1), (3, 3, 3))}, "expected 1 or 2"),
         ({"num_heads": (5,)}, r"num_heads\[0\] is 5"),
+        ({"backbone": "resenc", "depths": (2, 2), "num_heads": (2, 4)}, r"num_heads \[2, 4\].*--recipe resenc sets"),
+        ({"backbone": "resnet"}, r"backbone is 'resnet'; expected one of"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"single_share": 1.5}, "single_share is 1.5; expected between 0 and 1"),

@@ -21,6 +21,13 @@ def test_only_runs_of_days_are_warned_of_and_fitting_presets_named(monkeypatch):
     assert "-p base" not in warning
 
 
+def test_presets_are_weighed_with_the_runs_recipe(monkeypatch):
+    monkeypatch.setattr(
+        cost, "expected_seconds", lambda configuration, _: 1e6 if configuration.recipe == "resenc" else 60
+    )
+    assert "No preset fits" in cost.advice(Configuration.from_dict(load_preset("base", "resenc")), CPU)
+
+
 @pytest.mark.parametrize(("seconds", "words"), [(40, "40 s"), (720, "12 min"), (12600, "3.5 h"), (6e6, "69 days")])
 def test_durations_in_words(seconds, words):
     assert cost.in_words(seconds) == words

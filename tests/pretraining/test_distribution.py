@@ -16,7 +16,7 @@ from pretraining.objective import evaluate
 
 from .made import CPU, TINY, made_collection
 
-RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein")
+RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein", "resenc")
 # With a share of 0.5 the images of step 3 go through the module alone, and those of step 4 do not.
 STEPS = (3, 4)
 

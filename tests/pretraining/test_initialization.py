@@ -1,5 +1,7 @@
 """Beginning from weights that were there before."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from pretraining.errors import InputError
 from pretraining.initialization import initialize, load_initial
 from pretraining.model import PretrainingModel
 
-from .made import tiny
+from .made import RESENC, tiny
 
 # MONAI's encoder always has four stages; a run may use fewer.
 FOUR_STAGES = {"depths": (2, 1, 1, 1), "num_heads": (2, 2, 4, 4)}
@@ -50,12 +52,13 @@ def test_begins_with_monais_features_where_the_module_is_new(monai_file, monkeyp
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path):
-    configuration = tiny()
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
+    configuration = tiny(**backbone)
     torch.manual_seed(2)
     trained = PretrainingModel(configuration)
     export_encoder(trained, configuration, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
-    configuration, encoder = load_initial(tiny(init_from=str(tmp_path / "encoder.pth")))
+    configuration, encoder = load_initial(replace(configuration, init_from=str(tmp_path / "encoder.pth")))
     model = PretrainingModel(configuration)
     report = initialize(model, encoder)
     assert not report.adapted
@@ -69,6 +72,14 @@ def test_other_sizes_are_listed_with_the_options_that_take_them(monai_file):
     size = tiny().feature_size
     with pytest.raises(InputError, match=rf"feature_size is {size} there, {2 * size} here.*--feature_size {size}"):
         load_initial(tiny(init_from=str(path), feature_size=2 * size, **FOUR_STAGES))
+
+
+def test_another_backbone_is_named_with_the_options_that_take_it(tmp_path):
+    residual = tiny(**RESENC)
+    model = PretrainingModel(residual)
+    export_encoder(model, residual, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    with pytest.raises(InputError, match=r"backbone is resenc there, swin here.*--backbone resenc --feature_size 8"):
+        load_initial(tiny(init_from=str(tmp_path / "encoder.pth")))
 
 
 def test_a_file_without_an_encoder_is_an_error(tmp_path):

@@ -13,7 +13,7 @@ from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, train
 from pretraining.monitoring.log import RunLog, read_records
 from pretraining.monitoring.scalars import UnreadScalars
 
-from .made import CPU, made_collection, tiny
+from .made import CPU, RESENC, made_collection, tiny
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,13 @@ def interrupt_at(monkeypatch, step, number):
     monkeypatch.setattr(RunLog, "record", record_and_interrupt)
 
 
-@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGINT), (5, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("step", "number", "backbone"), [(3, signal.SIGINT, {}), (5, signal.SIGTERM, {}), (3, signal.SIGINT, RESENC)]
+)
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
-    tmp_path, collection, monkeypatch, step, number
+    tmp_path, collection, monkeypatch, step, number, backbone
 ):
-    configuration = tiny(single_share=0.3)
+    configuration = tiny(single_share=0.3, **backbone)
     straight = run(tmp_path / "straight", collection, configuration)
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, number)

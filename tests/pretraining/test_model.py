@@ -2,15 +2,15 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import PretrainingModel, RotationHead
 
-from .made import made_batch, tiny
+from .made import RESENC, made_batch, tiny
 
 
-@pytest.mark.parametrize("changes", [{}, {"dim": "none"}, {"fusion": "mean"}])
+@pytest.mark.parametrize("changes", [{}, {"dim": "none"}, {"fusion": "mean"}, RESENC, {**RESENC, "dim": "none"}])
 @pytest.mark.parametrize("alone", [False, True])
 def test_predictions_have_the_shapes_of_their_tasks(changes, alone):
     model = PretrainingModel(tiny(**changes))
@@ -43,9 +43,10 @@ def test_heads_of_tasks_that_are_left_out_are_not_trained():
     assert still == {"inpainting_head", "rotation_head"}
 
 
-def test_a_sample_does_not_depend_on_its_batch():
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_a_sample_does_not_depend_on_its_batch(backbone):
     torch.manual_seed(0)
-    model = PretrainingModel(tiny()).eval()
+    model = PretrainingModel(tiny(**backbone)).eval()
     batch = made_batch(3)
     with torch.no_grad():
         together, _, _ = model(batch["ct"], batch["mr"])
@@ -54,14 +55,15 @@ def test_a_sample_does_not_depend_on_its_batch():
     torch.testing.assert_close(together.turns[1:2], alone.turns, atol=1e-5, rtol=1e-5)
 
 
-def test_every_encoder_tensor_has_its_place_in_the_segmentation_network():
-    configuration = tiny()
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone):
+    configuration = tiny(**backbone)
     model = PretrainingModel(configuration)
     encoder = Encoder(model.encoder_weights(), configuration.encoder_settings, configuration.topology.strides)
     architecture = plans_architecture(configuration.strides, configuration.encoder_settings)
-    network = SwinFUSEUNet(1, 3, False, **architecture["arch_kwargs"])
+    network = build_network(architecture, 1, 3)
     report = transfer_encoder(network, encoder)
-    assert sorted(report.matched) == sorted(encoder.weights)
+    assert set(report.matched) == {n for n, _ in model.named_parameters() if n.startswith(("patch_embed.", "encoder."))}
     image = made_batch()["ct"]
     with torch.no_grad():
         expected = model.eval().encoder(model.patch_embed(image))

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.networks import build_network
 from pretraining.checkpoint import export_encoder
 from pretraining.model import PretrainingModel
 
-from .made import tiny
+from .made import RESENC, tiny
 
 ADAPTATION_PLAN = {
     "architecture_plans": dict, "pretrain_plan": dict, "pretrain_num_input_channels": int,
@@ -38,10 +38,10 @@ CONFIGURATION_PLAN = {
 SPACING_STYLES = ("onemmiso", "median", "noresample")
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory):
+@pytest.fixture(scope="module", params=[{}, RESENC], ids=["swin", "resenc"])
+def content(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("encoder") / "encoder.pth"
-    configuration = tiny()
+    configuration = tiny(**request.param)
     export_encoder(PretrainingModel(configuration), configuration, {"name": "Made", "hash": "0"}, (2.0, 1.0, 1.0), path)
     assert load_encoder(path).details["citations"]
     return torch.load(path, weights_only=True)
@@ -71,7 +71,7 @@ def test_keys_divide_the_weights_and_load_into_the_network_they_name(content):
     plan, weights = content["nnssl_adaptation_plan"], content["network_weights"]
     architecture = content["architecture"]
     assert plan["architecture_plans"]["arch_class_name"] == architecture["network_class_name"]
-    network = SwinFUSEUNet(1, 2, False, **architecture["arch_kwargs"])
+    network = build_network(architecture, 1, 2)
     found = set()
     for key in (plan["key_to_encoder"], plan["key_to_stem"]):
         part = {name: tensor for name, tensor in weights.items() if name.startswith(key)}

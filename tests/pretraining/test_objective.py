@@ -7,11 +7,12 @@ from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate, foreground_tokens, two_views
 from pretraining.randomness import sample_generators
 
-from .made import made_batch, tiny
+from .made import RESENC, made_batch, tiny
 
 
-def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws():
-    configuration = tiny(single_share=0.0)
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
+    configuration = tiny(single_share=0.0, **backbone)
     torch.manual_seed(0)
     model = PretrainingModel(configuration)
     # It begins with zeros, which let nothing through; every later step does.
@@ -54,8 +55,10 @@ def test_a_weight_of_zero_leaves_a_task_out(task):
     assert task not in result.losses
 
 
-def test_without_the_module_its_change_is_not_measured():
-    result = evaluate(PretrainingModel(tiny(dim="none")), made_batch(), tiny(dim="none"), 0, None, validation=True)
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_without_the_module_its_change_is_not_measured(backbone):
+    configuration = tiny(dim="none", **backbone)
+    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None, validation=True)
     assert "dim_change" not in result.health
     assert "density" in result.losses
 

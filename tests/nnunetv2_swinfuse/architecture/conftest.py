@@ -7,7 +7,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
 
 HALVINGS = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
 
@@ -23,10 +23,21 @@ def settings() -> EncoderSettings:
     )
 
 
-def build(strides, settings, input_channels=1, classes=3, deep_supervision=False, **kwargs) -> SwinFUSEUNet:
+@pytest.fixture
+def residual_settings() -> EncoderSettings:
+    return EncoderSettings(
+        feature_size=8,
+        depths=(1, 2),
+        num_heads=(2,),
+        domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
+        backbone="resenc",
+    )
+
+
+def build(strides, settings, input_channels=1, classes=3, deep_supervision=False, **kwargs):
     architecture = plans_architecture(strides, settings, **kwargs)
     torch.manual_seed(0)
-    network = SwinFUSEUNet(input_channels, classes, deep_supervision, **architecture["arch_kwargs"])
+    network = build_network(architecture, input_channels, classes, deep_supervision)
     # Biases and norms start at constants that would hide mistakes in transfer and attention.
     with torch.no_grad():
         for parameter in network.parameters():
@@ -37,11 +48,11 @@ def build(strides, settings, input_channels=1, classes=3, deep_supervision=False
     return network
 
 
-def encoder_of(network: SwinFUSEUNet) -> Encoder:
+def encoder_of(network) -> Encoder:
     weights = {
         name: tensor.clone()
         for name, tensor in network.state_dict().items()
         if name.startswith(("patch_embed.", "encoder."))
     }
-    channels = network.patch_embed.proj.weight.shape[1]
+    channels = next(network.patch_embed.parameters()).shape[1]
     return Encoder(weights, network.settings, network.topology.strides, input_channels=channels)

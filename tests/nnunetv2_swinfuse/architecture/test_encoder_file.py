@@ -3,7 +3,13 @@ import pickle
 import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError, load_encoder, save_atomically, save_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import (
+    Encoder,
+    EncoderFileError,
+    load_encoder,
+    save_atomically,
+    save_encoder,
+)
 
 from .conftest import HALVINGS, build, encoder_of
 
@@ -68,3 +74,12 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(path):
         save_atomically({"x": lambda: None}, path)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["encoder.pth"]
+
+
+def test_a_layer_under_two_names_is_stored_once(settings, tmp_path):
+    # Not contiguous: making it so would copy it for each name.
+    weight = torch.randn(300, 200).T
+    weights = {"encoder.conv": weight, "encoder.all_modules": weight}
+    save_encoder(Encoder(weights, settings, ((1, 1, 1),)), tmp_path / "encoder.pth")
+    assert (tmp_path / "encoder.pth").stat().st_size < 1.5 * 4 * weight.numel()
+    assert all(torch.equal(read, weight) for read in load_encoder(tmp_path / "encoder.pth").weights.values())

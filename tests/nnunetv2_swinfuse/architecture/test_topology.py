@@ -18,7 +18,7 @@ CASES = [
 def test_stages_of_nnunet_plans(patch, strides, merges, convolutions):
     topology = plan_topology([(1, 1, 1), *strides], swin_stages=4)
     assert topology.patch_stride == strides[0]
-    assert topology.merge_strides == tuple(strides[1 : 1 + merges])
+    assert topology.stage_strides == tuple(strides[1 : 1 + merges])
     assert len(topology.convolution_strides) == convolutions
     assert topology.downsampling == tuple(math.prod(s[axis] for s in strides) for axis in range(3))
     check_patch_size(patch, topology)

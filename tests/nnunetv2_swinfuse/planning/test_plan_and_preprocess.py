@@ -14,7 +14,7 @@ from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.train import main as train
 
-from ..training.conftest import SETTINGS, publish_encoder, write_dataset
+from ..training.conftest import RESIDUAL, SETTINGS, publish_encoder, write_dataset
 from .conftest import Folders
 
 NAME = "Dataset903_Tiny"
@@ -167,6 +167,25 @@ def test_another_encoder_than_the_planned_one_is_refused_with_the_command_to_pla
     # Random weights need no encoder of the planned sizes.
     publish_encoder(tmp_path / "other.pth")
     plan_training(planned.plans(NAME), "3d_fullres", tmp_path, pretrained=False)
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_residual_encoder_is_refused_before_any_work_with_nnunets_command(
+    planned, tmp_path, monkeypatch, capsys, named
+):
+    publish_encoder(tmp_path / "residual.pth", settings=RESIDUAL)
+    monkeypatch.setenv("SWINFUSE_CHECKPOINT", str(tmp_path / "residual.pth"))
+    (planned.preprocessed / NAME / "dataset_fingerprint.json").unlink()
+    with pytest.raises(SystemExit):
+        main(["-d", "903", *(["-pretrained", str(tmp_path / "residual.pth")] if named else []), *QUICK])
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'residual.pth'} has the backbone resenc" in error
+    assert "nnUNetv2_plan_and_preprocess -d 903 -pl nnUNetPlannerResEncM" in error
+    assert "-p nnUNetResEncUNetMPlans" in error
+    assert not (planned.preprocessed / NAME / "dataset_fingerprint.json").exists()
+    # Plans that were made for a Swin encoder do not train a residual one.
+    with pytest.raises(EncoderChoiceError, match=r"backbone is resenc .* nnUNetPlannerResEncM, and train with -p"):
+        plan_training(planned.plans(NAME), "3d_fullres", tmp_path, pretrained=True)
 
 
 @pytest.mark.parametrize(

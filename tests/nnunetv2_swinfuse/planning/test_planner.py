@@ -6,7 +6,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME, SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, planned_settings
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.planning.planner import PlanningError
 from nnunetv2_swinfuse.training.plans import plan_training
 
@@ -59,12 +60,11 @@ def test_sizes_are_the_encoders_and_the_file_is_named_only_when_asked(folders):
     encoder = Encoder({}, SETTINGS, (), path="/kept/encoder.pth")
     block = block_of(folders.plan(name, 1, encoder=encoder, name_encoder=True))
     arch = block["architecture"]
-    assert arch["network_class_name"] == NETWORK_CLASS_NAME
-    assert {key: arch["arch_kwargs"][key] for key in SETTINGS.to_dict()} == SETTINGS.to_dict()
+    assert arch["network_class_name"] == NETWORK_NAMES["swin"]
+    assert planned_settings(arch) == SETTINGS
     assert block["swinfuse"]["encoder"] == "/kept/encoder.pth"
     assert "encoder" not in block_of(folders.plan(name, 1, encoder=encoder))["swinfuse"]
-    default = block_of(folders.plan(name, 1))["architecture"]["arch_kwargs"]
-    assert {key: default[key] for key in SETTINGS.to_dict()} == EncoderSettings().to_dict()
+    assert planned_settings(block_of(folders.plan(name, 1))["architecture"]) == EncoderSettings()
 
 
 @pytest.mark.parametrize("dataset", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "anisotropic"])

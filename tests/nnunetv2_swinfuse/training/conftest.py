@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_encoder
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 
 CASES, SIZE = 5, 24
@@ -31,6 +31,13 @@ SETTINGS = EncoderSettings(
     num_heads=(2, 4),
     window_size=3,
     domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
+)
+RESIDUAL = EncoderSettings(
+    feature_size=8,
+    depths=(1, 2),
+    num_heads=(2,),
+    domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
+    backbone="resenc",
 )
 
 
@@ -95,7 +102,7 @@ def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -
 def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS) -> Encoder:
     """An encoder of random weights, as a pretraining run would leave it, and its copy in the run's own folder."""
     torch.manual_seed(seed)
-    network = SwinFUSEUNet(1, 2, **plans_architecture([[1, 1, 1], *[[2, 2, 2]] * 3], settings)["arch_kwargs"])
+    network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * 3], settings), 1, 2)
     weights = {k: v for k, v in network.state_dict().items() if k.startswith(("patch_embed.", "encoder."))}
     source = path.parent / f"run_{seed}" / "encoder.pth"
     encoder = Encoder(

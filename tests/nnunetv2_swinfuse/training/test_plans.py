@@ -4,7 +4,7 @@ from copy import deepcopy
 import pytest
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME
+from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, planned_settings
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 
@@ -24,11 +24,11 @@ def test_sizes_are_the_encoders_strides_and_kernels_the_plans(plans, tmp_path, p
     before = deepcopy(block_of(plans)["architecture"]["arch_kwargs"])
     planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
     architecture = block_of(plans)["architecture"]
-    assert architecture["network_class_name"] == NETWORK_CLASS_NAME
+    assert architecture["network_class_name"] == NETWORK_NAMES["swin"]
     assert architecture["_kw_requires_import"] == []
     assert architecture["arch_kwargs"]["strides"] == before["strides"]
     assert architecture["arch_kwargs"]["kernel_sizes"] == before["kernel_sizes"]
-    assert {name: architecture["arch_kwargs"][name] for name in SETTINGS.to_dict()} == SETTINGS.to_dict()
+    assert planned_settings(architecture) == SETTINGS
     recorded = block_of(plans)["swinfuse"]
     assert recorded["encoder_sha256"] == planned.encoder.sha256
     assert recorded["encoder_source"] == planned.encoder.source
@@ -43,7 +43,7 @@ def test_only_the_trained_configuration_is_rewritten(plans, tmp_path):
     plan_training(plans, "3d_cascade_fullres", tmp_path, pretrained=True)
     assert block_of(plans) == block_of(before)
     assert block_of(plans, "3d_cascade_fullres")["previous_stage"] == "3d_lowres"
-    assert block_of(plans, "3d_cascade_fullres")["architecture"]["network_class_name"] == NETWORK_CLASS_NAME
+    assert block_of(plans, "3d_cascade_fullres")["architecture"]["network_class_name"] == NETWORK_NAMES["swin"]
 
 
 def test_scratch_is_the_same_network_as_pretrained(plans, tmp_path):

@@ -7,20 +7,26 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, plans_architecture
+from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.optimisation import build_optimizer
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers, set_frozen
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
-from .conftest import SETTINGS, make_trainer
+from .conftest import RESIDUAL, SETTINGS, make_trainer
 
 STRIDES = [[1, 1, 1], [2, 2, 2], [1, 2, 2], [2, 2, 2]]
 
 
-@pytest.fixture
-def network():
+@pytest.fixture(params=[SETTINGS, RESIDUAL], ids=["swin", "resenc"])
+def network(request):
     torch.manual_seed(0)
-    return SwinFUSEUNet(1, 3, True, **plans_architecture(STRIDES, SETTINGS, drop_path_rate=0.1)["arch_kwargs"])
+    network = build_network(plans_architecture(STRIDES, request.param, drop_path_rate=0.1), 1, 3, True)
+    for name, parameter in network.named_parameters():
+        if name.endswith("norm.weight") and not parameter.any():
+            # Residual blocks begin as their shortcuts, and their convolutions without a gradient.
+            torch.nn.init.ones_(parameter)
+    return network
 
 
 def step(network, precision=None):

@@ -9,7 +9,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-from nnunetv2_swinfuse.architecture.unet import NETWORK_CLASS_NAME
+from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
 
@@ -34,7 +34,7 @@ def test_what_training_leaves_is_stock_nnunets(trained):
     block = plans_of(trained)["3d_fullres"]
     checkpoint = checkpoint_of(trained)
     sha256 = load_encoder(trained.encoder).sha256
-    assert block["architecture"]["network_class_name"] == NETWORK_CLASS_NAME
+    assert block["architecture"]["network_class_name"] == NETWORK_NAMES["swin"]
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
     assert checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"] == block
     assert checkpoint["swinfuse"]["trainer"] == TRAINER
