@@ -63,6 +63,7 @@ class Configuration:
         mask_cell: voxels of a cell along each axis.
         visible_weight: of the inpainting loss on visible voxels, relative to cut-out ones.
         inpainting_weight, contrastive_weight, rotation_weight, density_weight: weights of the losses; 0 leaves one out.
+        cross_modal_weight: of the contrastive loss between the CT and the MR of registered pairs, part of that task.
         density_loss: `kde_jsd`, or to compare with `mmd`, `coral` or `sliced_wasserstein`.
         density_warmup_steps: steps over which the density weight rises from 0.
         density_dimensions, density_samples: dimensions projected to, tokens per modality.
@@ -115,6 +116,7 @@ class Configuration:
     visible_weight: float = 1.0
     inpainting_weight: float = 1.0
     contrastive_weight: float = 1.0
+    cross_modal_weight: float = 1.0
     rotation_weight: float = 1.0
     density_weight: float = 1.0
     density_loss: Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"] = "kde_jsd"
@@ -225,8 +227,12 @@ class Configuration:
             ) from error
 
     def loss_weight(self, loss: str) -> float:
-        """The weight of `inpainting`, `contrastive`, `rotation` or `density`; 0 for a task that is left out."""
+        """The weight of `inpainting`, `contrastive`, `cross_modal`, `rotation` or `density`; 0 where it is left out."""
         if (loss in TASKS and loss not in self.tasks) or (loss == "rotation" and not self.quarter_turns):
+            return 0.0
+        # With the mean of both maps, CT and MR features are the same.
+        apart = len(self.modalities) == len(DOMAINS) and self.fusion != "mean"
+        if loss == "cross_modal" and not (self.loss_weight("contrastive") and apart):
             return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 
@@ -246,6 +252,7 @@ class Configuration:
 LOSS_WEIGHTS = {
     "inpainting": "inpainting_weight",
     "contrastive": "contrastive_weight",
+    "cross_modal": "cross_modal_weight",
     "rotation": "rotation_weight",
     "density": "density_weight",
 }

@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
 from pretraining.distribution import Processes
-from pretraining.losses.contrastive import contrastive_loss
+from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 from pretraining.losses.density import density_matching, update_bandwidth
 from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
@@ -82,7 +82,7 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), read in validation only.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located.
         configuration: settings of the run.
         step: steps taken so far, or the number of the batch in a validation.
         bandwidth: running average of the density loss's bandwidth, None in the beginning.
@@ -126,6 +126,11 @@ def evaluate(
                     loss = contrastive_loss(first, second, configuration.temperature)
                 by_modality.append(loss)
             losses[task] = torch.stack(by_modality).mean()
+    if configuration.loss_weight("cross_modal"):
+        ct, mr = (processes.gather_views(predictions[name].projection.float()) for name in DOMAINS)
+        loss = cross_modal_loss(ct, mr, processes.gather(batch["paired"].long()).bool(), configuration.temperature)
+        if loss is not None:
+            losses["cross_modal"] = loss
     total = torch.zeros((), device=device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss

@@ -32,7 +32,7 @@ PANELS = (
         "below the error of filling the mean",
     ),
     Panel("rotation: accuracy", ("rotation_accuracy",), "above 0.25"),
-    Panel("contrastive", ("contrastive",)),
+    Panel("contrastive", ("contrastive", "cross_modal")),
     Panel("density matching: JSD / ln 2", ("divergence_share",), "falls, while rank and variance stay"),
     Panel("density matching: rank, variance", ("effective_rank", "feature_variance"), "0 means collapse"),
     Panel("density matching: bandwidth", ("bandwidth",), "above its floor of 0.01"),

@@ -49,6 +49,7 @@ def test_recipes_are_what_their_names_say():
     assert settings("ct").modalities == ("CT",)
     assert settings("inpainting").tasks == ("inpainting",)
     assert [settings("inpainting").loss_weight(task) for task in ("inpainting", "contrastive", "rotation")] == [1, 0, 0]
+    assert settings("inpainting").loss_weight("cross_modal") == settings("ct").loss_weight("cross_modal") == 0
     assert settings("no_dim").encoder_settings.domain_invariance is None
     assert settings("no_density").density_weight == 0
     assert settings("mean").fusion == settings("paper").fusion == "mean"

@@ -18,7 +18,7 @@ def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
     # It begins with zeros, which let nothing through; every later step does.
     torch.nn.init.normal_(model.rotation_head.classify.weight)
     first = evaluate(model, made_batch(), configuration, 3, None)
-    assert set(first.losses) == {"inpainting", "contrastive", "rotation", "density"}
+    assert set(first.losses) == {"inpainting", "contrastive", "cross_modal", "rotation", "density"}
     torch.rand(10)
     again = evaluate(model, made_batch(), configuration, 3, None)
     other = evaluate(model, made_batch(), configuration, 4, None)
@@ -28,8 +28,23 @@ def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
         assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
 
+def test_ct_and_mr_of_registered_pairs_are_drawn_together_where_there_are_any():
+    configuration = tiny(cross_modal_weight=1.0)
+    model = PretrainingModel(configuration)
+    batch = made_batch()
+    assert "cross_modal" in evaluate(model, batch, configuration, 0, None).losses
+    apart = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
+    assert "cross_modal" not in evaluate(model, apart, configuration, 0, None).losses
+
+
 def test_total_is_the_weighted_sum():
-    weights = {"inpainting_weight": 2.0, "contrastive_weight": 0.5, "rotation_weight": 3.0, "density_weight": 4.0}
+    weights = {
+        "inpainting_weight": 2.0,
+        "contrastive_weight": 0.5,
+        "cross_modal_weight": 0.7,
+        "rotation_weight": 3.0,
+        "density_weight": 4.0,
+    }
     configuration = tiny(single_share=0.0, density_warmup_steps=0, **weights)
     result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)
     expected = sum(configuration.loss_weight(name) * loss for name, loss in result.losses.items())
@@ -48,7 +63,7 @@ def test_a_share_of_the_steps_shows_each_image_alone_but_validation_never():
         )
 
 
-@pytest.mark.parametrize("task", ["inpainting", "contrastive", "rotation", "density"])
+@pytest.mark.parametrize("task", ["inpainting", "contrastive", "cross_modal", "rotation", "density"])
 def test_a_weight_of_zero_leaves_a_task_out(task):
     configuration = tiny(single_share=0.0, **{f"{task}_weight": 0.0})
     result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)

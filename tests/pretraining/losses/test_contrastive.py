@@ -3,12 +3,13 @@ import math
 import pytest
 import torch
 
-from pretraining.losses.contrastive import contrastive_loss
+from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 
 
 def test_equals_nt_xent_written_out():
     first, second = torch.randn(2, 3, 5, dtype=torch.float64)
-    vectors = torch.nn.functional.normalize(torch.cat([first, second]), dim=1)
+    vectors = torch.cat([first, second])
+    vectors = torch.nn.functional.normalize(vectors - vectors.mean(0), dim=1)
     expected = 0.0
     for i in range(6):
         others = [math.exp(float(vectors[i] @ vectors[k]) / 0.5) for k in range(6) if k != i]
@@ -22,7 +23,13 @@ def test_symmetric_in_views_samples_and_scale():
     order = torch.randperm(4)
     torch.testing.assert_close(loss, contrastive_loss(second, first))
     torch.testing.assert_close(loss, contrastive_loss(first[order], second[order]))
-    torch.testing.assert_close(loss, contrastive_loss(3 * first, 0.1 * second))
+    torch.testing.assert_close(loss, contrastive_loss(3 * first, 3 * second))
+
+
+def test_what_all_vectors_have_in_common_hides_nothing():
+    first, second = torch.randn(2, 4, 8, dtype=torch.float64)
+    common = 1e3 * torch.randn(8, dtype=torch.float64)
+    torch.testing.assert_close(contrastive_loss(first, second), contrastive_loss(first + common, second + common))
 
 
 def test_agreeing_views_cost_less_than_mixed_ones():
@@ -50,3 +57,17 @@ def test_precision_does_not_follow_autocast():
 def test_other_shapes_are_refused(shapes):
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         contrastive_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
+
+
+def test_cross_modal_loss_joins_one_view_of_the_ct_with_the_other_of_the_mr_where_paired():
+    torch.manual_seed(0)
+    ct, mr = torch.randn(2, 8, 5, dtype=torch.float64)
+    paired = torch.tensor([True, False, True, True])
+    ways = (ct[:4][paired], mr[4:][paired]), (ct[4:][paired], mr[:4][paired])
+    expected = sum(contrastive_loss(*way) for way in ways) / 2
+    assert cross_modal_loss(ct, mr, paired).item() == pytest.approx(expected.item())
+    # What is not co-located does not count, and a single pair has nothing to be told apart from.
+    changed = ct.clone()
+    changed[1], changed[5] = 9.0, -9.0
+    assert torch.equal(cross_modal_loss(ct, mr, paired), cross_modal_loss(changed, mr, paired))
+    assert cross_modal_loss(ct, mr, torch.tensor([True, False, False, False])) is None
