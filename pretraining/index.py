@@ -271,7 +271,7 @@ class PreprocessedCollection:
         """In words, the settings it was made with that differ from these; a spacing of None fits any."""
         differing = []
         if spacing is not None and not np.allclose(self.spacing, spacing, atol=1e-5):
-            differing.append(f"spacing {_millimetres(self.spacing)} there, {_millimetres(spacing)} now")
+            differing.append(f"spacing {millimetres(self.spacing)} there, {millimetres(spacing)} now")
         if not np.isclose(self.header["validation_share"], validation_share):
             differing.append(f"validation_share {self.header['validation_share']} there, {validation_share} now")
         return differing
@@ -281,5 +281,6 @@ def _sizes(sizes: Sequence[int]) -> str:
     return " x ".join(str(size) for size in sizes)
 
 
-def _millimetres(spacing: Sequence[float]) -> str:
+def millimetres(spacing: Sequence[float]) -> str:
+    """A spacing in words, such as `2.5 x 3.92 x 3.92 mm`."""
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"

@@ -25,6 +25,7 @@ from pretraining.cost import in_words
 from pretraining.crops import CropDataset, PreprocessedCollection
 from pretraining.distribution import Processes
 from pretraining.errors import InputError
+from pretraining.index import millimetres
 from pretraining.initialization import initialize
 from pretraining.memory import enough_memory
 from pretraining.model import PretrainingModel
@@ -154,8 +155,8 @@ def train(
         log.say(note)
     if asked.quarter_turns and not configuration.quarter_turns:
         log.say(
-            f"The spacing is {' x '.join(f'{s:g}' for s in collection.spacing)} mm (z, y, x), not isotropic in "
-            "the axial plane: no quarter turns and no rotation task. With --spacing y and x can be made equal"
+            f"The spacing is {millimetres(collection.spacing)} (z, y, x), not isotropic in the axial plane: "
+            "no quarter turns and no rotation task. With --spacing y and x can be made equal"
         )
 
     def read_values() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,38 +107,10 @@ def evaluate(
         *predicted, pair = model(*corrupted, alone, need_weights=validation)
     predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
 
-    sums = {
-        name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
-        for name, p in predictions.items()
-    }
-    losses: dict[str, Tensor] = {}
-    for task in ("inpainting", "contrastive", "rotation"):
-        if configuration.loss_weight(task):
-            by_modality = []
-            for name, prediction in predictions.items():
-                if task == "inpainting":
-                    loss = loss_of_sums(sums[name], configuration.visible_weight)
-                elif task == "rotation":
-                    turns = processes.gather(views[name].turns)
-                    loss = rotation_loss(processes.gather(prediction.turns.float()), turns)
-                else:
-                    first, second = processes.gather_views(prediction.projection.float()).chunk(2)
-                    loss = contrastive_loss(first, second, configuration.temperature)
-                by_modality.append(loss)
-            losses[task] = torch.stack(by_modality).mean()
-    if configuration.loss_weight("cross_modal"):
-        ct, mr = (processes.gather_views(predictions[name].projection.float()) for name in DOMAINS)
-        loss = cross_modal_loss(ct, mr, processes.gather(batch["paired"].long()).bool(), configuration.temperature)
-        if loss is not None:
-            losses["cross_modal"] = loss
+    losses, health = _proxy_tasks(views, predictions, batch["paired"], configuration, processes)
     total = torch.zeros((), device=device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
-    health: dict[str, Tensor] = {}
-    if "rotation" in losses:
-        health |= _rotation_health(views, predictions, processes)
-    if "inpainting" in losses:
-        health |= _inpainting_health(views, sums, processes)
     if pair is not None:
         if configuration.dim != "none":
             health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
@@ -216,17 +188,43 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
     return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)
 
 
-@torch.no_grad()
-def _rotation_health(
+def _proxy_tasks(
     views: Mapping[str, View],
     predictions: Mapping[str, Predictions],
+    paired: Tensor,
+    configuration: Configuration,
     processes: Processes,
-) -> dict[str, Tensor]:
-    accuracies = {}
-    for name, view in views.items():
-        turns = processes.gather(view.turns)
-        accuracies[name] = rotation_accuracy(processes.gather(predictions[name].turns.detach().float()), turns)
-    return _mean_and_parts("rotation_accuracy", accuracies)
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses of the proxy tasks that count, and what to watch of them; what both need is gathered once."""
+    losses: dict[str, Tensor] = {}
+    health: dict[str, Tensor] = {}
+    if configuration.loss_weight("inpainting"):
+        sums = {
+            name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
+            for name, p in predictions.items()
+        }
+        losses["inpainting"] = _mean(loss_of_sums(s, configuration.visible_weight) for s in sums.values())
+        health |= _inpainting_health(views, sums, processes)
+    vectors: dict[str, Tensor] = {}
+    if configuration.loss_weight("contrastive"):
+        vectors = {name: processes.gather_views(p.projection.float()) for name, p in predictions.items()}
+        views_apart = (both.chunk(2) for both in vectors.values())
+        losses["contrastive"] = _mean(
+            contrastive_loss(first, second, configuration.temperature) for first, second in views_apart
+        )
+    if configuration.loss_weight("rotation"):
+        turns = {
+            name: (processes.gather(p.turns.float()), processes.gather(views[name].turns))
+            for name, p in predictions.items()
+        }
+        losses["rotation"] = _mean(rotation_loss(*of_modality) for of_modality in turns.values())
+        accuracies = {name: rotation_accuracy(logits.detach(), true) for name, (logits, true) in turns.items()}
+        health |= _mean_and_parts("rotation_accuracy", accuracies)
+    if configuration.loss_weight("cross_modal"):
+        loss = cross_modal_loss(vectors["CT"], vectors["MR"], processes.gather(paired), configuration.temperature)
+        if loss is not None:
+            losses["cross_modal"] = loss
+    return losses, health
 
 
 @torch.no_grad()
@@ -248,7 +246,11 @@ def _inpainting_health(
 def _mean_and_parts(name: str, by_modality: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The mean over the modalities under the name, and each modality's under the name with `_CT` or `_MR` behind it."""
     parts = {f"{name}_{modality}": value for modality, value in by_modality.items()}
-    return {name: torch.stack(list(parts.values())).mean(), **parts}
+    return {name: _mean(parts.values()), **parts}
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()
 
 
 def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> Tensor:

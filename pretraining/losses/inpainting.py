@@ -6,31 +6,20 @@ import torch
 from torch import Tensor
 
 
-def inpainting_loss(reconstruction: Tensor, target: Tensor, mask: Tensor, visible_weight: float = 1.0) -> Tensor:
-    """Mean absolute error over the cut-out voxels, plus that over the visible ones times a weight.
-
-    The released code averages over the whole crop, so that copying what is visible dominates the loss: a weight of 2.3
-    where 30 % are cut out. With hardly any, nothing worth copying is learnt either, since what a block of another crop
-    shows looks as true as what is visible (docs/method.md has both measured).
-
-    Args:
-        reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
-        mask: True where voxels were cut out, of the same shape; either part may be empty.
-        visible_weight: weight of the mean error over visible voxels.
-
-    Returns:
-        A scalar in float32 or better.
-
-    Raises:
-        ValueError: when the shapes differ.
-    """
-    return loss_of_sums(error_sums(reconstruction, target, mask), visible_weight)
-
-
 def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Sum of absolute errors over cut-out voxels, their number, and the same two of the visible ones: (4,).
 
     Sums of several parts of a batch add up to those of the batch; means do not.
+
+    Args:
+        reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
+        mask: True where voxels were cut out, of the same shape; either part may be empty.
+
+    Returns:
+        Four values in float32 or better.
+
+    Raises:
+        ValueError: when the shapes differ.
     """
     if not reconstruction.shape == target.shape == mask.shape:
         raise ValueError(
@@ -46,6 +35,15 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def loss_of_sums(sums: Tensor, visible_weight: float = 1.0) -> Tensor:
-    """The loss from what :func:`error_sums` returns."""
+    """Mean absolute error over the cut-out voxels, plus that over the visible ones times a weight.
+
+    The released code averages over the whole crop, so that copying what is visible dominates the loss: a weight of 2.3
+    where 30 % are cut out. With hardly any, nothing worth copying is learnt either, since what a block of another crop
+    shows looks as true as what is visible (docs/method.md has both measured).
+
+    Args:
+        sums: what :func:`error_sums` returns.
+        visible_weight: weight of the mean error over visible voxels.
+    """
     masked, visible = sums[0] / sums[1].clamp_min(1), sums[2] / sums[3].clamp_min(1)
     return masked + visible_weight * visible

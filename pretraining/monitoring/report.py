@@ -22,7 +22,7 @@ from pretraining.configuration import Configuration
 from pretraining.cost import in_words
 from pretraining.errors import InputError
 from pretraining.fine_tuning import planning_command, training_command
-from pretraining.index import PreprocessedCollection
+from pretraining.index import PreprocessedCollection, millimetres
 from pretraining.monitoring import page
 from pretraining.monitoring.curves import PANELS, measured, panel_picture
 from pretraining.monitoring.health import health_warnings
@@ -43,7 +43,7 @@ def write_facts(folder: Path, command: str, collection: PreprocessedCollection, 
         "modalities": ", ".join(collection.modalities),
         "patients": header.get("patients", len(collection.table.patients)),
         "registered pairs": header.get("pairs", "unknown"),
-        "spacing": " x ".join(f"{s:.4g}" for s in collection.spacing) + " mm (z, y, x)",
+        "spacing": f"{millimetres(collection.spacing)} (z, y, x)",
         "hash": collection.hash,
     }
     for name in ("train", "validation"):
