@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 import blosc2
@@ -96,8 +97,8 @@ def main() -> None:
         for folders in (alone, killed):
             folders.own.mkdir()
             folders.output.touch()
-        finish(alone.start(), alone)
         try:
+            finish(alone.start(), alone)
             carry_out(killed, options.kills, chance)
             compare(alone, killed)
         except LostError as error:
@@ -109,18 +110,16 @@ def carry_out(folders: Folders, kills: int, chance: random.Random) -> None:
     """Kills the run so many times, a quarter of them in preprocessing, then lets it finish."""
     moments = [PREPROCESSING] * (kills // 4)
     moments += [(STEPS, CHECKPOINTS)[kill % 2] for kill in range(kills - len(moments))]
-    counts: Counter[str] = Counter()
     for number, moment in enumerate(moments, start=1):
         begun = folders.beginnings()
         process = folders.go_on()
         wait_for(moment, folders, process, begun, chance)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
-        counts[moment] += 1
         steps = check_files(folders)
         print(f"kill {number:2d}, {moment}: {len(volumes(folders))} volumes, checkpoint of step {steps}", flush=True)
     finish(folders.go_on(), folders)
-    print(f"{sum(counts.values())} kills: {', '.join(f'{count} in {moment}' for moment, count in counts.items())}")
+    print(f"{kills} kills: {', '.join(f'{count} in {moment}' for moment, count in Counter(moments).items())}")
 
 
 def wait_for(moment: str, folders: Folders, process: subprocess.Popen[str], begun: int, chance: random.Random) -> None:
@@ -156,11 +155,15 @@ def volumes(folders: Folders) -> list[Path]:
     return sorted(path for path in folders.volumes.rglob("*.b2nd") if not path.name.endswith(".tmp.b2nd"))
 
 
+def voxels(path: Path) -> np.ndarray:
+    return blosc2.open(str(path), mode="r")[:]
+
+
 def check_files(folders: Folders) -> int:
     """Reads every file that has its final name; returns the step of the checkpoint, 0 without one."""
     try:
         for path in volumes(folders):
-            blosc2.open(str(path), mode="r")[:]
+            voxels(path)
         for path in folders.own.rglob("encoder.pth"):
             load_plain(path)
         read_records(folders.run)
@@ -175,12 +178,13 @@ def compare(alone: Folders, killed: Folders) -> None:
     if ours.keys() != theirs.keys():
         raise LostError(f"other volumes than without kills: {sorted(ours.keys() ^ theirs.keys())}")
     for name, path in ours.items():
-        if not np.array_equal(blosc2.open(str(path), mode="r")[:], blosc2.open(str(theirs[name]), mode="r")[:]):
+        if not np.array_equal(voxels(path), voxels(theirs[name])):
             raise LostError(f"{path}: other voxels than without kills")
     records, expected = read_records(killed.run), read_records(alone.run)
     if records != expected:
-        differing = next(i for i, pair in enumerate(zip(records, expected, strict=False)) if pair[0] != pair[1])
-        raise LostError(f"records differ first at {records[differing]}, without kills {expected[differing]}")
+        pairs = zip_longest(records, expected)
+        ours_first, theirs_first = next(pair for pair in pairs if pair[0] != pair[1])
+        raise LostError(f"records differ first at {ours_first}, without kills {theirs_first}")
     weights, other = (load_checkpoint(f.run / CHECKPOINT).network_weights for f in (killed, alone))
     if any(not weights[name].equal(other[name]) for name in other):
         raise LostError("the weights differ from those without kills")

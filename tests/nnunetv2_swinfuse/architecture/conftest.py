@@ -56,3 +56,17 @@ def encoder_of(network) -> Encoder:
     }
     channels = next(network.patch_embed.parameters()).shape[1]
     return Encoder(weights, network.settings, network.topology.strides, input_channels=channels)
+
+
+def fresh(strides, settings, input_channels=1, **kwargs):
+    """A network in which everything that transfer leaves alone can be told."""
+    network = build(strides, settings, input_channels, **kwargs)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(0.123)
+    return network
+
+
+def features(network, image):
+    with torch.no_grad():
+        return network.eval().encoder(network.patch_embed(image))

@@ -8,7 +8,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder, s
 from nnunetv2_swinfuse.architecture.residual_transfer import adapt_kernel
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import HALVINGS, build, encoder_of
+from .conftest import HALVINGS, build, encoder_of, features, fresh
 
 STEM = "patch_embed.convs.0.conv.weight"
 
@@ -16,19 +16,6 @@ STEM = "patch_embed.convs.0.conv.weight"
 @pytest.fixture
 def encoder(residual_settings):
     return encoder_of(build(HALVINGS, residual_settings))
-
-
-def fresh(strides, settings, channels=1, **kwargs):
-    network = build(strides, settings, channels, **kwargs)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(0.123)
-    return network
-
-
-def features(network, image):
-    with torch.no_grad():
-        return network.eval().encoder(network.patch_embed(image))
 
 
 def test_same_plan_gives_the_pretrained_features_through_a_file(encoder, residual_settings, tmp_path):

@@ -6,25 +6,12 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.swin import PatchMerging
 from nnunetv2_swinfuse.architecture.transfer import TransferError, _adapt_merging, transfer_encoder
 
-from .conftest import HALVINGS, build, encoder_of
+from .conftest import HALVINGS, build, encoder_of, features, fresh
 
 
 @pytest.fixture
 def encoder(settings):
     return encoder_of(build(HALVINGS, settings))
-
-
-def fresh(strides, settings, channels=1):
-    network = build(strides, settings, channels)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.fill_(0.123)
-    return network
-
-
-def features(network, image):
-    with torch.no_grad():
-        return network.eval().encoder(network.patch_embed(image))
 
 
 def test_same_network_gets_every_tensor(encoder, settings):
