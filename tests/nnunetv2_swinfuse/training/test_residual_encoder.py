@@ -91,6 +91,27 @@ def test_the_frozen_trainer_trains_the_decoder_alone(residual):
     )
 
 
+@pytest.mark.parametrize(
+    ("trainer", "configuration", "warned"),
+    [
+        ("nnUNetTrainerSwinFUSEFrozen", "3d_cascade_fullres", True),
+        ("nnUNetTrainerSwinFUSE", "3d_cascade_fullres", False),
+        ("nnUNetTrainerSwinFUSEFrozen", "3d_fullres", False),
+    ],
+)
+def test_a_frozen_cascade_warns_that_it_does_not_see_the_stage_before(residual, capsys, trainer, configuration, warned):
+    run = make_trainer(trainer, configuration=configuration)
+    run.initialize()
+    assert ("does not see the segmentation of the stage before" in capsys.readouterr().out) == warned
+    if warned:
+        # No weight that will be trained reads the other channels, and those that do are zero.
+        image = torch.randn(1, 3, *run.configuration_manager.patch_size)
+        other = torch.cat([image[:, :1], torch.randn_like(image[:, 1:])], 1)
+        network = run.network.eval()
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(network(image), network(other), strict=True))
+
+
 def test_another_backbone_does_not_go_on_in_a_model(residual):
     run = make_trainer(fold=0)
     (residual.model() / "fold_0").mkdir(parents=True, exist_ok=True)
