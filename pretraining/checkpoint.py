@@ -20,7 +20,8 @@ from pretraining.nnssl_plan import encoder_details
 # The checkpoint in a run's folder.
 CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
-FORMAT_VERSION = 1
+# 2: the inpainting head sees the embedding.
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -82,7 +83,7 @@ def load_checkpoint(path: Path) -> TrainingState:
     """Reads a checkpoint.
 
     Raises:
-        InputError: naming the file, when it is missing, corrupted, of another kind or of a newer format.
+        InputError: naming the file, when it is missing, corrupted, of another kind or of another format.
     """
     if not path.is_file():
         raise InputError(f"{path}: no checkpoint to go on from. Start the run without --c.")
@@ -100,6 +101,12 @@ def load_checkpoint(path: Path) -> TrainingState:
         raise InputError(
             f"{path}: checkpoint format {content['format_version']}, this installation reads up to {FORMAT_VERSION}. "
             "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+        )
+    if content["format_version"] < FORMAT_VERSION:
+        raise InputError(
+            f"{path}: checkpoint format {content['format_version']}, of an older version with other heads; this one "
+            f"goes on from format {FORMAT_VERSION}. Start again without --c; an encoder.pth of that version can still "
+            "be fine-tuned, or given as --init_from"
         )
     return TrainingState(
         step=content["step"],

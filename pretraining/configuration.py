@@ -113,7 +113,7 @@ class Configuration:
     corrupted_share: float = 0.3
     masking: Literal["blocks", "cells"] = "blocks"
     mask_cell: int = 8
-    visible_weight: float = 1.0
+    visible_weight: float = 0.3
     inpainting_weight: float = 1.0
     contrastive_weight: float = 1.0
     cross_modal_weight: float = 1.0

@@ -23,14 +23,19 @@ TURN_FEATURES = 8
 class InpaintingHead(nn.Module):
     """Features of all resolutions to voxels: a top-down sum with one convolution a level, then a step to full size.
 
+    It sees the embedding beside the finest features. Those are normalised token by token, which takes away how bright a
+    cell is and leaves the encoder to carry it in another way, at the cost of all other tasks (docs/method.md).
+
     Args:
+        embedded: channels of the embedding.
         channels: channels of the features, finest first.
         width: channels inside the head.
         patch_stride: stride of the patch embedding, undone by the last step; 1 behind the stem of a residual encoder.
     """
 
-    def __init__(self, channels: Sequence[int], width: int, patch_stride: Triple):
+    def __init__(self, embedded: int, channels: Sequence[int], width: int, patch_stride: Triple):
         super().__init__()
+        channels = (embedded + channels[0], *channels[1:])
         self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
         # No normalisation: one over the crop would take away the absolute intensities that are to be restored.
         self.convolutions = nn.ModuleList(
@@ -43,12 +48,11 @@ class InpaintingHead(nn.Module):
             nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
         )
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C, z, y, x), finest first, to voxels (B, 1, z, y, x) of the crop."""
+    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Embedding and maps (B, C, z, y, x), finest first and as large, to voxels (B, 1, z, y, x) of the crop."""
+        maps = (torch.cat([embedding, features[0]], 1), *features[1:])
         x: Tensor | None = None
-        for feature, lateral, convolution in reversed(
-            list(zip(features, self.laterals, self.convolutions, strict=True))
-        ):
+        for feature, lateral, convolution in reversed(list(zip(maps, self.laterals, self.convolutions, strict=True))):
             level = lateral(feature)
             if x is not None:
                 level = level + F.interpolate(x, size=level.shape[2:], mode="trilinear", align_corners=False)
@@ -114,7 +118,8 @@ class PretrainingModel(nn.Module):
             settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing
         )
         channels = self.encoder.output_channels
-        self.inpainting_head = InpaintingHead(channels, settings.feature_size, topology.patch_stride)
+        width = settings.feature_size
+        self.inpainting_head = InpaintingHead(width, channels, width, topology.patch_stride)
         self.rotation_head = RotationHead(channels)
         self.projection_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
@@ -143,7 +148,7 @@ class PretrainingModel(nn.Module):
         embedding = self.patch_embed(torch.cat(images))
         batch = len(images[0])
         if ct is None or mr is None:
-            (predictions,) = self._predict(self.encoder(embedding), 1)
+            (predictions,) = self._predict(embedding, self.encoder(embedding), 1)
             return (predictions, None, None) if mr is None else (None, predictions, None)
         pair = None
         if alone:
@@ -151,12 +156,16 @@ class PretrainingModel(nn.Module):
         else:
             pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
             features = [torch.cat(maps) for maps in zip(pair.ct, pair.mr, strict=True)]
-        of_ct, of_mr = self._predict(features, 2)
+        of_ct, of_mr = self._predict(embedding, features, 2)
         return of_ct, of_mr, pair
 
-    def _predict(self, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
+    def _predict(self, embedding: Tensor, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
-        outputs = (self.inpainting_head(features), self.rotation_head(features), self.projection_head(pooled))
+        outputs = (
+            self.inpainting_head(embedding, features),
+            self.rotation_head(features),
+            self.projection_head(pooled),
+        )
         return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:

@@ -38,8 +38,7 @@ def loss_of_sums(sums: Tensor, visible_weight: float = 1.0) -> Tensor:
     """Mean absolute error over the cut-out voxels, plus that over the visible ones times a weight.
 
     The released code averages over the whole crop, so that copying what is visible dominates the loss: a weight of 2.3
-    where 30 % are cut out. With hardly any, nothing worth copying is learnt either, since what a block of another crop
-    shows looks as true as what is visible (docs/method.md has both measured).
+    where 30 % are cut out. docs/method.md has what a lower one does.
 
     Args:
         sums: what :func:`error_sums` returns.

@@ -49,6 +49,10 @@ BAD = {
         lambda path: torch.save({**torch.load(path, weights_only=True), "format_version": 9}, path),
         "checkpoint format 9.*Upgrade",
     ),
+    "older": (
+        lambda path: torch.save({**torch.load(path, weights_only=True), "format_version": 1}, path),
+        "checkpoint format 1.*without --c.*--init_from",
+    ),
 }
 
 

@@ -72,6 +72,19 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone
         torch.testing.assert_close(ours, theirs)
 
 
+def test_the_inpainting_head_sees_how_bright_an_image_is_where_the_features_do_not():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny(dim="none")).eval()
+    torch.nn.init.zeros_(model.patch_embed.proj.bias)
+    image = made_batch()["ct"]
+    with torch.no_grad():
+        embedding = model.patch_embed(image)
+        features, of_brighter = model.encoder(embedding), model.encoder(2 * embedding)
+        torch.testing.assert_close(features[0], of_brighter[0], atol=1e-2, rtol=1e-2)
+        voxels, brighter = (model.inpainting_head(factor * embedding, features) for factor in (1, 2))
+    assert (voxels - brighter).abs().max() > 1e-2
+
+
 def test_the_rotation_head_tells_turns_that_the_mean_does_not():
     torch.manual_seed(0)
     feature = torch.randn(1, 6, 4, 4, 4)

@@ -1,0 +1,88 @@
+"""What a run has learnt: its validation by modality over many views, and how much of the voxels its maps still hold.
+
+python benchmarks/learnt.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pretraining.checkpoint import CHECKPOINT, load_checkpoint
+from pretraining.crops import CropDataset, PreprocessedCollection
+from pretraining.loop import validate
+from pretraining.model import PretrainingModel
+
+CPU = torch.device("cpu")
+
+
+def linear_error(maps: list[Tensor], images: list[Tensor]) -> float:
+    """L1 of voxels read off a map (B, C, z, y, x) by least squares, token by token: fitted on three quarters."""
+    patch = [size // tokens for size, tokens in zip(images[0].shape[2:], maps[0].shape[2:], strict=True)]
+    tokens = torch.cat([m.flatten(2).transpose(1, 2).flatten(0, 1) for m in maps])
+    tokens = torch.cat([tokens, torch.ones(len(tokens), 1)], 1)
+    cells = []
+    for image in images:
+        for axis, size in enumerate(patch):
+            image = image.unfold(2 + axis, size, size)
+        cells.append(image.reshape(-1, torch.Size(patch).numel()))
+    voxels = torch.cat(cells)
+    seen = 3 * len(tokens) // 4
+    solution = torch.linalg.lstsq(tokens[:seen], voxels[:seen]).solution
+    return (tokens[seen:] @ solution - voxels[seen:]).abs().mean().item()
+
+
+@torch.no_grad()
+def voxels_left(model: PretrainingModel, crops: CropDataset, batches: int) -> dict[str, float]:
+    """:func:`linear_error` of the embedding, of what the Domain Invariance Module makes of it, and of the features."""
+    maps: dict[str, list[Tensor]] = {"embedding": [], "behind the DIM": [], "finest features": []}
+    images = []
+    for index in range(batches):
+        image = torch.cat([crops[index][name] for name in ("ct", "mr")])
+        embedding = model.patch_embed(image)
+        module = model.encoder.domain_invariance
+        maps["embedding"].append(embedding)
+        maps["behind the DIM"].append(embedding if module is None else module(embedding))
+        maps["finest features"].append(model.encoder(embedding)[0])
+        images.append(image)
+    return {name: linear_error(of_name, images) for name, of_name in maps.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, help="folder of a run that has learnt from CT and MR")
+    parser.add_argument("volumes", type=Path, help="its preprocessed volumes")
+    parser.add_argument("--batches", type=int, default=32, help="of validation views")
+    arguments = parser.parse_args()
+    state = load_checkpoint(arguments.run / CHECKPOINT)
+    configuration = replace(state.configuration, validation_batches=arguments.batches)
+    collection = PreprocessedCollection.open(arguments.volumes)
+    torch.manual_seed(configuration.seed)
+    model = PretrainingModel(configuration).eval()
+    crops = CropDataset(
+        collection, "validation", configuration.crop_size, configuration.batch_size,
+        seed=configuration.seed, foreground_share=1.0, steps=4,
+    )  # fmt: skip
+    left = {"at the beginning": voxels_left(model, crops, 4)}
+    model.load_state_dict(state.network_weights)
+    left[f"step {state.step}"] = voxels_left(model.eval(), crops, 4)
+    with tempfile.TemporaryDirectory() as panels:
+        means = validate(model, collection, configuration, CPU, state.step, state.bandwidth, Path(panels))
+    print(f"{arguments.batches * configuration.batch_size * 2} views of each modality, step {state.step}\n")
+    print("| | CT | MR |\n| --- | --- | --- |")
+    for name in ("masked_error", "masked_error_of_mean", "rotation_accuracy"):
+        print(f"| {name} | " + " | ".join(f"{means[f'{name}_{domain}']:.3f}" for domain in ("CT", "MR")) + " |")
+    print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
+    columns = list(left["at the beginning"])
+    print(f"\n| L1 of voxels read linearly | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|")
+    for when, errors in left.items():
+        print(f"| {when} | " + " | ".join(f"{errors[name]:.3f}" for name in columns) + " |")
+
+
+if __name__ == "__main__":
+    main()
