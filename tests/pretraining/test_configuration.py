@@ -55,6 +55,9 @@ def test_recipes_are_what_their_names_say():
     assert settings("mean").fusion == settings("paper").fusion == "mean"
     assert (settings("simmim").masking, settings("simmim").corrupted_share) == ("cells", 0.6)
     assert settings("none").steps == 0
+    first = settings("inpainting_first")
+    others = [first.loss_weight(loss) for loss in ("contrastive", "cross_modal", "rotation", "density")]
+    assert first.loss_weight("inpainting") == 1 > max(others) >= min(others) > 0
     residual = settings("resenc").encoder_settings
     assert (residual.backbone, residual.feature_size, residual.depths) == ("resenc", 32, (1, 3, 4, 6, 6, 6))
     # The mean over the whole crop, as the released code takes it, up to a factor.
