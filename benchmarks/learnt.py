@@ -1,6 +1,8 @@
 """What a run has learnt: its validation by modality over many views, and how much of the voxels its maps still hold.
 
-python benchmarks/learnt.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
+    python benchmarks/learnt.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
+
+Voxels are read off each map linearly, at the beginning of the run and at its end.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
+from pretraining.collections.collection import DOMAINS
 from pretraining.crops import CropDataset, PreprocessedCollection
 from pretraining.loop import validate
 from pretraining.model import PretrainingModel
@@ -38,23 +41,25 @@ def linear_error(maps: list[Tensor], images: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def voxels_left(model: PretrainingModel, crops: CropDataset, batches: int) -> dict[str, float]:
+def voxels_left(model: PretrainingModel, crops: CropDataset) -> dict[str, float]:
     """:func:`linear_error` of the embedding, of what the Domain Invariance Module makes of it, and of the features."""
     maps: dict[str, list[Tensor]] = {"embedding": [], "behind the DIM": [], "finest features": []}
     images = []
-    for index in range(batches):
-        image = torch.cat([crops[index][name] for name in ("ct", "mr")])
+    for index in range(len(crops)):
+        batch = crops[index]
+        image = torch.cat([batch[domain.lower()] for domain in DOMAINS])
         embedding = model.patch_embed(image)
         module = model.encoder.domain_invariance
+        behind = embedding if module is None else module(embedding)
         maps["embedding"].append(embedding)
-        maps["behind the DIM"].append(embedding if module is None else module(embedding))
-        maps["finest features"].append(model.encoder(embedding)[0])
+        maps["behind the DIM"].append(behind)
+        maps["finest features"].append(model.encoder.features(behind)[0])
         images.append(image)
     return {name: linear_error(of_name, images) for name, of_name in maps.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run that has learnt from CT and MR")
     parser.add_argument("volumes", type=Path, help="its preprocessed volumes")
     parser.add_argument("--batches", type=int, default=32, help="of validation views")
@@ -68,15 +73,15 @@ def main() -> None:
         collection, "validation", configuration.crop_size, configuration.batch_size,
         seed=configuration.seed, foreground_share=1.0, steps=4,
     )  # fmt: skip
-    left = {"at the beginning": voxels_left(model, crops, 4)}
+    left = {"at the beginning": voxels_left(model, crops)}
     model.load_state_dict(state.network_weights)
-    left[f"step {state.step}"] = voxels_left(model.eval(), crops, 4)
+    left[f"step {state.step}"] = voxels_left(model, crops)
     with tempfile.TemporaryDirectory() as panels:
         means = validate(model, collection, configuration, CPU, state.step, state.bandwidth, Path(panels))
     print(f"{arguments.batches * configuration.batch_size * 2} views of each modality, step {state.step}\n")
     print("| | CT | MR |\n| --- | --- | --- |")
     for name in ("masked_error", "masked_error_of_mean", "rotation_accuracy"):
-        print(f"| {name} | " + " | ".join(f"{means[f'{name}_{domain}']:.3f}" for domain in ("CT", "MR")) + " |")
+        print(f"| {name} | " + " | ".join(f"{means[f'{name}_{domain}']:.3f}" for domain in DOMAINS) + " |")
     print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
     columns = list(left["at the beginning"])
     print(f"\n| L1 of voxels read linearly | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|")

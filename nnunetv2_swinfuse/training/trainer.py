@@ -23,7 +23,6 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
-from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.training.encoder_choice import (
@@ -122,7 +121,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 f"{encoder.collection.get('name', 'an unnamed collection')}"
             )
             self.print_to_log_file(str(report), add_timestamp=False)
-        if self.frozen and self.is_cascaded and isinstance(unwrapped(self.network), ResEncFUSEUNet):
+        if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
                 "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the stage before, from "
                 "which this cascade gains nothing. Train it with -tr nnUNetTrainerSwinFUSE"

@@ -34,7 +34,7 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
 
 
-def loss_of_sums(sums: Tensor, visible_weight: float = 1.0) -> Tensor:
+def loss_of_sums(sums: Tensor, visible_weight: float) -> Tensor:
     """Mean absolute error over the cut-out voxels, plus that over the visible ones times a weight.
 
     The released code averages over the whole crop, so that copying what is visible dominates the loss: a weight of 2.3
