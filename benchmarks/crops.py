@@ -27,9 +27,9 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch.utils.data import DataLoader
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.crops import FOREGROUND, PADDING, CropDataset, open_volume, read_crop
-from pretraining.index import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessing import write_volume
+from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
+from pretraining.preprocessed.crops import FOREGROUND, PADDING, CropDataset, open_volume, read_crop
+from pretraining.preprocessing.preprocess import write_volume
 
 FOREGROUND_SHARE = 0.67
 

@@ -13,7 +13,8 @@ from measure import Competitors, check, compare, largest_difference, made_input,
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, DomainInvarianceSettings
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 
 
 def swin_stages(shape: tuple[int, ...]) -> nn.Module:

@@ -13,9 +13,9 @@ from measure import Competitors, check, compare, largest_difference, made_input,
 from monai.networks.nets import swin_unetr
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.monai import MonaiReading, encoder_from_monai
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 
 
 def monai(shape: tuple[int, ...], flash: bool = False) -> nn.Module:

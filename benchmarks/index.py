@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretraining.index import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection, Strings
+from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection, Strings
 
 
 def write(folder: Path, volumes: int) -> None:

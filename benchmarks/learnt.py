@@ -17,9 +17,9 @@ from torch import Tensor
 
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.collections.collection import DOMAINS
-from pretraining.crops import CropDataset, PreprocessedCollection
 from pretraining.loop import validate
 from pretraining.model import PretrainingModel
+from pretraining.preprocessed.crops import CropDataset, PreprocessedCollection
 
 CPU = torch.device("cpu")
 

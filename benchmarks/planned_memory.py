@@ -23,7 +23,7 @@ from scipy.optimize import nnls
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import plans_architecture
+from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.planning.measured_memory import cuda_step_memory, meta_step_memory
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, StepSizes, estimate_step_memory, step_sizes
 

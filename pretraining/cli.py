@@ -20,9 +20,9 @@ from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings, load_preset
 from pretraining.errors import InputError
-from pretraining.fine_tuning import planning_command, training_command
-from pretraining.index import FOLDER, INDEX, PreprocessedCollection
+from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, given_settings
+from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 
 RUN_FOLDER = "swinfuse__{preset}"
 
@@ -68,13 +68,13 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         return
     # These take seconds to import: not for --help or a missing path.
     from pretraining.checkpoint import CHECKPOINT, load_checkpoint
-    from pretraining.cost import advice
-    from pretraining.distribution import Processes
-    from pretraining.initialization import load_initial
     from pretraining.loop import Interrupted
     from pretraining.monitoring.report import REPORT
     from pretraining.monitoring.tensorboard import require_tensorboard
+    from pretraining.processes import Processes
     from pretraining.run import Run, carry_out, find_device, goes_on
+    from pretraining.run_time import advice
+    from pretraining.warm_start import load_initial
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
     preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
@@ -201,7 +201,7 @@ def preprocess_collection(
     """Checks the headers and preprocesses what is missing; returns the folder."""
     # nnunetv2 and SimpleITK take seconds to import, and training alone needs neither.
     from pretraining.collections.integrity import check
-    from pretraining.preprocessing import preprocess
+    from pretraining.preprocessing.preprocess import preprocess
 
     print(collection.summary())
     return preprocess(

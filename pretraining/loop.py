@@ -18,16 +18,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.parameters import weight_decay_groups
+from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
-from pretraining.cost import in_words
-from pretraining.crops import CropDataset, PreprocessedCollection
-from pretraining.distribution import Processes
 from pretraining.errors import InputError
-from pretraining.index import millimetres
-from pretraining.initialization import initialize
-from pretraining.memory import enough_memory
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.health import health_warnings
@@ -36,7 +30,13 @@ from pretraining.monitoring.panels import draw_reconstruction
 from pretraining.monitoring.probes import FeatureProbes
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import ALONE_HERE, evaluate
+from pretraining.out_of_memory import enough_memory
+from pretraining.preprocessed.collection import millimetres
+from pretraining.preprocessed.crops import CropDataset, PreprocessedCollection
+from pretraining.processes import Processes
+from pretraining.run_time import in_words
 from pretraining.schedule import learning_rate
+from pretraining.warm_start import initialize
 
 READ_EVERY = 20
 REMEDY = "The checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import PairFeatures
-from nnunetv2_swinfuse.architecture.networks import build_backbone
+from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.configuration import Configuration
 

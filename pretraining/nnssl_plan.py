@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder import Backbone
-from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, plans_architecture
+from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, plans_architecture
 from pretraining.configuration import Configuration
 
 # What sees the image; dynamic-network-architectures registers the stem's convolution under two names.

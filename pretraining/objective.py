@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
-from pretraining.distribution import Processes
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 from pretraining.losses.density import density_matching, update_bandwidth
 from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Predictions
 from pretraining.monitoring.health import attention_difference, attention_entropy
+from pretraining.processes import Processes
 from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
 from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, the_one_before

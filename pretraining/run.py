@@ -14,12 +14,12 @@ import torch
 
 from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, load_checkpoint, write_or_explain
 from pretraining.configuration import Configuration
-from pretraining.distribution import Processes, joined, started_again
 from pretraining.errors import InputError
-from pretraining.index import PreprocessedCollection
-from pretraining.initialization import load_initial
 from pretraining.loop import DivergedError, Interrupted, train
 from pretraining.monitoring.report import REPORT, write_facts, write_report
+from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.processes import Processes, joined, started_again
+from pretraining.warm_start import load_initial
 
 
 @dataclass(frozen=True)

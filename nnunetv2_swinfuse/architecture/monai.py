@@ -15,8 +15,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 
 Merging = Literal["legacy", "merging", "mergingv2"]
 ClampedBias = Literal["monai", "offsets"]

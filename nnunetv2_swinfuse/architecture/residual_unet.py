@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.convolutions import SkipPyramid
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.plan_arguments import refuse_unknown, stage_kernels
-from nnunetv2_swinfuse.architecture.residual import ResidualEncoder, initialize_residual, residual_stem
-from nnunetv2_swinfuse.architecture.topology import check_patch_size
+from nnunetv2_swinfuse.architecture.residual_encoder import ResidualEncoder, initialize_residual, residual_stem
+from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unknown, stage_kernels
 
 
 class ResEncFUSEUNet(nn.Module):

@@ -1,4 +1,4 @@
-"""From nnU-Net's plan to the stages of the network: pure functions on tuples, no tensors.
+"""From nnU-Net's plan to the stages of the network: pure functions on tuples and plain arguments, no tensors.
 
 A plan lists one stride per stage and axis (z, y, x), the first being 1. The stages become
 
@@ -13,8 +13,9 @@ A residual encoder has one stage for each of the plan's, the first at full resol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Triple = tuple[int, int, int]
 
@@ -128,3 +129,28 @@ def pooling_factors(shape: Triple, max_tokens: int) -> Triple:
         factors[axis] += 1
         sizes[axis] = -(-shape[axis] // factors[axis])
     return factors[0], factors[1], factors[2]
+
+
+def refuse_unknown(arguments: Mapping[str, Any]) -> None:
+    """Raises ValueError for arguments that a network does not take: a newer version of this package may."""
+    if arguments:
+        raise ValueError(
+            f"architecture.arch_kwargs has {sorted(arguments)}, which this version of nnunetv2-swinfuse does not "
+            "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
+            "were edited"
+        )
+
+
+def stage_kernels(kernel_sizes: Sequence[Sequence[int]] | None, stages: int) -> list[Triple]:
+    """The convolution kernel of each stage (z, y, x); 3 x 3 x 3 where the plan names none.
+
+    Raises:
+        ValueError: when the plan's kernels are not of so many stages.
+    """
+    if kernel_sizes is None:
+        return [(3, 3, 3)] * stages
+    if len(kernel_sizes) != stages:
+        raise ValueError(
+            f"architecture.arch_kwargs.kernel_sizes lists {len(kernel_sizes)} stages, strides lists {stages}"
+        )
+    return [triple(kernel) for kernel in kernel_sizes]

@@ -11,10 +11,10 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.convolutions import MAX_FEATURES, SkipPyramid
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
-from nnunetv2_swinfuse.architecture.plan_arguments import refuse_unknown, stage_kernels
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
-from nnunetv2_swinfuse.architecture.topology import check_patch_size
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
+from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unknown, stage_kernels
 
 
 class SwinFUSEUNet(nn.Module):

@@ -23,7 +23,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_id_to_dataset_
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
-from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,

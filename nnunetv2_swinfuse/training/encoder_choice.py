@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
-from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 
 VARIABLE = "SWINFUSE_CHECKPOINT"
 CHECKPOINTS = "checkpoint_*.pth"

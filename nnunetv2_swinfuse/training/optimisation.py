@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunetv2_swinfuse.architecture.parameters import decays
+from nnunetv2_swinfuse.architecture.weight_decay import decays
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 

@@ -11,7 +11,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import RESENC_PLANNING, RESENC_PLANS, build_network
+from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, build_network
 from nnunetv2_swinfuse.architecture.transfer import TransferError, check_settings
 from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
 

@@ -14,8 +14,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import planned_backbone, plans_architecture
-from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
+from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_architecture
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import check_plugin_version
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import planned_settings
+from nnunetv2_swinfuse.architecture.registry import planned_settings
 
 STAGES = "encoder.stages."
 # The patch embedding (or stem) and the Domain Invariance Module come before the stages.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from nnunetv2_swinfuse.architecture.pretrained import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
+from nnunetv2_swinfuse.architecture.encoder_loading import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
 
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.

@@ -19,15 +19,15 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
-from pretraining.cost import in_words
 from pretraining.errors import InputError
-from pretraining.fine_tuning import planning_command, training_command
-from pretraining.index import PreprocessedCollection, millimetres
 from pretraining.monitoring import page
 from pretraining.monitoring.curves import PANELS, measured, panel_picture
+from pretraining.monitoring.environment import surroundings
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import read_records
-from pretraining.monitoring.surroundings import surroundings
+from pretraining.next_commands import planning_command, training_command
+from pretraining.preprocessed.collection import PreprocessedCollection, millimetres
+from pretraining.run_time import in_words
 
 REPORT = "report.html"
 FACTS = "run.json"

@@ -12,8 +12,8 @@ from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from pretraining.collections.collection import Collection
 from pretraining.collections.resolve import find_collection
 from pretraining.configuration import Configuration
-from pretraining.index import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessing import preprocess
+from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
+from pretraining.preprocessing.preprocess import preprocess
 
 TINY = {
     "crop_size": (16, 16, 16),

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import PretrainingModel, RotationHead

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-from nnunetv2_swinfuse.architecture.networks import build_network
+from nnunetv2_swinfuse.architecture.registry import build_network
 from pretraining.checkpoint import export_encoder
 from pretraining.model import PretrainingModel
 

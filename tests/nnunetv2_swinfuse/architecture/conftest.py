@@ -7,7 +7,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 
 HALVINGS = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
 

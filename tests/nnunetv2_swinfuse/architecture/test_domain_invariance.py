@@ -8,7 +8,8 @@ from nnunetv2_swinfuse.architecture.domain_invariance import (
     DomainInvarianceSettings,
     position_encoding,
 )
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import build_backbone
+from nnunetv2_swinfuse.architecture.registry import build_backbone
 
 from .conftest import HALVINGS
 

@@ -5,11 +5,12 @@ import itertools
 import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings, SwinEncoder
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.monai import MonaiReading, encoder_from_monai
-from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
 from .conftest import build

@@ -7,7 +7,7 @@ import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import plans_architecture
+from nnunetv2_swinfuse.architecture.registry import plans_architecture
 
 from .conftest import HALVINGS, build
 

@@ -3,7 +3,7 @@ import torch
 from torch.profiler import profile
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import plans_architecture
+from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.planning.measured_memory import StorageTracker, meta_step_memory, segmentation_loss
 from nnunetv2_swinfuse.planning.memory import estimate_step_memory, step_sizes

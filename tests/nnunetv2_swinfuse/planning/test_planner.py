@@ -6,7 +6,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, planned_settings
+from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_settings
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.planning.planner import PlanningError
 from nnunetv2_swinfuse.training.plans import plan_training

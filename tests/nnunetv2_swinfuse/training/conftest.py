@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_encoder
-from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 
 CASES, SIZE = 5, 24

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_swinfuse.architecture.networks import plans_architecture
+from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers

@@ -4,7 +4,7 @@ from copy import deepcopy
 import pytest
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES, planned_settings
+from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_settings
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 

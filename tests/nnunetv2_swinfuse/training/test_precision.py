@@ -7,7 +7,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 
-from nnunetv2_swinfuse.architecture.networks import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.optimisation import build_optimizer
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers, set_frozen

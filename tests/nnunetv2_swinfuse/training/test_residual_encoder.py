@@ -12,7 +12,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args
 
-from nnunetv2_swinfuse.architecture.networks import RESENC_PLANS
+from nnunetv2_swinfuse.architecture.registry import RESENC_PLANS
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
 from .commands import plan, train, use_threads

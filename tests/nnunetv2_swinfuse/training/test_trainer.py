@@ -9,7 +9,7 @@ from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoi
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-from nnunetv2_swinfuse.architecture.networks import NETWORK_NAMES
+from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
 

@@ -2,7 +2,7 @@ import pytest
 
 from pretraining.collections.collection import Patient, Volume
 from pretraining.errors import InputError
-from pretraining.splits import split_patients
+from pretraining.preprocessed.splits import split_patients
 
 
 def patients(tmp_path, pairs=0, ct=0, mr=0):

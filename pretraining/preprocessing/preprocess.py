@@ -21,14 +21,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pretraining.collections.collection import DOMAINS, Collection, Patient, Volume
 from pretraining.collections.integrity import Grid, check
-from pretraining.crops import FOREGROUND, PADDING
 from pretraining.errors import InputError
-from pretraining.files import count_missing, file_name, file_names, own_first, remove_temporary
-from pretraining.fingerprint import Normalisation, fingerprint_volume, samples_per_volume, signature
-from pretraining.foreground import body_mask, read_volume
-from pretraining.index import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.parallel import Workers
-from pretraining.splits import split_patients
+from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
+from pretraining.preprocessed.crops import FOREGROUND, PADDING
+from pretraining.preprocessed.splits import split_patients
+from pretraining.preprocessing.files import count_missing, file_name, file_names, own_first, remove_temporary
+from pretraining.preprocessing.fingerprint import Normalisation, fingerprint_volume, samples_per_volume, signature
+from pretraining.preprocessing.foreground import body_mask, read_volume
+from pretraining.preprocessing.worker_pool import Workers
 
 # Not the name of a data set: those do not begin with a dot.
 MEMORY = ".fingerprints"

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from pretraining.configuration import Configuration, load_preset
-from pretraining.crops import CropDataset
-from pretraining.distribution import Processes, joined, started_again
 from pretraining.errors import InputError
-from pretraining.index import PreprocessedCollection
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
+from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessed.crops import CropDataset
+from pretraining.processes import Processes, joined, started_again
 
 from .made import CPU, TINY, made_collection
 

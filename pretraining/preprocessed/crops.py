@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.errors import InputError
-from pretraining.index import PreprocessedCollection, Split
-from pretraining.splits import SPLITS
+from pretraining.preprocessed.collection import PreprocessedCollection, Split
+from pretraining.preprocessed.splits import SPLITS
 
 # Key of the foreground points in a file's metadata: little-endian int16 (n, 3), z, y, x.
 FOREGROUND = "foreground"

@@ -29,7 +29,7 @@ import numpy as np
 
 from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.errors import InputError
-from pretraining.splits import TRAIN, VALIDATION
+from pretraining.preprocessed.splits import TRAIN, VALIDATION
 
 # Of a collection, inside its folder in nnUNet_preprocessed.
 FOLDER = "swinfuse"

@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from nnunetv2_swinfuse.architecture.encoder import Backbone, DomainInvariantEncoder, EncoderSettings, SwinEncoder
-from nnunetv2_swinfuse.architecture.residual import ResidualEncoder, residual_stem
+from nnunetv2_swinfuse.architecture.encoder import Backbone, DomainInvariantEncoder, EncoderSettings
+from nnunetv2_swinfuse.architecture.residual_encoder import ResidualEncoder, residual_stem
 from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
+from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.topology import Topology
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 

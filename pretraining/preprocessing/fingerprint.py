@@ -15,7 +15,7 @@ import numpy as np
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
 from pretraining.collections.collection import Volume
-from pretraining.foreground import body_mask, read_volume
+from pretraining.preprocessing.foreground import body_mask, read_volume
 
 SAMPLES_PER_VOLUME = 10_000
 # Of all volumes together, so that memory does not grow with their number; a tenth of what nnU-Net samples.

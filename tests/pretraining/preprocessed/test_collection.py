@@ -5,9 +5,9 @@ import pytest
 
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.errors import InputError
-from pretraining.index import PreprocessedCollection, Strings
+from pretraining.preprocessed.collection import PreprocessedCollection, Strings
 
-from .made import write_index
+from ..made import write_index
 
 
 def make(folder, sides=None):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pretraining.errors import InputError
-from pretraining.memory import enough_memory
+from pretraining.out_of_memory import enough_memory
 
 from .made import CPU, tiny
 

@@ -2,7 +2,7 @@ import pytest
 
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.errors import InputError
-from pretraining.files import count_missing, file_name, file_names, own_first
+from pretraining.preprocessing.files import count_missing, file_name, file_names, own_first
 
 
 @pytest.mark.parametrize(

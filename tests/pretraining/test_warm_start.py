@@ -7,8 +7,8 @@ import torch
 
 from pretraining.checkpoint import export_encoder
 from pretraining.errors import InputError
-from pretraining.initialization import initialize, load_initial
 from pretraining.model import PretrainingModel
+from pretraining.warm_start import initialize, load_initial
 
 from .made import RESENC, tiny
 

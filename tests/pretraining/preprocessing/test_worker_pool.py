@@ -3,7 +3,7 @@ import os
 import pytest
 
 from pretraining.errors import InputError
-from pretraining.parallel import Workers
+from pretraining.preprocessing.worker_pool import Workers
 
 
 def square(number: int) -> int:

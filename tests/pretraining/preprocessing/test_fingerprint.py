@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pretraining.collections.collection import Volume
-from pretraining.fingerprint import (
+from pretraining.preprocessing.fingerprint import (
     SAMPLES_PER_VOLUME,
     Normalisation,
     VolumeFingerprint,
@@ -11,7 +11,7 @@ from pretraining.fingerprint import (
     samples_per_volume,
 )
 
-from .made_volumes import SHAPE, ball, ct, mr, write
+from ..made_volumes import SHAPE, ball, ct, mr, write
 
 
 def test_ct_intensities_come_from_the_body_alone(tmp_path):
@@ -32,7 +32,7 @@ def test_the_nonzero_share_of_an_mr_is_what_cropping_leaves(tmp_path, border, sh
 
 def test_a_volume_is_read_once_and_again_when_it_was_replaced(tmp_path, monkeypatch):
     read = []
-    from pretraining import fingerprint as module
+    from pretraining.preprocessing import fingerprint as module
 
     original = module.read_volume
     monkeypatch.setattr(module, "read_volume", lambda path: read.append(path) or original(path))

@@ -3,9 +3,9 @@ import pytest
 
 from pretraining.collections.collection import Volume
 from pretraining.errors import InputError
-from pretraining.foreground import body_mask, read_volume
+from pretraining.preprocessing.foreground import body_mask, read_volume
 
-from .made_volumes import SHAPE, ball, ct, mr, shorten, write
+from ..made_volumes import SHAPE, ball, ct, mr, shorten, write
 
 
 def test_voxels_and_spacing_are_z_y_x(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nnunetv2_swinfuse.architecture.encoder import Backbone
-from nnunetv2_swinfuse.architecture.networks import RESENC_PLANNING, RESENC_PLANS
+from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS
 
 DATASET = "DATASET_ID"
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
-from nnunetv2_swinfuse.architecture.pretrained import load_pretrained
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, TransferReport, transfer_encoder
 from pretraining.configuration import Configuration
 from pretraining.errors import InputError

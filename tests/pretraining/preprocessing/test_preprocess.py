@@ -8,13 +8,13 @@ import blosc2
 import numpy as np
 import pytest
 
-from pretraining import preprocessing
 from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.errors import InputError
-from pretraining.index import PreprocessedCollection
-from pretraining.preprocessing import preprocess
+from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessing import preprocess as preprocessing
+from pretraining.preprocessing.preprocess import preprocess
 
-from .made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
+from ..made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
 
 
 def run(root: Path, *, unpaired: bool = False, **options) -> Path:
@@ -174,7 +174,7 @@ def test_broken_volumes_are_all_named_and_a_rerun_finishes(raw, tmp_path, monkey
     (raw / "mr" / "m1.nii.gz").unlink()
     write(raw / "mr" / "m2.nii.gz", mr(7))
     read = []
-    from pretraining import fingerprint
+    from pretraining.preprocessing import fingerprint
 
     original = fingerprint.read_volume
     monkeypatch.setattr(fingerprint, "read_volume", lambda path: read.append(path.name) or original(path))
@@ -321,7 +321,7 @@ def test_headers_are_read_once(raw, tmp_path, monkeypatch):
 
 
 def test_parts_one_after_the_other_give_what_one_run_gives(raw, tmp_path, monkeypatch):
-    from pretraining import fingerprint
+    from pretraining.preprocessing import fingerprint
 
     folder = run(tmp_path)
     expected = {name: voxels_of(folder / name) for name in times_of(folder)}
