@@ -44,7 +44,7 @@ class Configuration:
         backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
         feature_size, depths, num_heads, window_size, mlp_ratio: see :class:`EncoderSettings`.
         dim: `co_attention`, or `none` for the encoder without the Domain Invariance Module.
-        dim_layers, dim_max_tokens: layers of each of its blocks, tokens attended over at most.
+        dim_layers, dim_max_cells: layers of each of its blocks, cells attended over at most.
         fusion: `separate` or `mean` (the released reading), see :meth:`DomainInvariantEncoder.forward_pair`.
         single_share: share of the steps in which each image goes through the module alone, as in fine-tuning.
         drop_path_rate: stochastic depth.
@@ -94,7 +94,7 @@ class Configuration:
     mlp_ratio: float = EncoderSettings.mlp_ratio
     dim: Literal["co_attention", "none"] = "co_attention"
     dim_layers: int = DomainInvarianceSettings.layers
-    dim_max_tokens: int = DomainInvarianceSettings.max_tokens
+    dim_max_cells: int = DomainInvarianceSettings.max_cells
     fusion: Literal["separate", "mean"] = "separate"
     single_share: float = 0.25
     drop_path_rate: float = 0.0
@@ -190,21 +190,21 @@ class Configuration:
 
     @property
     def encoder_settings(self) -> EncoderSettings:
-        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_tokens)
+        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_cells)
         return EncoderSettings(
             feature_size=self.feature_size,
             depths=self.depths,
             num_heads=self.num_heads,
             window_size=self.window_size,
             mlp_ratio=self.mlp_ratio,
-            domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
+            domain_invariance=invariance if self.dim == "co_attention" else None,
             monai_legacy_merging=self.monai_legacy_merging,
             monai_clamped_bias=self.monai_clamped_bias,
             backbone=self.backbone,
         )
 
     def for_spacing(self, spacing: Sequence[float]) -> Configuration:
-        """These settings, without quarter turns where the axial plane of the volumes is not isotropic.
+        """These settings for the volumes' spacing: without quarter turns where the axial plane is not isotropic.
 
         A quarter turn would exchange the spacings of y and x: the turn could be read off the distortion.
 
@@ -214,11 +214,10 @@ class Configuration:
         Raises:
             InputError: when rotation is the only task.
         """
-        _, y, x = spacing
-        if not self.quarter_turns or max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x):
-            return self
+        z, y, x = (float(distance) for distance in spacing)
+        turned = self.quarter_turns and max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x)
         try:
-            return replace(self, quarter_turns=False)
+            return replace(self, spacing=(z, y, x), quarter_turns=turned)
         except InputError as error:
             raise InputError(
                 f"the volumes' spacing is {[round(float(s), 3) for s in spacing]} mm (z, y, x): quarter turns of a "

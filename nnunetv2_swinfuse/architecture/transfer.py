@@ -184,7 +184,7 @@ def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: Encoder
 
 
 def _comparable(value: object) -> object:
-    return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
+    return {k: v for k, v in value.items() if k != "max_cells"} if isinstance(value, dict) else value
 
 
 def _check_coverage(

@@ -190,13 +190,17 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         self.dataset_fingerprint["foreground_intensity_properties_per_channel"] = properties
 
     def swinfuse_architecture(
-        self, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
+        self,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        spacing: Sequence[float] | None = None,
     ) -> dict[str, Any]:
         """The `architecture` block of a 3d configuration, as the trainer would write it."""
         return plans_architecture(
             [[int(s) for s in stride] for stride in strides],
             self.settings,
             kernel_sizes=[[int(k) for k in kernel] for kernel in kernel_sizes],
+            spacing=spacing,
             drop_path_rate=self.drop_path_rate,
         )
 
@@ -260,7 +264,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         if len(patch_size) == 2:
             return plan
         own = plan["architecture"]["arch_kwargs"]
-        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"])
+        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"], plan["spacing"])
         kwargs = plan["architecture"]["arch_kwargs"]
         covered = round(approximate_n_voxels_dataset * self.max_dataset_covered / math.prod(patch_size))
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -113,7 +113,9 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
             explanation = "network as in the plans, which were made for it"
         else:
             sizes = EncoderSettings() if encoder is None else encoder.settings
-            block["architecture"] = _swinfuse_architecture(own, configuration, sizes, settings)
+            block["architecture"] = _swinfuse_architecture(
+                own, configuration, resolved_block["spacing"], sizes, settings
+            )
             explanation = "network with " + (
                 f"the sizes of {encoder.path} ({who})" if encoder is not None else "SwinFUSE's default sizes"
             )
@@ -172,7 +174,11 @@ def _encoder_for_sizes(named: str | None) -> tuple[Encoder | None, str]:
 
 
 def _swinfuse_architecture(
-    own: Mapping[str, Any], configuration: str, sizes: EncoderSettings, settings: FineTuningSettings
+    own: Mapping[str, Any],
+    configuration: str,
+    spacing: Sequence[float],
+    sizes: EncoderSettings,
+    settings: FineTuningSettings,
 ) -> dict[str, Any]:
     kwargs = own["arch_kwargs"]
     if "strides" not in kwargs:
@@ -184,5 +190,6 @@ def _swinfuse_architecture(
         kwargs["strides"],
         sizes,
         kernel_sizes=kwargs.get("kernel_sizes"),
+        spacing=spacing,
         drop_path_rate=settings.drop_path_rate,
     )
