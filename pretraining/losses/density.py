@@ -131,11 +131,9 @@ def jensen_shannon_divergence(
     Returns:
         The divergence in nats, from 0 to ln 2; slightly above 0 for samples of equal distributions.
     """
-    sets = (
-        (first, weights_of(first, None) if first_weights is None else first_weights),
-        (second, weights_of(second, None) if second_weights is None else second_weights),
-    )
-    return 0.5 * (_own_share_information(*sets, bandwidth) + _own_share_information(*reversed(sets), bandwidth))
+    one = first, weights_of(first, None) if first_weights is None else first_weights
+    other = second, weights_of(second, None) if second_weights is None else second_weights
+    return 0.5 * (_own_share_information(one, other, bandwidth) + _own_share_information(other, one, bandwidth))
 
 
 def median_bandwidth(samples: Tensor, weights: Tensor | None = None) -> Tensor:
