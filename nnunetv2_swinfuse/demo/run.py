@@ -15,6 +15,7 @@ from pathlib import Path
 
 from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw, write_synthrad
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+from nnunetv2_swinfuse.errors import errors_without_traceback
 
 COLLECTION = "SynthRAD"
 DATASET_ID = 501
@@ -27,7 +28,7 @@ PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 1 and the command that failed, if one does."""
+    """Entry point. Exits with 2 and the command that failed, if one does."""
     parser = argparse.ArgumentParser(
         prog="swinfuse_demo",
         description="Make CT/MR volumes, pretrain, fine-tune in nnU-Net, predict, evaluate, draw. On a CPU in minutes.",
@@ -43,13 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        if options.data_only:
-            write_data_only()
-        else:
-            run_demo(unused_folder(options.folder.absolute()))
-    except DemoError as error:
-        print(f"swinfuse_demo: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        with errors_without_traceback("swinfuse_demo"):
+            if options.data_only:
+                write_data_only()
+            else:
+                run_demo(unused_folder(options.folder.absolute()))
     except KeyboardInterrupt:
         print("swinfuse_demo: interrupted; start it again, it takes a new folder.", file=sys.stderr)
         raise SystemExit(130) from None

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw
 def fails(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
         run.main(list(arguments))
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     return capsys.readouterr().err
 
 
