@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
+from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
@@ -282,9 +283,9 @@ def validate(
 
 
 def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Crops on the device; what the host reads of them stays, or it would wait for the device in every step."""
     return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
+        name: value.to(device, non_blocking=True) if name.upper() in DOMAINS else value for name, value in batch.items()
     }
 
 

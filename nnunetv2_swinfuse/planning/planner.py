@@ -20,6 +20,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
+from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
@@ -33,7 +34,7 @@ CT_WINDOW, Z_SCORE = "CTNormalization", "ZScoreNormalization"
 MINIMUM_STAGES = 3
 
 
-class PlanningError(ValueError):
+class PlanningError(SwinFUSEError, ValueError):
     """A dataset that cannot be planned as asked for; the message says why and what to do."""
 
 
@@ -270,7 +271,14 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)
         a_sample = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size + 1) - smallest
         fitting = self.UNet_min_batch_size + max(int((self._target_bytes - smallest) // a_sample), 0)
-        plan["batch_size"] = max(min(fitting, covered), self.UNet_min_batch_size)
+        batch_size = max(min(fitting, covered), self.UNet_min_batch_size)
+        # The estimate is the higher of two peaks: from some batch on each sample may cost more than the first ones.
+        while (
+            batch_size > self.UNet_min_batch_size
+            and self.step_memory(kwargs, patch_size, batch_size) > self._target_bytes
+        ):
+            batch_size -= 1
+        plan["batch_size"] = batch_size
         plan["swinfuse"] = {
             "planned": {
                 "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
