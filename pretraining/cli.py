@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from pretraining.configuration import Configuration, changed_settings, load_pres
 from pretraining.errors import InputError
 from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, given_settings
+from pretraining.plan_sizes import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 
 RUN_FOLDER = "swinfuse__{preset}"
@@ -83,7 +85,7 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     recipe = options.recipe or "swinfuse"
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
-    folder = results / name / run_folder(preset, recipe)
+    folder = results / name / run_folder(preset, recipe, options.made_for)
     go_on = goes_on(folder / CHECKPOINT, options.continue_run)
     if go_on:
         configuration = continued_configuration(load_checkpoint(folder / CHECKPOINT).configuration, given, folder)
@@ -128,9 +130,11 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
     print_next_command(configuration.backbone)
 
 
-def run_folder(preset: str, recipe: str) -> str:
-    """Of a run, inside the collection's results: a recipe that is not ours is part of the name."""
-    return RUN_FOLDER.format(preset=preset if recipe == "swinfuse" else f"{preset}_{recipe}")
+def run_folder(preset: str, recipe: str, made_for: Sequence[str] | None = None) -> str:
+    """Of a run, inside the collection's results: recipes other than ours and datasets of `--for` are named in it."""
+    words = [preset] if recipe == "swinfuse" else [preset, recipe]
+    words += ["for", *(dataset_number(dataset) for dataset in made_for)] if made_for else []
+    return RUN_FOLDER.format(preset="_".join(words))
 
 
 def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
@@ -141,7 +145,20 @@ def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
 def new_configuration(options: argparse.Namespace, given: dict[str, Any]) -> Configuration:
     """Preset and recipe, changed by what stands on the command line."""
     settings = load_preset(chosen_preset(options, given), options.recipe or "swinfuse")
+    if options.made_for:
+        settings |= sizes_for_datasets(options, Configuration.from_dict(settings), "spacing" not in given)
     return Configuration.from_dict({**settings, **given}, "command line")
+
+
+def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
+    """What `--for` takes from the datasets' plans, see :func:`fitted_sizes`."""
+    (preprocessed,) = required_paths("nnUNet_preprocessed")
+    plans, configuration = options.for_plans or DEFAULT_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
+    datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
+    sizes = fitted_sizes(datasets, preset, spacing)
+    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())
+    print(f"For {', '.join(plan.dataset for plan in datasets)} ({plans}, {configuration}): {listing}")
+    return sizes
 
 
 def print_list(options: argparse.Namespace) -> None:
@@ -188,6 +205,9 @@ def train_command(options: argparse.Namespace, given: dict[str, Any]) -> str:
     """The command that trains on what this one preprocesses, with all settings that must be the same."""
     words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
     words += ["--recipe", options.recipe] if options.recipe else []
+    words += ["--for", *options.made_for] if options.made_for else []
+    for option in ("for_plans", "for_configuration"):
+        words += [f"--{option}", getattr(options, option)] if getattr(options, option) else []
     for name in ("crop_size", "spacing", "validation_share", "modalities"):
         if name in given:
             values = given[name] if isinstance(given[name], list) else [given[name]]

@@ -10,6 +10,7 @@ from typing import Any
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import CHOICES, TASKS, Configuration, preset_names, recipe_names
 from pretraining.errors import InputError
+from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION, DEFAULT_PLANS
 
 # Settings that are no options of their own: -p and --recipe set them.
 NAMES = ("preset", "recipe")
@@ -34,6 +35,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--recipe", choices=recipe_names(), help="what is learnt, with the sizes of any preset; default: swinfuse"
+    )
+    parser.add_argument(
+        "--for", dest="made_for", nargs="+", metavar="DATASET",
+        help="numbers of the nnU-Net datasets to fine-tune on, planned before: stages, crop and spacing are taken from "
+        "their plans, so that all of the encoder is used",
+    )  # fmt: skip
+    parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {DEFAULT_PLANS})")
+    parser.add_argument(
+        "--for_configuration", metavar="NAME", help=f"their configuration (default {DEFAULT_CONFIGURATION})"
     )
     parser.add_argument(
         "--c", dest="continue_run", action="store_true", help="go on with the run of this collection and preset"
@@ -76,6 +86,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(
             f"-part_id {options.part_id} of -num_parts {options.num_parts}; expected parts from 0 to num_parts - 1"
         )
+    if not options.made_for and (options.for_plans or options.for_configuration):
+        raise InputError("--for_plans and --for_configuration belong to --for DATASET, which is missing")
+    decided = [name for name in DECIDED if options.made_for and getattr(options, name) is not None]
+    if decided:
+        raise InputError(f"--for takes {', '.join(decided)} from the plans: leave out --{' and --'.join(decided)}")
     if options.num_gpus < 1:
         raise InputError(f"-num_gpus is {options.num_gpus}; expected at least 1")
     if options.num_parts > 1 and not options.preprocess_only:
