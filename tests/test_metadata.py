@@ -28,11 +28,13 @@ def project() -> dict:
 
 def test_the_versions_agree(project):
     citation = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
-    assert citation and citation[1] == project["version"]
+    assert citation
+    assert citation[1] == project["version"]
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    # setuptools would ignore metadata in setup.cfg in favour of pyproject.toml: a second version there could only be wrong.
-    assert "metadata" not in setup and "install_requires" not in setup["options"]
+    # setuptools prefers pyproject.toml: a second version in setup.cfg could only be wrong.
+    assert "metadata" not in setup
+    assert "install_requires" not in setup["options"]
 
 
 def test_the_changelog_lists_the_version(project):
