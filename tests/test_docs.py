@@ -44,6 +44,14 @@ def test_every_relative_link_resolves(page):
             assert anchor in anchors(target), f"{name_of(page)}: {link}; there are {sorted(anchors(target))}"
 
 
+def test_every_page_is_reached_from_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    folder = ROOT / "docs"
+    pages = {page.relative_to(folder).as_posix() for page in folder.rglob("*.md")} - {"README.md"}
+    linked = {link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", index)}
+    assert not pages - linked
+
+
 def modules_on_the_map() -> list[str]:
     """Every path in the tables of docs/architecture.md, relative to the repository."""
     paths, folder = [], ""

@@ -1,6 +1,6 @@
 """What a run has learned: its validation by modality over many views, and how much of the voxels its maps retain.
 
-    python benchmarks/learnt.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
+    python benchmarks/evaluate_run.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
 
 Voxels are read off each map linearly, before the first step and after the last.
 """
