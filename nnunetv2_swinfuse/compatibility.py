@@ -8,7 +8,7 @@ from importlib.metadata import version
 from nnunetv2_swinfuse.errors import SwinFUSEError
 
 PACKAGE = "nnunetv2-swinfuse"
-# setup.cfg states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
+# pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
 NNUNET_FROM, NNUNET_BELOW = "2.8.0", "2.9"
 
 
