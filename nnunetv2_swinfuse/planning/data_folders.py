@@ -12,7 +12,8 @@ import blosc2
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-STOCK = "nnUNetPlans"
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres")
 OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
@@ -43,13 +44,13 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
     for identifier, claim in _claims(folder, plans["plans_name"]):
         claims.setdefault(identifier, []).append(claim)
     # The stock folder first: it is the one that a comparison needs.
-    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK}_"), name))
+    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK_PLANS}_"), name))
     for name, block in plans["configurations"].items():
         if "data_identifier" not in block:
             continue
         ours = preprocessing_of(plans, block)
         shared = [known for known in identifiers if all(claim == ours for claim in claims[known])]
-        stock = f"{STOCK}_{name}"
+        stock = f"{STOCK_PLANS}_{name}"
         if shared:
             block["data_identifier"] = shared[0]
         elif as_stock and name in STOCK_CONFIGURATIONS and stock not in claims:

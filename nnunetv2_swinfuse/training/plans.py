@@ -18,12 +18,12 @@ from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_architecture
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import check_plugin_version
+from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
 from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
-PLANS_FILE = "plans.json"
 # Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
 REQUESTS = frozenset({"encoder", "training"})
 RECORDS = frozenset(

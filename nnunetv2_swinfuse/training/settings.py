@@ -10,10 +10,11 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_loading import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
 
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
-OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT", MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
+OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 # What models were trained with that were recorded before a setting existed.
 EARLIER = {"layer_decay": 1.0}
