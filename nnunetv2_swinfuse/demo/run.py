@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data_only",
         action="store_true",
         help=f"only write the volumes, as collection {COLLECTION} and Dataset{DATASET_ID}_{DATASET_NAME}, into your "
-        "own nnUNet_raw; nothing there is overwritten",
+        "own nnUNet_raw; nothing in it is overwritten",
     )
     options = parser.parse_args(arguments)
     try:
@@ -84,7 +84,7 @@ def write_data_only(seed: int = SEED) -> None:
 
 
 def write_volumes(raw: Path, seed: int = SEED) -> None:
-    """Both layouts under `raw`; raises DemoError before writing anything when one of them is there.
+    """Both layouts under `raw`; raises DemoError before writing anything when one of them exists.
 
     Args:
         raw: nnUNet_raw.
@@ -95,7 +95,7 @@ def write_volumes(raw: Path, seed: int = SEED) -> None:
     dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
     taken = [folder for folder in (raw / COLLECTION, *raw.glob(f"Dataset{DATASET_ID}_*")) if folder.exists()]
     if taken:
-        raise DemoError(f"already there, and never overwritten: {', '.join(map(str, taken))}. Move it away first")
+        raise DemoError(f"exists already and is never overwritten: {', '.join(map(str, taken))}. Move it away first")
     write_synthrad(raw / COLLECTION, patients=12, seed=2000 * seed)
     write_labelled_cases(raw, seed)
     if not dataset.is_dir():
@@ -142,7 +142,7 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
     """nnU-Net's part: plans, training from the published encoder, prediction of unseen cases and their scores.
 
     Args:
-        folder: the demo's; the labelled cases and the encoder are there.
+        folder: the demo's; it holds the labelled cases and the encoder.
         environment: of :func:`demo_environment`.
 
     Returns:

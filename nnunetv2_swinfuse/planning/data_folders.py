@@ -33,7 +33,7 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
     """Sets every configuration's `data_identifier`, in place.
 
     A folder is shared when all plans in `folder` that use it preprocess exactly as these plans do. Where no plans name
-    it yet, `2d` and `3d_fullres` take nnU-Net's own, so that `nnUNetPlans` made later share it in turn.
+    it yet, `2d` and `3d_fullres` take nnU-Net's own, so that `nnUNetPlans` planned later share it in turn.
 
     Args:
         plans: the new plans, plain values only.
@@ -60,7 +60,7 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
 
 
 def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a configuration's preprocessed data are, given the raw dataset."""
+    """All that decides what a configuration's preprocessed data are, for one raw dataset."""
     return {**{key: plans.get(key) for key in OF_PLANS}, **{key: block.get(key) for key in OF_CONFIGURATION}}
 
 
@@ -84,9 +84,9 @@ def _claims(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def is_preprocessed(plans: Mapping[str, Any], configuration: str, folder: Path, cases: Mapping[str, Any]) -> bool:
-    """Whether a shared data folder holds every case, made after the raw files last changed and at these plans' spacing.
+    """Whether a shared data folder holds every case, newer than its raw files and at these plans' spacing.
 
-    A folder of the plans' own says nothing of how it was made: False.
+    A folder of the plans' own does not say how it was preprocessed: False.
 
     Args:
         plans: nnU-Net's plans.

@@ -59,7 +59,7 @@ PRESETS = {
 
 
 def check_fingerprint(dataset_name: str) -> None:
-    """Raises PlanningError when what planning reads of a dataset is not there."""
+    """Raises PlanningError when a file that planning reads is missing."""
     raw = Path(nnUNet_raw.require()) / dataset_name / "dataset.json"
     fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / "dataset_fingerprint.json"
     if not raw.is_file():
@@ -288,7 +288,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes the plans with shared data folders; a user's own configurations in an older file are kept.
 
-        Unlike nnU-Net, configurations that an earlier planning made and this one does not (a cascade) are not kept:
+        Unlike nnU-Net, configurations that an earlier planning wrote and this one does not (a cascade) are not kept:
         their network may have other sizes.
         """
         recursive_fix_for_json_export(plans)

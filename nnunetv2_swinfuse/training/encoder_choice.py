@@ -46,15 +46,15 @@ def choose_encoder(named: str | None) -> tuple[Encoder, str]:
         EncoderChoiceError: when there is none.
         EncoderFileError: when the file cannot be used.
     """
-    found = find_encoder(named)
-    if found is None:
+    choice = find_encoder(named)
+    if choice is None:
         results = os.environ.get(RESULTS, f"${RESULTS}")
         raise EncoderChoiceError(
             f"no pretrained encoder: {ENCODER} is not set, the plans name none, and {Path(results) / PUBLISHED} does "
             "not exist. Pretrain one (swinfuse_pretrain -d COLLECTION), point the variable to one, or train the same "
             "network from random weights with -tr nnUNetTrainerSwinFUSEScratch."
         )
-    return load_pretrained(found[0]), found[1]
+    return load_pretrained(choice[0]), choice[1]
 
 
 def trained_folds(model_folder: Path) -> list[str]:

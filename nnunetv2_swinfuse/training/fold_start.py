@@ -70,7 +70,7 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
     try:
         theirs = json.loads(other.read_text())
         differing = [
-            f"{name} is {theirs.get(name)} there, {start[name]} here"
+            f"{name} is {theirs.get(name)} in that fold, {start[name]} in this one"
             for name in ("encoder_sha256", "pretrained_weights", "training")
             if theirs.get(name) != start[name]
         ]

@@ -23,7 +23,7 @@ class TrainingInputError(SwinFUSEError, ValueError):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: nnU-Net's own, with the trainer found and `-tr` and `-p` filled in where they are not given.
+    """Entry point: nnU-Net's own, with our trainers visible, and `-tr` and `-p` filled in where they are missing.
 
     Exits with 2 and a sentence when something is missing or does not fit.
     """
@@ -59,7 +59,7 @@ def make_trainers_visible() -> None:
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """nnU-Net's arguments with trainer and plans filled in; what was given comes last and wins.
+    """nnU-Net's arguments with trainer and plans filled in; the user's come last and win.
 
     Raises:
         TrainingInputError: when the dataset has no such plans, or these no such configuration.
