@@ -26,13 +26,13 @@ def nnunet_warning(installed: str | None = None) -> str | None:
     """What to say of an nnunetv2 outside the tested range; None inside it.
 
     Args:
-        installed: its version; that of this environment when not given.
+        installed: its version; that of this environment by default.
     """
     installed = installed or version("nnunetv2")
-    found = release(installed)
-    if release(NNUNET_FROM) <= found < release(NNUNET_BELOW):
+    numbers = release(installed)
+    if release(NNUNET_FROM) <= numbers < release(NNUNET_BELOW):
         return None
-    if found < release(NNUNET_FROM):
+    if numbers < release(NNUNET_FROM):
         risk = "It has no nnUNet_extTrainer: nnUNetv2_train and swinfuse_train do not find the trainers"
     else:
         risk = "The trainer's constructor, its checkpoints and the plans' architecture block may have changed"
@@ -48,7 +48,7 @@ def check_plugin_version(recorded: str | None, where: object, installed: str | N
     Args:
         recorded: the version in the model's plans.json; None for a model that names none.
         where: that file, for the message.
-        installed: the version of this package; that of this environment when not given.
+        installed: the version of this package; that of this environment by default.
 
     Raises:
         VersionError: when the model's is newer.

@@ -1,4 +1,4 @@
-"""ResEncFUSEUNet: nnU-Net's residual encoder U-Net with the Domain Invariance Module, built from plans.json alone."""
+"""ResEncFUSEUNet: nnU-Net's residual encoder U-Net with the Domain Invariance Module, built from plans.json only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unk
 
 
 class ResEncFUSEUNet(nn.Module):
-    """A U-Net on the residual encoder; all keyword arguments are JSON-able and stand in plans.json.
+    """A U-Net on the residual encoder; all keyword arguments are JSON-able and are stored in plans.json.
 
     Without the module it is dynamic-network-architectures' `ResidualEncoderUNet`: the encoder's features are the skips.
     `patch_embed` (the stem) and `encoder` are what pretraining gives; `decoder` starts afresh.
@@ -28,9 +28,9 @@ class ResEncFUSEUNet(nn.Module):
         num_classes: segmentation heads.
         deep_supervision: whether the decoder returns every resolution in training; can be changed later.
         strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
-        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
+        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 by default.
         spacing: the configuration's voxel spacing in mm (z, y, x), from which the Domain Invariance Module makes
-            isotropic cells; taken as isotropic when not given.
+            isotropic cells; isotropic by default.
         feature_size, depths, num_heads, domain_invariance: see :class:`EncoderSettings`.
         n_conv_per_stage_decoder: convolutions of each decoder stage.
         drop_path_rate: stochastic depth of the last stage.

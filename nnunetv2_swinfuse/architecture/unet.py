@@ -1,4 +1,4 @@
-"""SwinFUSEUNet: the Swin encoder with nnU-Net's convolutions and decoder around it, built from plans.json alone."""
+"""SwinFUSEUNet: the Swin encoder with nnU-Net's convolutions and decoder around it, built from plans.json only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unk
 
 
 class SwinFUSEUNet(nn.Module):
-    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and stand in plans.json.
+    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and are stored in plans.json.
 
     Stage 0 is convolved at full resolution, stage 1 is the patch embedding and the Domain Invariance Module, stages 2
     and on are Swin stages, and those beyond the Swin encoder strided convolutions. A convolution adapts each stage's
@@ -33,12 +33,12 @@ class SwinFUSEUNet(nn.Module):
         num_classes: segmentation heads.
         deep_supervision: whether the decoder returns every resolution in training; can be changed later.
         strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
-        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
+        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 by default.
         spacing: the configuration's voxel spacing in mm (z, y, x), from which the Domain Invariance Module makes
-            isotropic cells; taken as isotropic when not given.
+            isotropic cells; isotropic by default.
         feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance, monai_legacy_merging,
             monai_clamped_bias: see :class:`EncoderSettings`.
-        stem_features: channels at full resolution; half the feature size when not given, since full-resolution
+        stem_features: channels at full resolution; half the feature size by default, since full-resolution
             convolutions are most of the network's cost.
         max_features: most channels of a skip, nnU-Net's 320.
         n_conv_per_stage_decoder: convolutions of each decoder stage.

@@ -107,7 +107,7 @@ def _window_layout(
 def _cached_window_layout(
     batch: int, shape: Triple, window: Triple, shift: Triple, device: torch.device | None
 ) -> WindowLayout:
-    # Indices made in inference mode could not be used in training afterwards.
+    # Indices created in inference mode could not be used in training afterwards.
     with torch.inference_mode(False):
         return _window_layout(batch, shape, window, shift, device)
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw, write_synthrad
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from nnunetv2_swinfuse.errors import errors_without_traceback
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, PATHS, RAW, RESULTS, TRAINER
 
 COLLECTION = "SynthRAD"
 DATASET_ID = 501
 DATASET_NAME = "SwinFUSEDemo"
-TRAINER = "nnUNetTrainerSwinFUSE_10epochs"
+SHORT_TRAINER = f"{TRAINER}_10epochs"
 # In so few steps a high learning rate is needed, and visible voxels at full weight give the sharper picture.
 PRETRAINING = [
     "--recipe", "inpainting_first", "--steps", "150", "--batch_size", "2", "--learning_rate", "4e-3",
@@ -34,7 +35,6 @@ TRAINING = {"ITERATIONS_PER_EPOCH": "20", "VALIDATION_ITERATIONS_PER_EPOCH": "2"
 # Patches of 32 x 32 x 32 voxels: an iteration on the whole head takes twice as long, and the brainstem is 1 % of it.
 GPU_MEMORY_TARGET = "0.12"
 SEED = 0
-PATHS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--data_only",
         action="store_true",
         help=f"only write the volumes, as collection {COLLECTION} and Dataset{DATASET_ID}_{DATASET_NAME}, into your "
-        "own nnUNet_raw; nothing there is overwritten",
+        "own nnUNet_raw; nothing in it is overwritten",
     )
     options = parser.parse_args(arguments)
     try:
@@ -72,19 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def write_data_only(seed: int = SEED) -> None:
     """Writes the demo's volumes into the user's own nnUNet_raw and says what to type next."""
-    if not os.environ.get("nnUNet_raw"):
+    if not os.environ.get(RAW):
         raise DemoError("nnUNet_raw is not set; for example: export nnUNet_raw=/data/nnUNet_raw")
-    raw = Path(os.environ["nnUNet_raw"])
+    raw = Path(os.environ[RAW])
     write_volumes(raw, seed)
     print(f"Written: {raw / COLLECTION} and {raw / f'Dataset{DATASET_ID}_{DATASET_NAME}'}. Now try:")
     print(f"    swinfuse_pretrain -d {COLLECTION}")
     print(f"    nnUNetv2_plan_and_preprocess -d {DATASET_ID} -c 3d_fullres")
     print("    swinfuse_register")
-    print(f"    nnUNetv2_train {DATASET_ID} 3d_fullres 0 -tr nnUNetTrainerSwinFUSE")
+    print(f"    nnUNetv2_train {DATASET_ID} 3d_fullres 0 -tr {TRAINER}")
 
 
 def write_volumes(raw: Path, seed: int = SEED) -> None:
-    """Both layouts under `raw`; raises DemoError before writing anything when one of them is there.
+    """Both layouts under `raw`; raises DemoError before writing anything when one of them exists.
 
     Args:
         raw: nnUNet_raw.
@@ -95,7 +95,7 @@ def write_volumes(raw: Path, seed: int = SEED) -> None:
     dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
     taken = [folder for folder in (raw / COLLECTION, *raw.glob(f"Dataset{DATASET_ID}_*")) if folder.exists()]
     if taken:
-        raise DemoError(f"already there, and never overwritten: {', '.join(map(str, taken))}. Move it away first")
+        raise DemoError(f"exists already and is never overwritten: {', '.join(map(str, taken))}. Move it away first")
     write_synthrad(raw / COLLECTION, patients=12, seed=2000 * seed)
     write_labelled_cases(raw, seed)
     if not dataset.is_dir():
@@ -116,7 +116,7 @@ def run_demo(folder: Path, seed: int = SEED) -> None:
     folder.mkdir(parents=True)
     print(f"swinfuse_demo works in {folder}; delete it when you are done.")
     environment = demo_environment(folder)
-    raw, results = folder / "nnUNet_raw", folder / "nnUNet_results"
+    raw, results = folder / RAW, folder / RESULTS
     dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
     say(1, "writing 12 synthetic CT/MR patients and 13 labelled MR cases")
     write_volumes(raw, seed)
@@ -142,13 +142,13 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
     """nnU-Net's part: plans, training from the published encoder, prediction of unseen cases and their scores.
 
     Args:
-        folder: the demo's; the labelled cases and the encoder are there.
+        folder: the demo's; it holds the labelled cases and the encoder.
         environment: of :func:`demo_environment`.
 
     Returns:
         The folder of predictions, and the mean Dice by structure.
     """
-    dataset = folder / "nnUNet_raw" / f"Dataset{DATASET_ID}_{DATASET_NAME}"
+    dataset = folder / RAW / f"Dataset{DATASET_ID}_{DATASET_NAME}"
     say(3, "nnU-Net plans and preprocesses the labelled dataset")
     call(
         ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "2",
@@ -156,14 +156,14 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
         environment,
     )  # fmt: skip
     say(4, "nnU-Net trains fold 0 with the pretrained encoder")
-    call(["nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", "-tr", TRAINER, "-device", "cpu"], environment)
+    call(["nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", "-tr", SHORT_TRAINER, "-device", "cpu"], environment)
 
     say(5, "stock nnU-Net predicts unseen cases, without knowing of this package's trainers")
     predictions = folder / "predictions"
-    stock = {name: value for name, value in environment.items() if name != "nnUNet_extTrainer"}
+    stock = {name: value for name, value in environment.items() if name != EXTERNAL_TRAINERS}
     call(
-        ["nnUNetv2_predict", "-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", "cpu",
-         "-i", str(dataset / "imagesTs"), "-o", str(predictions), "-npp", "1", "-nps", "1"],
+        ["nnUNetv2_predict", "-d", str(DATASET_ID), "-c", "3d_fullres", "-f", "0", "-tr", SHORT_TRAINER,
+         "-device", "cpu", "-i", str(dataset / "imagesTs"), "-o", str(predictions), "-npp", "1", "-nps", "1"],
         stock,
     )  # fmt: skip
     say(6, "nnU-Net evaluates, and a picture is drawn")
@@ -183,7 +183,7 @@ def demo_environment(folder: Path) -> dict[str, str]:
     for name in PATHS:
         (folder / name).mkdir(parents=True)
         environment[name] = str(folder / name)
-    environment["nnUNet_extTrainer"] = str(external_trainers_folder())
+    environment[EXTERNAL_TRAINERS] = str(external_trainers_folder())
     # Settings and an encoder of the user's own must not be taken for the demo's.
     environment = {name: value for name, value in environment.items() if not name.startswith("SWINFUSE_")}
     environment |= {f"SWINFUSE_{name}": value for name, value in TRAINING.items()}

@@ -1,4 +1,4 @@
-"""Made heads: CT and MR of the same shapes, with labels, so that everything can be tried without data.
+"""Synthetic heads: CT and MR of the same shapes, with labels, so that everything can be tried without data.
 
 A head is a set of nested, slightly bent ellipsoids: skin, fat, skull, fluid, folded cortex, white matter, two curved
 ventricles, two deep nuclei and a brainstem, with eyes, sinuses and a neck. Each tissue has a CT number and an MR
@@ -46,7 +46,7 @@ class DemoError(SwinFUSEError, RuntimeError):
 
 @dataclass(frozen=True)
 class SyntheticPatient:
-    """One made head; arrays are (z, y, x), z from feet to head, y from front to back.
+    """One synthetic head; arrays are (z, y, x), z from feet to head, y from front to back.
 
     Attributes:
         ct: Hounsfield units, float32.
@@ -99,7 +99,7 @@ def make_patient(
     ]
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]
-        # The horns of the ventricles part in front and behind.
+        # The horns of the ventricles diverge at the front and at the back.
         spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if label == "ventricles" else 0.0
         where = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
         tissue[where] = TISSUES.index(name)
@@ -238,4 +238,4 @@ def _write(array: np.ndarray, spacing: tuple[float, float, float], path: Path) -
 
 def _require_absent(folder: Path) -> None:
     if folder.exists():
-        raise DemoError(f"{folder} is already there, and never overwritten; move it away first")
+        raise DemoError(f"{folder} exists already and is never overwritten; move it away first")

@@ -21,10 +21,10 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
-from nnunetv2_swinfuse.training.train import PLANS_NAME
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
 PLANNED = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
@@ -52,14 +52,14 @@ class Preset:
 
 
 PRESETS = {
-    "M": Preset(8, PLANS_NAME),
+    "M": Preset(8, SWINFUSE_PLANS),
     "L": Preset(24, "nnUNetSwinFUSELPlans"),
     "XL": Preset(40, "nnUNetSwinFUSEXLPlans"),
 }
 
 
 def check_fingerprint(dataset_name: str) -> None:
-    """Raises PlanningError when what planning reads of a dataset is not there."""
+    """Raises PlanningError when a file that planning reads is missing."""
     raw = Path(nnUNet_raw.require()) / dataset_name / "dataset.json"
     fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / "dataset_fingerprint.json"
     if not raw.is_file():
@@ -131,7 +131,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = PRESETS["M"].gpu_memory_target_in_gb,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = PLANS_NAME,
+        plans_name: str = SWINFUSE_PLANS,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
         *,
@@ -292,7 +292,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes the plans with shared data folders; a user's own configurations in an older file are kept.
 
-        Unlike nnU-Net, configurations that an earlier planning made and this one does not (a cascade) are not kept:
+        Unlike nnU-Net, configurations that an earlier planning wrote and this one does not (a cascade) are not kept:
         their network may have other sizes.
         """
         recursive_fix_for_json_export(plans)

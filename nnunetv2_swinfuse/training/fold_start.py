@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
 RECORD = "swinfuse.json"
 # Segmentation heads start at random whatever weights are loaded.
@@ -69,7 +70,7 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
     try:
         theirs = json.loads(other.read_text())
         differing = [
-            f"{name} is {theirs.get(name)} there, {start[name]} here"
+            f"{name} is {theirs.get(name)} in that fold, {start[name]} in this one"
             for name in ("encoder_sha256", "pretrained_weights", "training")
             if theirs.get(name) != start[name]
         ]
@@ -85,11 +86,7 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
         raise EncoderChoiceError(
             f"{other}: {other.parent.name} of this model started with something else than fold {fold} would: "
             f"{'; '.join(differing)}. All folds need the same: "
-            + (
-                f"export {VARIABLE}={kept}; "
-                if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept
-                else ""
-            )
+            + (f"export {ENCODER}={kept}; " if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept else "")
             + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was given up, delete "
             f"{other.parent}"
         )

@@ -14,7 +14,8 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, build_network
 from nnunetv2_swinfuse.architecture.transfer import TransferError, check_settings
 from nnunetv2_swinfuse.errors import SwinFUSEError
-from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
 
 class PlansError(SwinFUSEError, ValueError):
@@ -65,5 +66,5 @@ def check_encoder_fits(
             command = f"{RESENC_PLANNING.format(number)}, and train with -p {RESENC_PLANS}"
         raise EncoderChoiceError(
             f"{error} To plan for this encoder: {command}; to train with the one that "
-            f"{plans['plans_name']} were made for: export {VARIABLE}=FILE"
+            f"{plans['plans_name']} were made for: export {ENCODER}=FILE"
         ) from error

@@ -26,8 +26,8 @@ def pretrained_stages(architecture: Mapping[str, Any], encoder: Encoder) -> int:
         encoder: the pretrained encoder.
     """
     own = planned_settings(architecture).topology(architecture["arch_kwargs"]["strides"])
-    given = encoder.settings.topology(encoder.strides)
-    return min(len(own.stage_strides), len(given.stage_strides))
+    pretrained = encoder.settings.topology(encoder.strides)
+    return min(len(own.stage_strides), len(pretrained.stage_strides))
 
 
 def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:
@@ -70,10 +70,10 @@ def little_used_warning(report: TransferReport, plans: Mapping[str, Any]) -> str
 
 
 def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> bool:
-    """Freezes parameters or lets them train again; says whether anything changed.
+    """Freezes parameters or unfreezes them; says whether anything changed.
 
     Raises:
-        ValueError: when there is nothing of these names, so that a freeze never does nothing.
+        ValueError: when no parameter has one of these names: a freeze must never do nothing.
     """
     parameters = [parameter for name, parameter in network.named_parameters() if name in names]
     if frozen and not parameters:

@@ -10,10 +10,11 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_loading import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
 
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
-OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT", MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
+OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 # What models were trained with that were recorded before a setting existed.
 EARLIER = {"layer_decay": 1.0}
@@ -31,10 +32,10 @@ class FineTuningSettings:
         initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
         weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
-        layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one behind
+        layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
         linear_probe_epochs: for so many epochs only what is new is trained, then everything.
-        warmup_epochs: epochs of linear warm-up; when not given 5 % of the training, 50 at most.
+        warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block, or of the last residual stage.
         iterations_per_epoch, validation_iterations_per_epoch: nnU-Net's 250 and 50.

@@ -176,14 +176,14 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         super().on_train_start()
 
     def _record_pretrained_weights(self) -> None:
-        """`nnUNetv2_train -pretrained_weights` loads behind the trainer's back: seen by the weights' change."""
+        """`nnUNetv2_train -pretrained_weights` does not tell the trainer: it compares the weights."""
         digest = weights_digest(unwrapped(self.network))
         if digest != self.initial_digest:
             ours = ("encoder", "encoder_sha256", "encoder_source", "collection")
             kept = {name: value for name, value in self.provenance.items() if name not in ours}
             self._set_provenance({**kept, "pretrained_weights": digest})
             self.print_to_log_file(
-                "SwinFUSE: other weights were loaded after the network was made, as -pretrained_weights does; all but "
+                "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder plays no part."
             )
         elif self.provenance.get("pretrained_weights"):
@@ -193,7 +193,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
 
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net, with the pretrained part frozen or let go as the epoch demands, after a resume too."""
+        """As nnU-Net, with the pretrained part frozen or unfrozen as the epoch demands, after a resume too."""
         frozen = self.frozen or self.current_epoch < self.settings.linear_probe_epochs
         layers = self._pretrained_layers()
         if (layers or self.frozen) and set_frozen(unwrapped(self.network), layers, frozen):
@@ -203,7 +203,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
             network = self.network
             if isinstance(network, DistributedDataParallel):
-                # DDP settles when it is made which gradients it waits for.
+                # DDP fixes on construction which gradients it waits for.
                 self.network = DistributedDataParallel(network.module, device_ids=network.device_ids)
         super().on_train_epoch_start()
         if frozen:

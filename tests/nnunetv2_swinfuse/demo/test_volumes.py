@@ -60,5 +60,5 @@ def test_datasets_are_what_nnunet_expects(tmp_path):
     assert dataset["channel_names"] == {"0": "CT"}
     assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == ["case_000_0000.nii.gz", "case_001_0000.nii.gz"]
     assert [p.name for p in (folder / "labelsTs").iterdir()] == ["case_002.nii.gz"]
-    with pytest.raises(DemoError, match="already there"):
+    with pytest.raises(DemoError, match="never overwritten"):
         write_nnunet_raw(tmp_path, 501, "Made")

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.discovery import register as registration
 
 @pytest.fixture(autouse=True)
 def no_variable(monkeypatch):
-    monkeypatch.delenv(registration.VARIABLE, raising=False)
+    monkeypatch.delenv(registration.EXTERNAL_TRAINERS, raising=False)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def variable_after_start(site: Path, first: str | None = None, hide_package: boo
     code = f"import os, site; site.addsitedir({str(site)!r}); print(os.environ.get('nnUNet_extTrainer', 'not set'))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if first is not None:
-        environment[registration.VARIABLE] = first
+        environment[registration.EXTERNAL_TRAINERS] = first
     # Without site-packages the package is as good as uninstalled.
     options = ["-I", "-S"] if hide_package else []
     result = subprocess.run(
@@ -118,7 +118,7 @@ def test_visible_to_nnunet_knows_the_variable_and_the_registration(site, monkeyp
     registration.register()
     assert registration.visible_to_nnunet()
     registration.remove()
-    monkeypatch.setenv(registration.VARIABLE, str(registration.external_trainers_folder()) + os.sep)
+    monkeypatch.setenv(registration.EXTERNAL_TRAINERS, str(registration.external_trainers_folder()) + os.sep)
     assert registration.visible_to_nnunet()
 
 
@@ -130,7 +130,7 @@ def test_the_folder_holds_the_re_export_alone():
 def test_every_trainer_that_nnunet_finds_can_be_pickled_and_is_no_class_of_the_searched_folder(monkeypatch, capsys):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    monkeypatch.setenv(registration.VARIABLE, str(registration.external_trainers_folder()))
+    monkeypatch.setenv(registration.EXTERNAL_TRAINERS, str(registration.external_trainers_folder()))
     for base in ("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"):
         for suffix, epochs in {"": 1000, "_1epoch": 1, "_5epochs": 5, "_20epochs": 20, "_250epochs": 250}.items():
             trainer = recursive_find_trainer_class_by_name(base + suffix)

@@ -24,9 +24,12 @@ def test_folds_that_start_alike_all_start(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (block("b" * 64), r"encoder_sha256 is aaa.*there, bbb.*here.*export SWINFUSE_CHECKPOINT=/runs/a/encoder.pth"),
-        (block(training={"initial_lr": 1}), "training is None there"),
-        (block(pretrained_weights="c" * 64), "pretrained_weights is None there"),
+        (
+            block("b" * 64),
+            r"encoder_sha256 is aaa.*in that fold, bbb.*in this one.*export SWINFUSE_CHECKPOINT=/runs/a/encoder.pth",
+        ),
+        (block(training={"initial_lr": 1}), "training is None in that fold"),
+        (block(pretrained_weights="c" * 64), "pretrained_weights is None in that fold"),
         (block(feature_size=24), "the network has other sizes"),
     ],
 )

@@ -78,7 +78,7 @@ def test_folds_that_start_at_once_from_two_encoders_are_refused(published):
 def test_folds_that_start_at_once_with_two_settings_are_refused(published, monkeypatch):
     started()
     monkeypatch.setenv("SWINFUSE_INITIAL_LR", "3e-4")
-    with pytest.raises(EncoderChoiceError, match=r"training is .*0.0001.* there, .*0.0003"):
+    with pytest.raises(EncoderChoiceError, match=r"training is .*0.0001.* in that fold, .*0.0003"):
         started(fold=1)
 
 
