@@ -141,8 +141,8 @@ def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tens
         key: {str(name): tensor for name, tensor in dictionary.items() if isinstance(tensor, Tensor)}
         for key, dictionary in dictionaries.items()
     }
-    found = [(key, prefix) for key, state in states.items() for prefix in _prefixes(state)]
-    if not found:
+    encoders = [(key, prefix) for key, state in states.items() for prefix in _prefixes(state)]
+    if not encoders:
         names = [name for state in states.values() for name in state]
         raise EncoderFileError(
             f"{path}: no encoder in it: neither a SwinFUSE encoder nor MONAI's Swin UNETR (no tensor "
@@ -150,18 +150,18 @@ def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tens
             f"{', such as ' + repr(names[0]) if names else ''}). Name a file that swinfuse_pretrain published, or "
             "MONAI weights"
         )
-    if len(found) > 1:
-        listing = ", ".join(repr(f"{prefix}..." if key is None else f"{key}: {prefix}...") for key, prefix in found)
+    if len(encoders) > 1:
+        listing = ", ".join(repr(f"{prefix}..." if key is None else f"{key}: {prefix}...") for key, prefix in encoders)
         # Of nested prefixes the longest, which selects one encoder.
-        key, prefix = max(found, key=lambda pair: len(pair[1]))
+        key, prefix = max(encoders, key=lambda pair: len(pair[1]))
         state = "state" if key is None else f"state['{key}']"
         raise EncoderFileError(
-            f"{path}: {len(found)} encoders in it ({listing}), such as a teacher and a student, and nothing says which "
-            'one to take. Keep one, for example: python -c "import torch; '
+            f"{path}: {len(encoders)} encoders in it ({listing}), such as a teacher and a student, and nothing says "
+            'which one to take. Keep one, for example: python -c "import torch; '
             f"state = torch.load('{path}', weights_only=True); torch.save({{n: t for n, t in {state}.items() "
             f"if n.startswith('{prefix}') and isinstance(t, torch.Tensor)}}, 'encoder.pt')\""
         )
-    key, prefix = found[0]
+    key, prefix = encoders[0]
     return states[key], prefix
 
 

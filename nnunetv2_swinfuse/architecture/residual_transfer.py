@@ -29,17 +29,17 @@ def adapt_kernel(weight: Tensor, kernel: tuple[int, ...]) -> tuple[Tensor, str]:
     A kernel that becomes 1 wide along an axis is summed along it: maps that are constant along the axis keep the
     pretrained response. One that becomes wider keeps its weights in its centre: every map keeps the response.
     """
-    given = tuple(weight.shape[2:])
-    if kernel == given:
+    pretrained = tuple(weight.shape[2:])
+    if kernel == pretrained:
         return weight, ""
-    for axis, (old, new) in enumerate(zip(given, kernel, strict=True)):
+    for axis, (old, new) in enumerate(zip(pretrained, kernel, strict=True)):
         if new == 1 < old:
             weight = weight.sum(2 + axis, keepdim=True)
         elif new > old and (new - old) % 2 == 0:
             margin = [0] * 6
             margin[2 * (2 - axis) : 2 * (2 - axis) + 2] = [(new - old) // 2] * 2
             weight = F.pad(weight, margin)
-    return weight, f"kernel {given} to {kernel}"
+    return weight, f"kernel {pretrained} to {kernel}"
 
 
 def stride_change(name: str, source: tuple[Triple, ...], target: tuple[Triple, ...]) -> str:
