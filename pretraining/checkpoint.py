@@ -1,9 +1,11 @@
-"""Checkpoints of a pretraining run: plain tensors and values, written atomically, read without code execution."""
+"""Checkpoints of a pretraining run: plain tensors and values, written atomically, loaded without executing code."""
 
 from __future__ import annotations
 
 import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,10 @@ FORMAT_VERSION = 2
 
 @dataclass
 class TrainingState:
-    """What a run needs to go on exactly where it was.
+    """What a run needs to be resumed exactly.
 
-    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the schedule's is the
-    step. bf16 autocast needs no gradient scaler.
+    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the state of the
+    schedules is the step. bf16 autocast needs no gradient scaler.
 
     Attributes:
         step: optimiser steps taken.
@@ -40,6 +42,7 @@ class TrainingState:
         collection: name and hash of the collection.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
         seconds: time spent in steps so far.
+        versions: of the packages that wrote it.
     """
 
     step: int
@@ -54,10 +57,10 @@ class TrainingState:
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Writes a checkpoint; an older one at `path` is replaced only by a complete file.
+    """Writes a checkpoint; replaces an older one at `path` only by a complete file.
 
     Raises:
-        InputError: naming the folder and the space left, when the disk is full or the folder cannot be written.
+        InputError: naming the file and the free space, when the disk is full or the folder cannot be written to.
     """
     content = {
         "format": FORMAT,
@@ -76,17 +79,18 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "seconds": state.seconds,
         "versions": state.versions,
     }
-    write_or_explain(lambda: save_atomically(content, path), path)
+    with explain_write_errors(path):
+        save_atomically(content, path)
 
 
 def load_checkpoint(path: Path) -> TrainingState:
     """Reads a checkpoint.
 
     Raises:
-        InputError: naming the file, when it is missing, corrupted, of another kind or of another format.
+        InputError: naming the file, when it is missing or corrupted, or no checkpoint of this format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no checkpoint to go on from. Start the run without --c.")
+        raise InputError(f"{path}: no checkpoint to resume from. Start the run without --c.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -95,8 +99,8 @@ def load_checkpoint(path: Path) -> TrainingState:
             "Restore it from a copy, or delete it and start the run again without --c."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: not a checkpoint of swinfuse_pretrain (found {found!r}, expected {FORMAT!r})")
+        kind = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: not a checkpoint of swinfuse_pretrain (found {kind!r}, expected {FORMAT!r})")
     if content["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"{path}: checkpoint format {content['format_version']}, this installation reads up to {FORMAT_VERSION}. "
@@ -104,9 +108,9 @@ def load_checkpoint(path: Path) -> TrainingState:
         )
     if content["format_version"] < FORMAT_VERSION:
         raise InputError(
-            f"{path}: checkpoint format {content['format_version']}, of an older version with other heads; this one "
-            f"goes on from format {FORMAT_VERSION}. Start again without --c; an encoder.pth of that version can still "
-            "be fine-tuned, or given as --init_from"
+            f"{path}: checkpoint format {content['format_version']}, of an older version with other heads; this "
+            f"installation resumes from format {FORMAT_VERSION}. Start again without --c; an encoder.pth of that "
+            "version can still be fine-tuned, or passed as --init_from"
         )
     return TrainingState(
         step=content["step"],
@@ -129,7 +133,7 @@ def export_encoder(
     path: Path,
     normalisation: dict[str, Any] | None = None,
 ) -> Encoder:
-    """Writes the encoder of a finished run to `path`, with all that planning and transfer need to know."""
+    """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
         weights=model.encoder_weights(),
         settings=configuration.encoder_settings,
@@ -145,18 +149,20 @@ def export_encoder(
             **encoder_details(configuration, collection, spacing),
         },
     )
-    write_or_explain(lambda: save_encoder(encoder, path), path)
+    with explain_write_errors(path):
+        save_encoder(encoder, path)
     return encoder
 
 
-def write_or_explain(write: Any, path: Path) -> None:
-    """Runs `write`; an OSError becomes an InputError that names the path and the space left."""
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns a failed write into an InputError that names the file and the free space."""
     try:
-        write()
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: could not be written ({error}); {free_space(path.parent)}. Free some space or check the folder's "
-            "rights; the last complete checkpoint is kept, go on with --c."
+            "permissions; the last complete checkpoint is kept, resume with --c."
         ) from error
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError.
@@ -164,10 +170,10 @@ def write_or_explain(write: Any, path: Path) -> None:
             raise
         raise InputError(
             f"{path}: could not be written ({str(error).splitlines()[0]}); {free_space(path.parent)}. "
-            "The last complete checkpoint is kept, go on with --c."
+            "The last complete checkpoint is kept, resume with --c."
         ) from error
 
 
 def free_space(folder: Path) -> str:
-    """Free space of the disk that holds a folder, in words."""
+    """Describes the free space on the disk of a folder."""
     return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB are free in {folder}"

@@ -20,15 +20,14 @@ from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Predictions
 from pretraining.monitoring.health import attention_difference, attention_entropy
-from pretraining.processes import Processes
+from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
-from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, the_one_before
+from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, previous_crop
 
 # Purposes of the generators of a step; training and validation never share one.
-VIEWS, DENSITY, ALONE, NETWORK = 0, 1, 2, 3
+VIEWS, DENSITY, SINGLE_IMAGE, NETWORK = 0, 1, 2, 3
 VALIDATION = 16
-ALONE_HERE = Processes()
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def evaluate(
     step: int,
     bandwidth: Tensor | None,
     validation: bool = False,
-    processes: Processes = ALONE_HERE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Evaluation:
     """Losses of one batch; a function of the weights, the batch, the seed, the step and the running bandwidth.
 
@@ -92,19 +91,19 @@ def evaluate(
     offset = VALIDATION if validation else 0
     seed = configuration.seed
     # Stochastic depth is the one draw that depends on how the batch is divided: each process has its own.
-    apart = (processes.rank,) if processes.rank else ()
-    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *apart))
+    rank_key = (processes.rank,) if processes.rank else ()
+    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *rank_key))
     crops: dict[str, Tensor] = {name: batch[name.lower()] for name in DOMAINS if name.lower() in batch}
     count = len(next(iter(crops.values())))
     samples = range(processes.rank * count, (processes.rank + 1) * count)
     generators = sample_generators(seed, step, VIEWS + offset, samples)
     views = two_views(crops, configuration, generators, processes.other_crops)
-    draw = torch.rand((), generator=step_generator(seed, step, ALONE + offset)).item()
-    alone = not validation and draw < configuration.single_share
+    draw = torch.rand((), generator=step_generator(seed, step, SINGLE_IMAGE + offset)).item()
+    single_image = not validation and draw < configuration.single_share
     device = next(iter(crops.values())).device
     corrupted = [views[name].corrupted if name in views else None for name in DOMAINS]
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        *predicted, pair = model(*corrupted, alone, need_weights=validation)
+        *predicted, pair = model(*corrupted, single_image, need_weights=validation)
     predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
 
     losses, health = _proxy_tasks(views, predictions, batch["paired"], configuration, processes)
@@ -148,7 +147,7 @@ def two_views(
     crops: Mapping[str, Tensor],
     configuration: Configuration,
     generators: Sequence[torch.Generator],
-    other_crops: Callable[[Tensor], Tensor | None] = the_one_before,
+    other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
 ) -> dict[str, View]:
     """Two views of each crop of each modality, joined along the batch axis (2B, ...).
 

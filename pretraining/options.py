@@ -86,7 +86,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError("--unpaired, --modality and --different_patients belong to preprocessing, not to --train_only")
 
 
-def given_settings(options: argparse.Namespace) -> dict[str, Any]:
+def setting_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that stand on the command line."""
     names = [field.name for field in fields(Configuration) if field.name not in NAMES]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -1,4 +1,4 @@
-"""Problems of a collection that its headers show, all of them together, before any long work."""
+"""Checks the headers of all volumes before any long work, and reports all problems together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.errors import InputError
 
-# Largest difference of origin, spacing (mm) or direction between volumes of one grid: files round them differently.
+# Largest difference of origin and spacing (mm) or direction on the same grid: file formats round them differently.
 TOLERANCE = 1e-3
 
 
@@ -27,18 +27,18 @@ class Grid:
     direction: tuple[float, ...]
 
     def differs_from(self, other: Grid) -> str | None:
-        """The first property that differs, in words."""
+        """Describes the first property that differs; None for equal grids."""
         if self.size != other.size:
             return f"size {self.size} and {other.size}"
         for name in ("spacing", "origin", "direction"):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if not np.allclose(ours, theirs, atol=TOLERANCE):
-                return f"{name} {np.round(ours, 4).tolist()} and {np.round(theirs, 4).tolist()}"
+            first, second = getattr(self, name), getattr(other, name)
+            if not np.allclose(first, second, atol=TOLERANCE):
+                return f"{name} {np.round(first, 4).tolist()} and {np.round(second, 4).tolist()}"
         return None
 
 
 def read_grid(path: Path) -> Grid:
-    """Reads a header only.
+    """Reads the header of a volume.
 
     Raises:
         InputError: naming the file, when it is unreadable, not 3D, or empty.
@@ -60,9 +60,9 @@ def read_grid(path: Path) -> Grid:
 
 
 def itk_reason(error: RuntimeError) -> str:
-    """What ITK's exception says, without its source files and line numbers."""
+    """The message of an ITK exception without its source files and line numbers."""
     reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
-    # MetaImage's reader gives this for files that are there but end early.
+    # MetaImage's reader says this of files that exist but end early.
     return "its data end early or are damaged" if not reason or "No such file" in reason else reason
 
 
@@ -108,7 +108,7 @@ def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
     if difference is None:
         return None
     return (
-        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} are taken for registered, but lie "
+        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} should be registered, but are "
         f"on different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
     )
 

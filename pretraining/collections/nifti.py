@@ -1,4 +1,4 @@
-"""What ITK does not say of a NIfTI file: it reads missing voxels, NaN and infinite ones all as zeros."""
+"""Checks that ITK does not make of NIfTI files: it reads missing, NaN and infinite voxels as zeros."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ import numpy as np
 
 from pretraining.errors import InputError
 
-_HEADER = 540
-_BLOCK = 1 << 22
-# NIfTI's datatype codes of the types that can hold NaN.
+_HEADER_BYTES = 540
+_BLOCK_BYTES = 1 << 22
+# NIfTI's codes for the data types that can hold NaN.
 _FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the voxels lie in the uncompressed file.
+    """Position of the voxels in the uncompressed file.
 
     Attributes:
         offset: first byte.
         length: number of bytes.
-        floats: numpy type of floating point voxels with their byte order, None for other types.
+        floats: numpy type of floating point voxels with its byte order, None for other types.
     """
 
     offset: int
@@ -47,23 +47,23 @@ def check_nifti(path: Path) -> None:
         return
     try:
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-            layout = parse_header(file.read(_HEADER))
+            layout = parse_header(file.read(_HEADER_BYTES))
             if layout is None:
-                # ANALYZE, or something else by that name: for ITK to judge.
+                # ANALYZE or another format with this ending: ITK reports whether it can read it.
                 return
-            found, broken = _read_voxels(file, layout)
+            length, not_finite = _read_voxels(file, layout)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: truncated or damaged ({error}); replace or remove it") from error
-    if found < layout.length:
+    if length < layout.length:
         raise InputError(
-            f"{path}: truncated, {found} of {layout.length} bytes of voxels are there; replace or remove it"
+            f"{path}: truncated, {length} of {layout.length} bytes of voxels are present; replace or remove it"
         )
-    if broken:
-        raise InputError(f"{path}: {broken} NaN or infinite voxel(s); repair or remove it")
+    if not_finite:
+        raise InputError(f"{path}: {not_finite} NaN or infinite voxel(s); repair or remove it")
 
 
 def parse_header(header: bytes) -> Layout | None:
-    """Layout of a NIfTI-1 or NIfTI-2 file (nifti.nimh.nih.gov) by its first 540 bytes; None for another format."""
+    """Layout of a NIfTI-1 or NIfTI-2 file (nifti.nimh.nih.gov) from its first 540 bytes; None for other formats."""
     for order in "<>":
         size = struct.unpack_from(f"{order}i", header)[0] if len(header) >= 348 else None
         if size == 348:
@@ -82,15 +82,15 @@ def parse_header(header: bytes) -> Layout | None:
 
 
 def _read_voxels(file: BinaryIO | gzip.GzipFile, layout: Layout) -> tuple[int, int]:
-    """How many of the announced bytes are there, and how many voxels in them are not finite."""
+    """Reads to the end; returns the number of bytes of voxels, and the number of voxels that are not finite."""
     file.seek(layout.offset)
-    found = broken = 0
-    while block := file.read(min(_BLOCK, layout.length - found)):
-        found += len(block)
+    length = not_finite = 0
+    while block := file.read(min(_BLOCK_BYTES, layout.length - length)):
+        length += len(block)
         if layout.floats is not None:
             whole = len(block) // np.dtype(layout.floats).itemsize
-            broken += int((~np.isfinite(np.frombuffer(block, layout.floats, whole))).sum())
-    # What follows the voxels tells whether a compressed stream is sound.
-    while file.read(_BLOCK):
+            not_finite += int((~np.isfinite(np.frombuffer(block, layout.floats, whole))).sum())
+    # The checksum of a compressed file comes after the voxels.
+    while file.read(_BLOCK_BYTES):
         pass
-    return found, broken
+    return length, not_finite

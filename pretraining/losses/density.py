@@ -117,7 +117,7 @@ def jensen_shannon_divergence(first: Tensor, second: Tensor, bandwidth: Tensor |
     Returns:
         The divergence in nats, from 0 to ln 2; slightly above 0 for samples of equal distributions.
     """
-    return 0.5 * (_own_share_information(first, second, bandwidth) + _own_share_information(second, first, bandwidth))
+    return 0.5 * (_information_from(first, second, bandwidth) + _information_from(second, first, bandwidth))
 
 
 def median_bandwidth(samples: Tensor) -> Tensor:
@@ -150,7 +150,7 @@ def _alternative(loss: str, ct: Tensor, mr: Tensor, generator: torch.Generator |
     raise ValueError(f"loss {loss!r}; expected one of {DENSITY_LOSSES}")
 
 
-def _own_share_information(own: Tensor, other: Tensor, bandwidth: Tensor | float) -> Tensor:
+def _information_from(own: Tensor, other: Tensor, bandwidth: Tensor | float) -> Tensor:
     log_ratio = _log_density(own, own, bandwidth, leave_one_out=True) - _log_density(own, other, bandwidth)
     entropy = F.softplus(log_ratio) - log_ratio * log_ratio.sigmoid()
     return math.log(2) - entropy.mean()

@@ -29,7 +29,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import load_plain
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.monitoring.log import TEXT, read_records
-from tests.pretraining.made import tiny_arguments
+from tests.pretraining.synthetic import tiny_arguments
 
 NAME = "SynthRAD"
 PATIENTS = 30

@@ -9,7 +9,7 @@ from pretraining.checkpoint import TrainingState, load_checkpoint, save_checkpoi
 from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 
-from .made import tiny
+from .synthetic import tiny
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_round_trip_without_code_execution(tmp_path, state):
 
 
 BAD = {
-    "missing": (lambda path: path.unlink(), "no checkpoint to go on from"),
+    "missing": (lambda path: path.unlink(), "no checkpoint to resume from"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "corrupted checkpoint"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(print)), "corrupted checkpoint"),
     "foreign": (lambda path: torch.save({"a": 1}, path), "not a checkpoint of swinfuse_pretrain"),

@@ -11,10 +11,10 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
-from pretraining.cli import continuation, main
+from pretraining.cli import main, make_resume_command
 from pretraining.loop import CHECKPOINT
 
-from .made import tiny_arguments
+from .synthetic import tiny_arguments
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_settings_that_cannot_be_are_refused_before_any_work(root, capsys):
 
 def test_the_command_to_go_on_is_the_one_that_was_typed():
     typed = ["-d", "My Data", "--unpaired", "--overwrite", "--steps", "9"]
-    assert continuation(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
+    assert make_resume_command(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
 
 
 def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch):
@@ -187,11 +187,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
     report = (run_folder(root) / "report.html").read_text()
     assert "Not finished: 1 of 3 steps" in report
     assert "SIGINT at step 1" in report
-    assert "Go on with: swinfuse_pretrain" in report
-    typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
+    assert "Resume with: swinfuse_pretrain" in report
+    typed = shlex.split(error.split("Resume with: swinfuse_pretrain ")[1])
     assert typed[-1] == "--c"
     main(typed)
-    assert "Going on at step 1 of 3" in capsys.readouterr().out
+    assert "Resuming at step 1 of 3" in capsys.readouterr().out
 
 
 def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
@@ -236,7 +236,7 @@ def test_training_alone_runs_without_nnunetv2(root):
 
 def test_training_alone_on_what_was_made_otherwise_or_not_at_all(root, capsys):
     error = fails(capsys, *command("--train_only", "--overwrite", "--spacing", "9", "9", "9"))
-    assert "spacing 3.6 x 4 x 4 mm there, 9 x 9 x 9 mm now" in error
+    assert "spacing 3.6 x 4 x 4 mm in the folder, 9 x 9 x 9 mm now" in error
     assert run_folder(root).is_dir()
     assert "there is SynthRAD" in fails(capsys, "-d", "501", "--train_only")
     (root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json").unlink()
@@ -282,7 +282,7 @@ def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
     assert "tensors matched, 0 adapted" in capsys.readouterr().out
     record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
     assert record["init_from"] == str(kept)
-    main(shlex.split(continuation(arguments))[1:])
+    main(shlex.split(make_resume_command(arguments))[1:])
 
 
 def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):

@@ -5,7 +5,7 @@ import pytest
 from pretraining.configuration import Configuration, changed_settings, load_preset, preset_names, recipe_names
 from pretraining.errors import InputError
 
-from .made import tiny
+from .synthetic import tiny
 
 
 @pytest.mark.parametrize("name", ["base", "small", "tiny"])

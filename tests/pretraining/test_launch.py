@@ -16,7 +16,7 @@ from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
 from pretraining.run import Run
 
-from .made import made_collection, tiny, tiny_arguments
+from .synthetic import synthetic_collection, tiny, tiny_arguments
 
 STEPS = 12
 SETTINGS = {"steps": STEPS, "batch_size": 2, "drop_path_rate": 0.0, "validate_every": STEPS, "checkpoint_every": 4}
@@ -28,7 +28,7 @@ PATIENCE = 240
 def root(tmp_path_factory):
     """nnU-Net's folders with a preprocessed collection and a run of one process."""
     root = tmp_path_factory.mktemp("nnunet")
-    made_collection(root)
+    synthetic_collection(root)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in paths(root, "alone").items():
             patch.setenv(name, value)
@@ -102,7 +102,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launch
     os.kill(ranks(process)[-1], signal.SIGKILL)
     status, output = finish(process)
     assert status == 0, output
-    steps = [int(step) for step in re.findall(r"Going on at step (\d+) of", output)]
+    steps = [int(step) for step in re.findall(r"Resuming at step (\d+) of", output)]
     assert len(steps) == 1
     assert steps[0] in (4, 8)
     same_as_alone(root, launcher)
@@ -114,7 +114,7 @@ def test_an_interrupted_run_of_two_processes_goes_on(root):
     process.send_signal(signal.SIGINT)
     status, output = finish(process)
     assert status == 130, output
-    assert "Go on with: swinfuse_pretrain" in output
+    assert "Resume with: swinfuse_pretrain" in output
     saved = load_checkpoint(run_folder(root, "interrupted") / CHECKPOINT)
     assert saved.step == len(read_records(run_folder(root, "interrupted")))
     # One process may go on with what two have begun.
@@ -137,7 +137,7 @@ def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
     ("variables", "more", "words"),
     [
         ({"WORLD_SIZE": "2", "RANK": "1"}, [], "Preprocess first"),
-        ({}, ["--train_only", "-num_gpus", "3"], "batch_size is 2 and counts over all processes"),
+        ({}, ["--train_only", "-num_gpus", "3"], "batch_size is 2 and counts the pairs of all"),
         ({}, ["--train_only", "-num_gpus", "0"], "-num_gpus is 0"),
     ],
 )

@@ -9,16 +9,17 @@ import torch
 from pretraining import loop
 from pretraining.checkpoint import load_checkpoint
 from pretraining.errors import InputError
-from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, train
+from pretraining.interruption import Interrupted
+from pretraining.loop import CHECKPOINT, DivergedError, train
 from pretraining.monitoring.log import RunLog, read_records
 from pretraining.monitoring.scalars import UnreadScalars
 
-from .made import CPU, RESENC, made_collection, tiny
+from .synthetic import CPU, RESENC, synthetic_collection, tiny
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return made_collection(tmp_path_factory.mktemp("collection"))
+    return synthetic_collection(tmp_path_factory.mktemp("collection"))
 
 
 def run(folder, collection, configuration, state=None):
@@ -150,7 +151,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_p
         return clip(parameters, norm)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
-    with pytest.raises(DivergedError, match=r"step 2: the loss is .* its gradient's norm nan"):
+    with pytest.raises(DivergedError, match=r"step 2: the loss is .* the norm of its gradient nan"):
         run(tmp_path / "run", collection, tiny(checkpoint_every=1))
     state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert state.step == 2

@@ -16,7 +16,7 @@ from nnunetv2_swinfuse.architecture.registry import build_network
 from pretraining.checkpoint import export_encoder
 from pretraining.model import PretrainingModel
 
-from .made import RESENC, tiny
+from .synthetic import RESENC, tiny
 
 ADAPTATION_PLAN = {
     "architecture_plans": dict, "pretrain_plan": dict, "pretrain_num_input_channels": int,

@@ -12,9 +12,9 @@ from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
-from pretraining.processes import Processes, joined, started_again
+from pretraining.processes import Processes, process_group, was_restarted
 
-from .made import CPU, TINY, made_collection
+from .synthetic import CPU, TINY, synthetic_collection
 
 RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein", "resenc")
 # With a share of 0.5 the images of step 3 go through the module alone, and those of step 4 do not.
@@ -23,7 +23,7 @@ STEPS = (3, 4)
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return made_collection(tmp_path_factory.mktemp("collection"))
+    return synthetic_collection(tmp_path_factory.mktemp("collection"))
 
 
 def in_two_processes(function, *arguments):
@@ -59,7 +59,7 @@ def _process(rank, port, results, function, arguments):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    with joined("cpu") as processes:
+    with process_group("cpu") as processes:
         results.put((rank, function(processes, *arguments)))
         processes.wait()
 
@@ -169,7 +169,7 @@ def test_a_process_alone_needs_no_exchange():
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
-    with pytest.raises(InputError, match=r"batch_size is 5 .* there are 4; .* --batch_size 8"):
+    with pytest.raises(InputError, match=r"batch_size is 5 .* all 4 processes .* --batch_size 8"):
         Processes(0, 4).samples(5)
     with pytest.raises(InputError, match="--batch_size 8"):
         Processes(0, 8).samples(2)
@@ -177,8 +177,8 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
 def test_a_command_knows_that_it_was_started_again(monkeypatch, variable):
-    assert not started_again()
+    assert not was_restarted()
     monkeypatch.setenv(variable, "0")
-    assert not started_again()
+    assert not was_restarted()
     monkeypatch.setenv(variable, "2")
-    assert started_again()
+    assert was_restarted()

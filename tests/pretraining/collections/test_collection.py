@@ -5,7 +5,7 @@ import pytest
 from pretraining.collections.collection import volume_stem
 from pretraining.collections.resolve import find_collection
 
-from ..made_volumes import ct, write, write_folder_pair
+from ..synthetic_volumes import ct, write, write_folder_pair
 
 
 @pytest.mark.parametrize(

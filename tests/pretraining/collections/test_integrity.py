@@ -6,7 +6,7 @@ from pretraining.collections.integrity import check
 from pretraining.collections.resolve import find_collection
 from pretraining.errors import InputError
 
-from ..made_volumes import SHAPE, ct, mr, write, write_folder_pair
+from ..synthetic_volumes import SHAPE, ct, mr, write, write_folder_pair
 
 
 def problems_of(root):

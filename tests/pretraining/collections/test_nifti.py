@@ -8,7 +8,7 @@ import SimpleITK as sitk
 from pretraining.collections.nifti import Layout, check_nifti, parse_header
 from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, shorten, write
+from ..synthetic_volumes import ct, mr, shorten, write
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -6,7 +6,7 @@ from pretraining.collections import nnunet_raw
 from pretraining.collections.modalities import ModalityMap
 from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write
+from ..synthetic_volumes import ct, mr, write
 
 
 def make(root, channels, cases=("a",), **description):
@@ -71,7 +71,7 @@ def test_all_problems_are_reported_together(tmp_path):
     message = str(caught.value)
     assert "two files for one modality: " in message
     assert "a_0000.mha" in message
-    assert "c_0001.nii.gz: no channel of a case" in message
+    assert "c_0001.nii.gz: not a channel of a case" in message
     assert "notes.txt: no channel" in message
     assert "gone.nii.gz: a label without its image" in message
 

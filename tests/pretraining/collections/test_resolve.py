@@ -8,7 +8,7 @@ from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write, write_folder_pair
+from ..synthetic_volumes import ct, mr, write, write_folder_pair
 
 
 def test_both_layouts_are_recognised(tmp_path):

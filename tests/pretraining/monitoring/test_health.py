@@ -9,7 +9,7 @@ from pretraining.model import PretrainingModel
 from pretraining.monitoring.health import attention_difference, attention_entropy, health_warnings
 from pretraining.objective import evaluate
 
-from ..made import made_batch, tiny
+from ..synthetic import synthetic_batch, tiny
 
 
 def test_entropy_of_attention_runs_from_zero_to_one():
@@ -45,9 +45,14 @@ def test_a_validation_measures_it_where_crops_are_colocated():
     configuration = tiny()
     model = PretrainingModel(configuration).eval()
     with torch.no_grad():
-        paired = evaluate(model, made_batch(), configuration, 0, None, validation=True)
+        paired = evaluate(model, synthetic_batch(), configuration, 0, None, validation=True)
         apart = evaluate(
-            model, {**made_batch(), "paired": torch.zeros(2, dtype=torch.bool)}, configuration, 0, None, validation=True
+            model,
+            {**synthetic_batch(), "paired": torch.zeros(2, dtype=torch.bool)},
+            configuration,
+            0,
+            None,
+            validation=True,
         )
     assert 0 < paired.health["attention_difference"].item() < 1
     assert "attention_difference" not in apart.health

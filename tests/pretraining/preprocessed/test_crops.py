@@ -11,7 +11,7 @@ from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset, draw_start
 
-from ..made import write_index
+from ..synthetic import write_index
 
 NUMBER = {"p0": 0, "p1": 1, "c0": 2, "c1": 3, "m0": 4, "m1": 5}
 

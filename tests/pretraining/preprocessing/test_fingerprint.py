@@ -11,7 +11,7 @@ from pretraining.preprocessing.fingerprint import (
     samples_per_volume,
 )
 
-from ..made_volumes import SHAPE, ball, ct, mr, write
+from ..synthetic_volumes import SHAPE, ball, ct, mr, write
 
 
 def test_ct_intensities_come_from_the_body_alone(tmp_path):

@@ -11,10 +11,11 @@ import pytest
 from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessing import image
 from pretraining.preprocessing import preprocess as preprocessing
 from pretraining.preprocessing.preprocess import preprocess
 
-from ..made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
+from ..synthetic_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
 
 
 def run(root: Path, *, unpaired: bool = False, **options) -> Path:
@@ -27,7 +28,7 @@ def index_of(folder: Path) -> dict:
 
 
 def split_of(folder: Path) -> dict[str, str]:
-    return PreprocessedCollection.open(folder).sides()
+    return PreprocessedCollection.open(folder).split_by_patient()
 
 
 def voxels_of(path: Path) -> np.ndarray:
@@ -185,14 +186,14 @@ def test_broken_volumes_are_all_named_and_a_rerun_finishes(raw, tmp_path, monkey
 
 
 def test_a_volume_that_breaks_while_others_are_written_loses_nothing(raw, tmp_path, monkeypatch):
-    original = preprocessing.read_volume
+    original = image.read_volume
 
     def read(path):
         if path.name == "c0.nii.gz":
             raise InputError(f"{path}: truncated")
         return original(path)
 
-    monkeypatch.setattr(preprocessing, "read_volume", read)
+    monkeypatch.setattr(image, "read_volume", read)
     with pytest.raises(InputError, match=r"preprocessing to .*1 volume\(s\).*\n.*c0\.nii\.gz"):
         run(tmp_path)
     monkeypatch.undo()
@@ -215,8 +216,8 @@ def test_a_replaced_volume_is_preprocessed_again_before_completion(raw, tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing 1 x 1 x 1 mm there, 2 x 1 x 1 mm now"),
-        ({"unpaired": True}, "other volumes: 6 patients there, 6 now"),
+        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing 1 x 1 x 1 mm in the folder, 2 x 1 x 1 mm now"),
+        ({"unpaired": True}, "other volumes: 6 patients in the folder, 6 now"),
     ],
 )
 def test_other_settings_in_a_completed_folder_are_refused(raw, tmp_path, change, words):
@@ -230,7 +231,7 @@ def test_other_settings_in_a_completed_folder_are_refused(raw, tmp_path, change,
 def test_another_patient_in_a_completed_folder_is_refused(raw, tmp_path):
     run(tmp_path)
     write(raw / "ct" / "c9.nii.gz", ct(9))
-    with pytest.raises(InputError, match="6 patients there, 7 now"):
+    with pytest.raises(InputError, match="6 patients in the folder, 7 now"):
         run(tmp_path)
 
 
@@ -281,7 +282,7 @@ def test_a_folder_that_cannot_be_written_is_named(raw, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(preprocessing, "_preprocess_image", refuse)
+    monkeypatch.setattr(preprocessing, "preprocess_image", refuse)
     with pytest.raises(InputError, match=r"cannot be written to.*nnUNet_preprocessed"):
         run(tmp_path)
 
@@ -365,7 +366,7 @@ def test_the_last_part_makes_again_what_does_not_fit(raw, tmp_path):
 
 def test_another_share_for_validation_is_refused(raw, tmp_path):
     run(tmp_path)
-    with pytest.raises(InputError, match=r"validation_share 0\.1 there, 0\.5 now"):
+    with pytest.raises(InputError, match=r"validation_share 0\.1 in the folder, 0\.5 now"):
         run(tmp_path, validation_share=0.5)
 
 
@@ -385,4 +386,4 @@ def test_several_collections_lie_in_folders_of_their_own(tmp_path):
     files = {found.file(volume).relative_to(folder).as_posix() for volume in range(8)}
     assert {"A/p0_CT.b2nd", "A/p0_MR.b2nd", "B/c0_CT.b2nd", "B/m1_MR.b2nd"} < files
     assert all((folder / file).is_file() for file in files)
-    assert found.sides().keys() == {patient.identifier for patient in collection.patients}
+    assert found.split_by_patient().keys() == {patient.identifier for patient in collection.patients}

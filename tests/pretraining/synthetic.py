@@ -56,7 +56,7 @@ def tiny_arguments(**changes) -> list[str]:
     return words
 
 
-def made_collection(root: Path, patients: int = 4) -> PreprocessedCollection:
+def synthetic_collection(root: Path, patients: int = 4) -> PreprocessedCollection:
     """Registered made heads, preprocessed."""
     write_synthrad(root / "raw" / "SynthRAD", patients)
     collection = find_collection("SynthRAD", root / "raw")
@@ -81,7 +81,7 @@ def write_index(folder: Path, collection: Collection, split: dict[str, str], sha
     (folder / INDEX).write_text(json.dumps(header))
 
 
-def made_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
+def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
     patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
