@@ -19,6 +19,7 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
+from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.errors import InputError
 from pretraining.interruption import Interrupted, ignore_stop_signals, stop_signals
@@ -327,9 +328,9 @@ def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: i
 
 
 def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """Moves the crops to the device. The rest stays, since reading it there would make the host wait in every step."""
     return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
+        name: value.to(device, non_blocking=True) if name.upper() in DOMAINS else value for name, value in batch.items()
     }
 
 

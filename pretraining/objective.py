@@ -81,7 +81,8 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, on the
+            CPU: no value is read from the device in a training step.
         configuration: settings of the run.
         step: steps taken so far, or the number of the batch in a validation.
         bandwidth: running average of the density loss's bandwidth, None in the beginning.
@@ -120,9 +121,13 @@ def evaluate(
             if difference is not None:
                 health["attention_difference"] = difference
         if configuration.density_weight:
+            ct_tokens, ct_counted = _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes)
+            mr_tokens, mr_counted = _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes)
             match = density_matching(
-                _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes),
-                _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes),
+                ct_tokens,
+                mr_tokens,
+                ct_counted=ct_counted,
+                mr_counted=mr_counted,
                 bandwidth=bandwidth,
                 dimensions=configuration.density_dimensions,
                 samples=configuration.density_samples,
@@ -252,13 +257,10 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
-def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> Tensor:
-    """Tissue tokens of all samples of all processes (N, C); all tokens where hardly any tissue is seen."""
-    foreground = processes.gather_views(foreground_tokens(image, grid))
-    tokens = processes.gather_views(tokens.float())
-    if foreground.sum() < 16:
-        return tokens.flatten(0, 1)
-    return tokens[foreground]
+def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> tuple[Tensor, Tensor]:
+    """Tokens of all samples of all processes (N, C), and which show tissue (N,); all where hardly any is seen."""
+    foreground = processes.gather_views(foreground_tokens(image, grid)).flatten()
+    return processes.gather_views(tokens.float()).flatten(0, 1), foreground | (foreground.sum() < 16)
 
 
 def _join(views: list[View]) -> View:

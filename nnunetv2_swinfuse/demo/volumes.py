@@ -30,7 +30,7 @@ CONTRASTS = {
     "cortex": (38.0, 450.0),
     "white": (28.0, 650.0),
     "nucleus": (42.0, 540.0),
-    "stem": (32.0, 600.0),
+    "stem": (32.0, 520.0),
 }
 TISSUES = list(CONTRASTS)
 
@@ -87,7 +87,9 @@ def make_patient(
     _paint_brain(tissue, coordinates, inside, random)
     labels[np.isin(tissue, [TISSUES.index("cortex"), TISSUES.index("white")])] = LABELS["brain"]
     structures = [
-        ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.36, 0.17, 0.16)),
+        # Cisterns: fluid around the lower brainstem, whose upper end grows out of the white matter.
+        ("fluid", "background", (-0.56, 0.10, 0.0), (0.30, 0.31, 0.30)),
+        ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.38, 0.21, 0.20)),
         ("nucleus", "brain", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
         ("nucleus", "brain", (0.04, -0.02, 0.33), (0.18, 0.22, 0.10)),
         ("fluid", "ventricles", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * wide)),
@@ -96,7 +98,7 @@ def make_patient(
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]
         # The horns of the ventricles part in front and behind.
-        spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if name == "fluid" else 0.0
+        spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if label == "ventricles" else 0.0
         where = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
         tissue[where] = TISSUES.index(name)
         labels[where] = LABELS[label]

@@ -69,8 +69,8 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: not in nnssl's format ({error!r}); expected datasets -> subjects -> sessions -> images, each image "
-            "with modality and image_path"
+            f"{path}: not in nnssl's format ({error!r}); expected datasets -> subjects -> sessions -> images, each "
+            "image with modality and image_path"
         ) from error
     if problems:
         raise InputError(f"{path}: {len(problems)} problem(s), nothing was changed:\n  " + "\n  ".join(problems))

@@ -45,7 +45,8 @@ def cross_modal_loss(ct: Tensor, mr: Tensor, paired: Tensor, temperature: float 
 
     Args:
         ct, mr: vectors (2N, D), both views of each sample one after the other.
-        paired: whether sample i's CT and MR show the same place, bool (N,).
+        paired: whether sample i's CT and MR show the same place, bool (N,), on the CPU: reading it from a GPU would
+            make the host wait in every step.
         temperature: of the softmax over cosine similarities.
 
     Returns:
@@ -53,9 +54,10 @@ def cross_modal_loss(ct: Tensor, mr: Tensor, paired: Tensor, temperature: float 
     """
     if int(paired.sum()) < 2:
         return None
+    pairs = paired.nonzero().flatten().to(ct.device)
     (ct_first, ct_second), (mr_first, mr_second) = ct.chunk(2), mr.chunk(2)
     ways = ((ct_first, mr_second), (ct_second, mr_first))
-    return torch.stack([contrastive_loss(a[paired], b[paired], temperature) for a, b in ways]).mean()
+    return torch.stack([contrastive_loss(a[pairs], b[pairs], temperature) for a, b in ways]).mean()
 
 
 def _precise(values: Tensor) -> Tensor:

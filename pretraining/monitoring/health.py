@@ -90,8 +90,8 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
         error, of_mean = means.get(f"masked_error{suffix}"), means.get(f"masked_error_of_mean{suffix}")
         if error is not None and of_mean is not None and error >= of_mean:
             warnings.append(
-                f"inpainting{of_modality} is no better than the mean of what is visible: {error:.3f} against {of_mean:.3f}. "
-                "It needs more steps or a higher --learning_rate."
+                f"inpainting{of_modality} is no better than the mean of the visible voxels: {error:.3f} against "
+                f"{of_mean:.3f}. It needs more steps or a higher --learning_rate."
             )
         accuracy = means.get(f"rotation_accuracy{suffix}", 1.0)
         if "rotation" in means and accuracy < 0.3:
