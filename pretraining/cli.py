@@ -18,11 +18,12 @@ from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
-from pretraining.configuration import Configuration, changed_settings, load_preset
+from pretraining.configuration import Configuration, changed_settings
 from pretraining.errors import InputError
 from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, setting_overrides
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
+from pretraining.preset_files import load_preset
 
 RUN_FOLDER = "swinfuse__{preset}"
 

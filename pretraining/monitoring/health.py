@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pretraining.collections.collection import DOMAINS
-from pretraining.losses.density import SMALLEST_BANDWIDTH
+from pretraining.losses.density import MIN_BANDWIDTH
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
@@ -69,9 +69,9 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
             "the DIM's outputs have collapsed: their divergence is small because all tokens are alike. "
             "Lower --density_weight or lengthen --density_warmup_steps."
         )
-    if means.get("bandwidth", 1.0) <= SMALLEST_BANDWIDTH * 1.001:
+    if means.get("bandwidth", 1.0) <= MIN_BANDWIDTH * 1.001:
         warnings.append(
-            f"the density bandwidth is at its floor of {SMALLEST_BANDWIDTH}: half of all tokens are alike, and their "
+            f"the density bandwidth is at its floor of {MIN_BANDWIDTH}: half of all tokens are alike, and their "
             "divergence means nothing."
         )
     if means.get("divergence_share", 0.0) > 0.98:

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from pretraining.configuration import Configuration, changed_settings, load_preset, preset_names, recipe_names
+from pretraining.configuration import Configuration, changed_settings
 from pretraining.errors import InputError
+from pretraining.preset_files import load_preset, preset_names, recipe_names
 
 from .synthetic import tiny
 

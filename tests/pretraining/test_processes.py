@@ -6,12 +6,13 @@ import time
 import pytest
 import torch
 
-from pretraining.configuration import Configuration, load_preset
+from pretraining.configuration import Configuration
 from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
+from pretraining.preset_files import load_preset
 from pretraining.processes import Processes, process_group, was_restarted
 
 from .synthetic import CPU, TINY, synthetic_collection

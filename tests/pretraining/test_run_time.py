@@ -1,7 +1,8 @@
 import pytest
 
 from pretraining import run_time
-from pretraining.configuration import Configuration, load_preset
+from pretraining.configuration import Configuration
+from pretraining.preset_files import load_preset
 
 from .synthetic import CPU, tiny
 

@@ -4,7 +4,7 @@ import re
 import pytest
 import torch
 
-from pretraining.losses.density import SMALLEST_BANDWIDTH
+from pretraining.losses.density import MIN_BANDWIDTH
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.health import attention_difference, attention_entropy, health_warnings
 from pretraining.objective import evaluate
@@ -69,7 +69,7 @@ ILL = {
     "alike": ({"attention_difference": 0.0}, "attend alike"),
     "variance": ({"feature_variance": 0.0}, "collapsed"),
     "rank": ({"effective_rank": 1.2}, "collapsed"),
-    "floor": ({"bandwidth": SMALLEST_BANDWIDTH}, "at its floor"),
+    "floor": ({"bandwidth": MIN_BANDWIDTH}, "at its floor"),
     "saturated": ({"divergence_share": 1.0}, "saturated"),
     "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
     "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
@@ -99,7 +99,7 @@ def test_tasks_at_chance_are_told_of_each_modality():
     turns = {"rotation_accuracy_CT": 0.26, "rotation_accuracy_MR": 0.9}
     ct, mr = health_warnings({**HEALTHY, **parts, **turns})
     assert ct.startswith("rotation of CT is at chance: 26%")
-    assert mr.startswith("inpainting of MR is no better than the mean of what is visible: 0.800 against 0.700")
+    assert mr.startswith("inpainting of MR is no better than the mean of the visible voxels: 0.800 against 0.700")
 
 
 def test_tasks_may_be_at_chance_in_the_beginning_and_rotation_where_it_is_no_task():
