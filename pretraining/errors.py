@@ -1,8 +1,5 @@
 """The one exception a user of `swinfuse_pretrain` is meant to read."""
 
+from nnunetv2_swinfuse.errors import InputError
 
-class InputError(ValueError):
-    """Bad input: the message says what was found, what was expected and what to do.
-
-    The command line prints it without a traceback and exits with status 2.
-    """
+__all__ = ["InputError"]

@@ -9,9 +9,9 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from nnunetv2_swinfuse.imaging.grid import itk_reason
+from nnunetv2_swinfuse.imaging.nifti import check_nifti
 from pretraining.collections.collection import Volume
-from pretraining.collections.integrity import itk_reason
-from pretraining.collections.nifti import check_nifti
 from pretraining.errors import InputError
 
 # Between lung (about -700) and fat (about -100): everything denser than lung is body.

@@ -19,8 +19,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import DOMAINS, Collection, Patient, Volume
-from pretraining.collections.integrity import Grid, check
+from pretraining.collections.integrity import check
 from pretraining.errors import InputError
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.crops import FOREGROUND, PADDING

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 _HEADER = 540
 _BLOCK = 1 << 22
