@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically, save_encoder
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.nnssl_plan import encoder_details
 

@@ -16,10 +16,10 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings
-from pretraining.errors import InputError
 from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, setting_overrides
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection

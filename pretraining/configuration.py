@@ -14,8 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings, Fusion
 from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
-from pretraining.errors import InputError
 from pretraining.losses.density import DensityLoss
 from pretraining.views import Masking
 

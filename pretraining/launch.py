@@ -12,7 +12,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.interruption import Interrupted
 from pretraining.run import Run, find_device, run_pretraining
 

@@ -18,10 +18,10 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
-from pretraining.errors import InputError
 from pretraining.interruption import Interrupted, ignore_stop_signals, stop_signals
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress

@@ -7,8 +7,8 @@ import json
 from dataclasses import Field, fields
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import GROUPS, LISTS_OF_CHOICES, Configuration, setting_choices
-from pretraining.errors import InputError
 from pretraining.preset_files import preset_names, recipe_names
 
 # Settings without an option of their own: -p and --recipe set them.

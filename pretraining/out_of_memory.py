@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 
 # The residual encoder's figure is from one step on meta tensors: 17.5 GiB become 12.2 GiB with -p base in float32.
 CHECKPOINTING = {"swin": "1.5 times the time, about half the memory", "resenc": "slower, a third less memory"}

@@ -6,7 +6,7 @@ import json
 from importlib import resources
 from typing import Any
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 
 def preset_names() -> list[str]:

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.views import previous_crop
 
 # For a rank that hangs (torchrun notices at once when one ends); longer than any validation.

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, explain_write_errors, export_encoder, load_checkpoint
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.interruption import Interrupted
 from pretraining.loop import DivergedError, train
 from pretraining.monitoring.report import REPORT, write_facts, write_report

@@ -9,8 +9,8 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, TransferReport, transfer_encoder
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 Domain = Literal["CT", "MR"]
 DOMAINS: tuple[Domain, ...] = ("CT", "MR")

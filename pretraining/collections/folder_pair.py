@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
-from pretraining.errors import InputError
 
 LAYOUT = "folder pair"
 FOLDERS: dict[str, Domain] = {"ct": "CT", "mr": "MR"}

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import Collection
-from pretraining.collections.integrity import Grid
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, search_roots
-from pretraining.errors import InputError
 
 
 def describe(collection: Collection, grids: Mapping[Path, Grid]) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
-from pretraining.errors import InputError
 
 # From nnU-Net's channel_names, BIDS suffixes and nnssl's OpenMind, spelt as `_normalise` returns them.
 CT_NAMES = "ct cbct cta ncct cect ldct computedtomography"

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 # The name of a joint folder must not start with Dataset501: nnU-Net takes all folders that do for dataset 501.
 JOINT = "Joint+"

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 LAYOUT = "nnssl"
 DESCRIPTION = "pretrain_data.json"

@@ -13,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 LAYOUT = "nnU-Net raw"
 DESCRIPTION = "dataset.json"

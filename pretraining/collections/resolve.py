@@ -9,11 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import folder_pair, nnssl, nnunet_raw, synthrad
 from pretraining.collections.collection import Collection, Patient
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.names import JOINT, dataset_folders, joint_name
-from pretraining.errors import InputError
 
 NNSSL_RAW = "nnssl_raw"
 LAYOUTS = (

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
-from pretraining.errors import InputError
 
 LAYOUT = "SynthRAD"
 MODALITIES: dict[str, tuple[str, Domain]] = {"ct": ("CT", "CT"), "cbct": ("CBCT", "CT"), "mr": ("MR", "MR")}

@@ -17,9 +17,9 @@ import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import Backbone
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.monitoring import page
 from pretraining.monitoring.curves import PANELS, measured, panel_picture
 from pretraining.monitoring.environment import describe_environment

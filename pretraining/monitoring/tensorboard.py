@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 FOLDER = "tensorboard"
 

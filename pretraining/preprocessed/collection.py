@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Collection
-from pretraining.errors import InputError
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
 
 # Folder of the preprocessed volumes, in the collection's folder in nnUNet_preprocessed.

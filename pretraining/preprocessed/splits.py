@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Patient
-from pretraining.errors import InputError
 
 TRAIN, VALIDATION = SPLITS = ("train", "validation")
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.topology import Triple
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 # Memory-mapping does not work on Windows (nnU-Net's issue 2723).
 MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 
 Item = TypeVar("Item")
 

@@ -9,10 +9,10 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import itk_reason
+from nnunetv2_swinfuse.imaging.nifti import check_nifti
 from pretraining.collections.collection import Volume
-from pretraining.collections.integrity import itk_reason
-from pretraining.collections.nifti import check_nifti
-from pretraining.errors import InputError
 
 # Between lung (about -700 HU) and fat (about -100 HU): everything denser than lung counts as body.
 CT_BODY_HU = -500

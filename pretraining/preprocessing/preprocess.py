@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import DOMAINS, Collection
-from pretraining.collections.integrity import Grid, check
-from pretraining.errors import InputError
+from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.splits import split_patients
 from pretraining.preprocessing.files import count_missing, file_names, own_first, remove_temporary

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")

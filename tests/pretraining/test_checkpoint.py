@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture import encoder_file
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 
 from .synthetic import tiny

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration, changed_settings
-from pretraining.errors import InputError
 from pretraining.preset_files import load_preset, preset_names, recipe_names
 
 from .synthetic import tiny

@@ -6,9 +6,9 @@ import signal
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining import loop
 from pretraining.checkpoint import load_checkpoint
-from pretraining.errors import InputError
 from pretraining.interruption import Interrupted
 from pretraining.loop import CHECKPOINT, DivergedError, train
 from pretraining.monitoring.log import RunLog, read_records

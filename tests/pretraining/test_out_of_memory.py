@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.out_of_memory import explain_out_of_memory
 
 from .synthetic import CPU, tiny

@@ -6,8 +6,8 @@ import time
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
 from pretraining.preprocessed.collection import PreprocessedCollection

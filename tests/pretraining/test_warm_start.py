@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import export_encoder
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.warm_start import initialize, load_initial
 

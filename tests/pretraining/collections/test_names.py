@@ -1,8 +1,8 @@
 import pytest
 from nnunetv2.utilities import dataset_name_id_conversion
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.names import dataset_folders, find_preprocessed, joint_name
-from pretraining.errors import InputError
 
 
 def make(root, *names):

@@ -2,10 +2,10 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import nnssl
 from pretraining.collections.integrity import check
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 from ..synthetic_volumes import ct, mr, write
 

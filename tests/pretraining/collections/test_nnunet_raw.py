@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import nnunet_raw
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 from ..synthetic_volumes import ct, mr, write
 

@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import require_domains
 from pretraining.collections.integrity import check
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, find_collections
-from pretraining.errors import InputError
 
 from ..synthetic_volumes import ct, mr, write, write_folder_pair
 

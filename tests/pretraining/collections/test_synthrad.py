@@ -1,7 +1,7 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import synthrad
-from pretraining.errors import InputError
 
 from ..synthetic_volumes import ct, mr, write
 

@@ -3,8 +3,8 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.log import RunLog
 from pretraining.monitoring.report import FACTS, REPORT, main, write_facts, write_report

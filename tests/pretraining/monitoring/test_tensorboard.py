@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.monitoring.log import RunLog
 from pretraining.monitoring.tensorboard import FOLDER, require_tensorboard
 

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection, Strings
 
 from ..synthetic import write_index

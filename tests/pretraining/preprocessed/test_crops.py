@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset, draw_start
 

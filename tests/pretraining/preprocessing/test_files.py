@@ -1,7 +1,7 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessing.files import count_missing, file_name, file_names, own_first
 
 

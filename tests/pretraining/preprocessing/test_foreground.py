@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Volume
-from pretraining.errors import InputError
 from pretraining.preprocessing.foreground import body_mask, read_volume
 
 from ..synthetic_volumes import SHAPE, ball, ct, mr, shorten, write

@@ -8,8 +8,8 @@ import blosc2
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.resolve import find_collection, find_collections
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessing import image
 from pretraining.preprocessing import preprocess as preprocessing

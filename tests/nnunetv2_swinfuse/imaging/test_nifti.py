@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from pretraining.collections.nifti import Layout, check_nifti, parse_header
-from pretraining.errors import InputError
-
-from ..synthetic_volumes import ct, mr, shorten, write
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.nifti import Layout, check_nifti, parse_header
+from tests.pretraining.synthetic_volumes import ct, mr, shorten, write
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 _HEADER_BYTES = 540
 _BLOCK_BYTES = 1 << 22

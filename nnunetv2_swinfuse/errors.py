@@ -4,5 +4,5 @@
 class InputError(ValueError):
     """Bad input: the message says what was found, what was expected and what to do.
 
-    `swinfuse_pretrain` prints the message without a traceback and exits with status 2.
+    The command lines print it without a traceback and exit with status 2.
     """
