@@ -47,7 +47,7 @@ class Import:
 
 def modules(root: Path = ROOT) -> list[Module]:
     """All modules of the packages but the empty `__init__.py`, sorted by path."""
-    found = []
+    sources = []
     for package in PACKAGES:
         for file in sorted((root / package).rglob("*.py")):
             tree = ast.parse(file.read_text())
@@ -57,8 +57,8 @@ def modules(root: Path = ROOT) -> list[Module]:
                 parts = parts[:-1]
                 if not tree.body:
                     continue
-            found.append(Module(path, ".".join(parts), tree))
-    return found
+            sources.append(Module(path, ".".join(parts), tree))
+    return sources
 
 
 def internal_imports(sources: list[Module]) -> set[Import]:
@@ -80,6 +80,27 @@ def folder_arrows(sources: list[Module]) -> set[tuple[str, str]]:
     return {(importer, imported) for importer, imported in pairs if importer != imported}
 
 
+def import_cycles(sources: list[Module]) -> list[list[str]]:
+    """Groups of modules that import each other directly or indirectly, sorted."""
+    graph: dict[str, set[str]] = {module.name: set() for module in sources}
+    for edge in internal_imports(sources):
+        graph[edge.importer].add(edge.imported)
+    reachable = {name: _reachable(graph, name) for name in graph}
+    groups = {tuple(sorted(o for o in names if name in reachable[o])) for name, names in reachable.items()}
+    return sorted(list(group) for group in groups if group)
+
+
+def imported_packages(module: Module) -> set[str]:
+    """The top-level packages that a module imports, ours included."""
+    packages = set()
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            packages.add(node.module.split(".")[0])
+    return packages
+
+
 def function_lengths(sources: list[Module]) -> list[tuple[int, str]]:
     """Lines and dotted name of every function and method, longest first."""
     lengths = []
@@ -89,6 +110,18 @@ def function_lengths(sources: list[Module]) -> list[tuple[int, str]]:
                 assert node.end_lineno is not None
                 lengths.append((node.end_lineno - node.lineno + 1, f"{module.name}.{node.name}"))
     return sorted(lengths, reverse=True)
+
+
+def _reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    """All modules that a module imports directly or indirectly; itself only in a circle."""
+    reached: set[str] = set()
+    remaining = list(graph[start])
+    while remaining:
+        name = remaining.pop()
+        if name not in reached:
+            reached.add(name)
+            remaining += graph.get(name, ())
+    return reached
 
 
 def _import_nodes(node: ast.AST, inside: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
