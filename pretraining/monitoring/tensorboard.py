@@ -22,8 +22,8 @@ def require_tensorboard() -> type[Any]:
     except ImportError as error:
         raise InputError(
             f"--tensorboard: the package is not installed ({error}). "
-            "Install the extra nnunetv2-swinfuse[tensorboard], or leave the option out; progress.png and losses.jsonl "
-            "have the same values"
+            "Install it: pip install tensorboard, or leave the option out; progress.png and losses.jsonl have the same "
+            "values"
         ) from error
     return SummaryWriter
 

@@ -72,7 +72,7 @@ def test_all_problems_are_reported_together(tmp_path):
     assert "two files for one modality: " in message
     assert "a_0000.mha" in message
     assert "c_0001.nii.gz: not a channel of a case" in message
-    assert "notes.txt: no channel" in message
+    assert "notes.txt: not a channel" in message
     assert "gone.nii.gz: a label without its image" in message
 
 
@@ -86,7 +86,7 @@ def test_a_missing_channel_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"channel_names": 3}', '{"channel_names": {"x": "CT"}}'])
 def test_a_damaged_description_is_named(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(InputError, match=r"dataset\.json: no dataset\.json of nnU-Net.*channel_names"):
+    with pytest.raises(InputError, match=r"dataset\.json: not in nnU-Net.s format.*channel_names"):
         read(tmp_path)
 
 

@@ -9,7 +9,7 @@ from pretraining.monitoring.tensorboard import FOLDER, require_tensorboard
 
 def test_what_is_missing_is_said_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(InputError, match=r"pip install 'nnunetv2-swinfuse\[tensorboard\]'"):
+    with pytest.raises(InputError, match=r"pip install tensorboard"):
         require_tensorboard()
 
 
