@@ -1,4 +1,4 @@
-"""Small collections and configurations for the tests of pretraining."""
+"""Small collections, configurations and batches for the tests of pretraining; none needs nnU-Net."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from nnunetv2_swinfuse.demo.volumes import write_synthrad
-from pretraining.collections.collection import Collection
-from pretraining.collections.resolve import find_collection
+from nnunetv2_swinfuse.demo.volumes import make_patient
+from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.configuration import Configuration
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessing.preprocess import preprocess
+from pretraining.preprocessed.volume_file import VolumeMetadata, write_volume
 
 TINY = {
     "crop_size": (16, 16, 16),
@@ -36,7 +36,7 @@ TINY = {
     "workers": 0,
     "device": "cpu",
 }
-# The other backbone: three stages, as deep as the last one listed.
+# The other backbone; its third stage has the depth of the second.
 RESENC = {"backbone": "resenc", "feature_size": 8, "depths": (1, 2)}
 CPU = torch.device("cpu")
 
@@ -46,7 +46,7 @@ def tiny(**changes) -> Configuration:
 
 
 def tiny_arguments(**changes) -> list[str]:
-    """The same settings on a command line."""
+    """The same settings as words of a command line."""
     words = []
     for name, value in {**TINY, **changes}.items():
         if name == "strides":
@@ -57,28 +57,54 @@ def tiny_arguments(**changes) -> list[str]:
 
 
 def synthetic_collection(root: Path, patients: int = 4) -> PreprocessedCollection:
-    """Registered made heads, preprocessed."""
-    write_synthrad(root / "raw" / "SynthRAD", patients)
-    collection = find_collection("SynthRAD", root / "raw")
-    folder = preprocess(collection, root / "preprocessed", crop_size=(16, 16, 16), processes=1)
+    """Registered synthetic heads as preprocessing leaves them, in `preprocessed/SynthRAD/swinfuse`, without nnU-Net.
+
+    The last quarter of the patients is for validation.
+    """
+    folder = root / "preprocessed" / "SynthRAD" / "swinfuse"
+    members, split = [], {}
+    for number in range(patients):
+        identifier = f"1BA{number + 1:03d}"
+        head = make_patient(number)
+        ct = np.clip(head.ct, -1000, 1000) / 500
+        volumes = []
+        for domain, voxels in (("CT", ct), ("MR", (head.mr - head.mr.mean()) / head.mr.std())):
+            path = folder / f"{identifier}_{domain}.b2nd"
+            points = np.argwhere(head.mask)[::50]
+            metadata = VolumeMetadata(points, float(voxels.min()), head.spacing)
+            write_volume(path, voxels[None].astype(np.float32), metadata, (1, 16, 16, 16), (1, 8, 8, 8))
+            volumes.append(Volume(domain, domain, path))
+        members.append(Patient(identifier, tuple(volumes), paired=True))
+        split[identifier] = "validation" if number >= patients - max(patients // 4, 1) else "train"
+    collection = Collection("SynthRAD", "SynthRAD", folder, tuple(members))
+    write_index(folder, collection, split, head.ct.shape, spacing=list(head.spacing), crop_size=[16, 16, 16])
     return PreprocessedCollection.open(folder)
 
 
-def write_index(folder: Path, collection: Collection, split: dict[str, str], shape: tuple[int, ...]) -> None:
-    """The index of volumes of one shape that lie in the folder already."""
+def write_index(
+    folder: Path, collection: Collection, split: dict[str, str], shape: tuple[int, ...], **header: Any
+) -> None:
+    """Writes the index of volumes of one shape that are in the folder already; `header` changes `index.json`."""
     files = [volume.path.relative_to(folder).as_posix() for volume in collection.volumes]
     modalities = sorted({volume.modality for volume in collection.volumes})
+    domains = [volume.domain for volume in collection.volumes]
     IndexTable.of(collection, split, modalities, files, dict.fromkeys(files, shape)).write(folder / TABLE)
-    header = {
+    content = {
         "version": INDEX_VERSION,
         "name": collection.name,
+        "layout": collection.layout,
         "hash": "h",
         "spacing": [1.0, 1.0, 1.0],
         "crop_size": [8, 8, 8],
         "validation_share": 0.1,
+        "normalisation": {"ct": {}, "mr_use_mask": False},
+        "patients": len(collection.patients),
+        "pairs": sum(patient.paired for patient in collection.patients),
+        "volumes": {domain: domains.count(domain) for domain in ("CT", "MR")},
         "modalities": modalities,
+        "table": TABLE,
     }
-    (folder / INDEX).write_text(json.dumps(header))
+    (folder / INDEX).write_text(json.dumps({**content, **header}))
 
 
 def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
