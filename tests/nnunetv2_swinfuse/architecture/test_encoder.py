@@ -9,7 +9,7 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import build_backbone
 
-from .conftest import HALVINGS
+from .networks import HALVINGS
 
 
 def test_settings_without_a_backbone_are_swins():

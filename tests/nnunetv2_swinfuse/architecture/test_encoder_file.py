@@ -11,7 +11,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import (
     save_encoder,
 )
 
-from .conftest import HALVINGS, build, encoder_of
+from .networks import HALVINGS, build, encoder_of
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError, save_e
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained, monai_reading
 from nnunetv2_swinfuse.architecture.monai import MonaiReading
 
-from .conftest import HALVINGS, build, encoder_of
+from .networks import HALVINGS, build, encoder_of
 
 
 def test_an_encoder_file_is_read_as_it_is(tmp_path, settings):

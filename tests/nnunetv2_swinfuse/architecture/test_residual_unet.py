@@ -11,7 +11,7 @@ from torch import nn
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 
-from .conftest import HALVINGS, build
+from .networks import HALVINGS, build
 
 SLICES = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]]
 PLANS = [

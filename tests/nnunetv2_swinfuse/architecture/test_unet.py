@@ -9,7 +9,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 
-from .conftest import HALVINGS, build
+from .networks import HALVINGS, build
 
 PATCHES = [
     ((40, 56, 40), HALVINGS),

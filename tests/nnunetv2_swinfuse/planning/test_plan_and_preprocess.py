@@ -14,8 +14,8 @@ from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.train import main as train
 
-from ..training.conftest import RESIDUAL, SETTINGS, publish_encoder, write_dataset
-from .conftest import Folders
+from ..training.workshop import RESIDUAL, SETTINGS, publish_encoder, write_dataset
+from .folders import Folders
 
 NAME = "Dataset903_Tiny"
 QUICK = ["-npfp", "1", "-np", "1", "--no_pbar"]

@@ -8,7 +8,7 @@ from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_setti
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 
-from .conftest import PLAIN, SETTINGS, publish_encoder
+from .workshop import PLAIN, SETTINGS, publish_encoder
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
 
-from .conftest import PLAIN, REGIONS, TRAINER, make_trainer, publish_encoder
+from .workshop import PLAIN, REGIONS, TRAINER, make_trainer, publish_encoder
 
 CPU = torch.device("cpu")
 

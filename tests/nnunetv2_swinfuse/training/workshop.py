@@ -1,4 +1,4 @@
-"""Tiny nnU-Net datasets, planned and preprocessed by nnU-Net, a tiny encoder, and one model trained from it."""
+"""Tiny nnU-Net datasets, planned and preprocessed by nnU-Net, a tiny encoder, and trainers for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
-from nnunetv2.run.run_training import get_trainer_from_args, run_training
+from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
@@ -110,7 +110,7 @@ def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTI
         settings,
         network.topology.strides,
         modalities=("CT", "MR"),
-        collection={"name": "Made", "hash": f"{seed:064d}"},
+        collection={"name": "Synthetic", "hash": f"{seed:064d}"},
         source=str(source),
     )
     save_encoder(encoder, source)
@@ -118,10 +118,8 @@ def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTI
     return encoder
 
 
-@pytest.fixture(scope="session")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
-    """Two preprocessed datasets and a published encoder; no test may change anything in here."""
-    root = tmp_path_factory.mktemp("nnunet")
+def prepare_datasets(root: Path) -> Workshop:
+    """Writes, plans and preprocesses two datasets and publishes an encoder."""
     workshop = Workshop(*(root / name for name in ("raw", "preprocessed", "results")))
     write_dataset(workshop.raw / PLAIN, {"background": 0, "shell": 1, "core": 2})
     write_dataset(
@@ -166,41 +164,6 @@ def preprocess_like(workshop: Workshop, planned: str, dataset: str) -> None:
         DefaultPreprocessor(verbose=False).run_case_save(
             str(folder / case), images, label, manager, configuration, dataset_json
         )
-
-
-@pytest.fixture(scope="session")
-def trained(datasets: Workshop) -> Workshop:
-    """Fold 0 of the plain dataset, trained by nnU-Net's own `run_training`; no test may change anything in here."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        datasets.use(monkeypatch)
-        run_training("901", "3d_fullres", 0, TRAINER, device=torch.device("cpu"))
-    return datasets
-
-
-@pytest.fixture
-def workshop(datasets: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
-    """The datasets, an empty results folder of the test's own, and nothing published."""
-    own = Workshop(datasets.raw, datasets.preprocessed, tmp_path / "results")
-    own.results.mkdir()
-    own.use(monkeypatch)
-    # Every trainer draws from the global generators.
-    np.random.seed(0)
-    torch.manual_seed(0)
-    return own
-
-
-@pytest.fixture
-def published(workshop: Workshop) -> Workshop:
-    """The same with the encoder published."""
-    publish_encoder(workshop.encoder)
-    return workshop
-
-
-@pytest.fixture
-def copied(workshop: Workshop, trained: Workshop) -> Workshop:
-    """The same with a copy of the trained model, and nothing published."""
-    shutil.copytree(trained.model(), workshop.model())
-    return workshop
 
 
 def make_trainer(trainer: str = TRAINER, dataset: str = "901", configuration: str = "3d_fullres", fold: int = 0):

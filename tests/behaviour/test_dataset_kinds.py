@@ -13,9 +13,9 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
+from tests.nnunetv2_swinfuse.training.workshop import TRAINER, Workshop, publish_encoder
 
 from .commands import plan, predict, preprocess, train, use_threads
-from .conftest import TRAINER, Workshop, publish_encoder
 
 CASES = 5
 

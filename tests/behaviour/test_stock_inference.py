@@ -12,8 +12,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE
-
-from .conftest import PLAIN
+from tests.nnunetv2_swinfuse.training.workshop import PLAIN
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,9 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
+from tests.nnunetv2_swinfuse.training.workshop import CASES, PLAIN, TRAINER, Workshop, publish_encoder
+
 from .commands import nnunet, predict, train, use_threads
-from .conftest import CASES, PLAIN, TRAINER, Workshop, publish_encoder
 
 CPU = torch.device("cpu")
 STOCK = "nnUNetTrainer_1epoch"

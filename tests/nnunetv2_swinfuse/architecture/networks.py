@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 
 HALVINGS = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
-
-
-@pytest.fixture
-def settings() -> EncoderSettings:
-    return EncoderSettings(
-        feature_size=12,
-        depths=(2, 2),
-        num_heads=(2, 4),
-        window_size=3,
-        domain_invariance={"layers": 2, "max_tokens": 64, "mlp_ratio": 2.0},
-    )
-
-
-@pytest.fixture
-def residual_settings() -> EncoderSettings:
-    return EncoderSettings(
-        feature_size=8,
-        depths=(1, 2),
-        num_heads=(2,),
-        domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
-        backbone="resenc",
-    )
 
 
 def build(strides, settings, input_channels=1, classes=3, deep_supervision=False, **kwargs):

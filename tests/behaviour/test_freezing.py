@@ -10,8 +10,7 @@ from nnunetv2.run.run_training import find_free_network_port, maybe_load_checkpo
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-
-from .conftest import make_trainer
+from tests.nnunetv2_swinfuse.training.workshop import make_trainer
 
 FROZEN = "nnUNetTrainerSwinFUSEFrozen_5epochs"
 PROBED = "nnUNetTrainerSwinFUSE_5epochs"

@@ -6,8 +6,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
-
-from .conftest import HALVINGS, build
+from tests.nnunetv2_swinfuse.architecture.networks import HALVINGS, build
 
 
 def compiled(module):

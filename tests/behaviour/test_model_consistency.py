@@ -9,8 +9,7 @@ from nnunetv2.run.run_training import maybe_load_checkpoint, run_training
 from nnunetv2_swinfuse.compatibility import VersionError
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.fold_start import RECORD
-
-from .conftest import TRAINER, make_trainer, publish_encoder
+from tests.nnunetv2_swinfuse.training.workshop import TRAINER, make_trainer, publish_encoder
 
 CPU = torch.device("cpu")
 SCRATCH = "nnUNetTrainerSwinFUSEScratch_1epoch"

@@ -12,8 +12,7 @@ from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.optimisation import build_optimizer
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers, set_frozen
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
-
-from .conftest import RESIDUAL, SETTINGS, make_trainer
+from tests.nnunetv2_swinfuse.training.workshop import RESIDUAL, SETTINGS, make_trainer
 
 STRIDES = [[1, 1, 1], [2, 2, 2], [1, 2, 2], [2, 2, 2]]
 
