@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically, save_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, save_encoder
+from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
@@ -22,8 +22,9 @@ from pretraining.nnssl_plan import encoder_details
 # The checkpoint in a run's folder.
 CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
-# 2: the inpainting head sees the embedding.
-FORMAT_VERSION = 2
+# 2: the inpainting head sees the embedding; 3: the Domain Invariance Module's cells and positions share one geometry.
+FORMAT_VERSION = 3
+RESTORE = "Restore it from a copy, or delete it and start the run again without --c."
 
 
 @dataclass
@@ -80,49 +81,66 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "versions": state.versions,
     }
     with explain_write_errors(path):
-        save_atomically(content, path)
+        save_torch_file(content, path)
 
 
 def load_checkpoint(path: Path) -> TrainingState:
     """Reads a checkpoint.
 
     Raises:
-        InputError: naming the file, when it is missing or corrupted, or no checkpoint of this format.
+        InputError: naming the file, when it is missing or damaged, or no checkpoint of this format.
     """
     if not path.is_file():
         raise InputError(f"{path}: no checkpoint to resume from. Start the run without --c.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise InputError(
-            f"{path}: corrupted checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "Restore it from a copy, or delete it and start the run again without --c."
-        ) from error
+        content = load_torch_file(path)
+    except TorchFileError as error:
+        raise InputError(f"{error}. {RESTORE}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         kind = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: not a checkpoint of swinfuse_pretrain (found {kind!r}, expected {FORMAT!r})")
-    if content["format_version"] > FORMAT_VERSION:
+    version = content.get("format_version")
+    if type(version) is int and version < FORMAT_VERSION:
         raise InputError(
-            f"{path}: checkpoint format {content['format_version']}, this installation reads up to {FORMAT_VERSION}. "
+            f"{path}: checkpoint format {version}, of an older version with another network; this installation "
+            f"resumes from format {FORMAT_VERSION}. Start again without --c, with --overwrite"
+        )
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: checkpoint format {version}, this installation reads format {FORMAT_VERSION}. "
             "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
         )
-    if content["format_version"] < FORMAT_VERSION:
-        raise InputError(
-            f"{path}: checkpoint format {content['format_version']}, of an older version with other heads; this "
-            f"installation resumes from format {FORMAT_VERSION}. Start again without --c; an encoder.pth of that "
-            "version can still be fine-tuned, or passed as --init_from"
+    try:
+        state = TrainingState(
+            step=content["step"],
+            network_weights=content["network_weights"],
+            optimizer=content["optimizer_state"],
+            bandwidth=content["bandwidth"],
+            configuration=Configuration.from_dict(content["configuration"], str(path)),
+            collection=content["collection"],
+            spacing=tuple(content["spacing"]),
+            seconds=content["seconds"],
+            versions=content["versions"],
         )
-    return TrainingState(
-        step=content["step"],
-        network_weights=content["network_weights"],
-        optimizer=content["optimizer_state"],
-        bandwidth=content["bandwidth"],
-        configuration=Configuration.from_dict(content["configuration"], str(path)),
-        collection=content["collection"],
-        spacing=tuple(content["spacing"]),
-        seconds=content["seconds"],
-        versions=content["versions"],
-    )
+        _check_weights(state)
+    except READING_ERRORS as error:
+        raise InputError(f"{path}: damaged checkpoint ({type(error).__name__}: {error}). {RESTORE}") from error
+    return state
+
+
+def _check_weights(state: TrainingState) -> None:
+    """Raises ValueError for weights that are not finite or not those of the configuration's network."""
+    with torch.device("meta"):
+        expected = PretrainingModel(state.configuration).state_dict()
+    differing = sorted(expected.keys() ^ state.network_weights.keys())
+    differing += [
+        n for n, weight in state.network_weights.items() if n in expected and weight.shape != expected[n].shape
+    ]
+    if differing:
+        raise ValueError(f"{len(differing)} tensors are not those of its configuration, such as {differing[0]}")
+    for name, weight in state.network_weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
 
 
 def export_encoder(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -22,6 +23,7 @@ from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings
 from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, setting_overrides
+from pretraining.plan_sizes import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 from pretraining.preset_files import load_preset
 
@@ -82,7 +84,8 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     overrides = setting_overrides(options)
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
-    folder = results / name / run_folder(chosen_preset(options, overrides), options.recipe or "swinfuse")
+    preset, recipe = chosen_preset(options, overrides), options.recipe or "swinfuse"
+    folder = results / name / run_folder(preset, recipe, options.made_for)
     resume = should_resume(folder / CHECKPOINT, options.continue_run)
     configuration = run_configuration(options, overrides, folder, resume)
     if collection is not None:
@@ -150,9 +153,11 @@ def run_configuration(
     return configuration
 
 
-def run_folder(preset: str, recipe: str) -> str:
-    """Name of the run's folder in the results of the collection; includes a recipe other than the default."""
-    return RUN_FOLDER.format(preset=preset if recipe == "swinfuse" else f"{preset}_{recipe}")
+def run_folder(preset: str, recipe: str, made_for: Sequence[str] | None = None) -> str:
+    """Name of the run's folder in the results of the collection; includes other recipes and the datasets of `--for`."""
+    words = [preset] if recipe == "swinfuse" else [preset, recipe]
+    words += ["for", *(dataset_number(dataset) for dataset in made_for)] if made_for else []
+    return RUN_FOLDER.format(preset="_".join(words))
 
 
 def chosen_preset(options: argparse.Namespace, overrides: dict[str, Any]) -> str:
@@ -161,9 +166,22 @@ def chosen_preset(options: argparse.Namespace, overrides: dict[str, Any]) -> str
 
 
 def new_configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Configuration:
-    """Preset and recipe, with the settings of the command line."""
+    """Preset and recipe, the sizes of `--for`, and the settings of the command line, in this order."""
     settings = load_preset(chosen_preset(options, overrides), options.recipe or "swinfuse")
+    if options.made_for:
+        settings |= sizes_for_datasets(options, Configuration.from_dict(settings), "spacing" not in overrides)
     return Configuration.from_dict({**settings, **overrides}, "command line")
+
+
+def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
+    """The settings that `--for` takes from the plans of datasets, see :func:`fitted_sizes`."""
+    (preprocessed,) = required_paths("nnUNet_preprocessed")
+    plans, configuration = options.for_plans or DEFAULT_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
+    datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
+    sizes = fitted_sizes(datasets, preset, spacing)
+    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())
+    print(f"For {', '.join(plan.dataset for plan in datasets)} ({plans}, {configuration}): {listing}")
+    return sizes
 
 
 def print_list(options: argparse.Namespace) -> None:
@@ -210,6 +228,9 @@ def train_command(options: argparse.Namespace, overrides: dict[str, Any]) -> str
     """The command that trains on what this one preprocesses, with all settings that have to be the same."""
     words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
     words += ["--recipe", options.recipe] if options.recipe else []
+    words += ["--for", *options.made_for] if options.made_for else []
+    for option in ("for_plans", "for_configuration"):
+        words += [f"--{option}", getattr(options, option)] if getattr(options, option) else []
     for name in ("crop_size", "spacing", "validation_share", "modalities"):
         if name in overrides:
             values = overrides[name] if isinstance(overrides[name], list) else [overrides[name]]

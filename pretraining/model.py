@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import PairFeatures
 from nnunetv2_swinfuse.architecture.registry import build_backbone
+from nnunetv2_swinfuse.architecture.tensor_names import pretrained
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.configuration import Configuration
 
@@ -179,6 +180,4 @@ class PretrainingModel(nn.Module):
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """The tensors that are transferred to fine-tuning, by name."""
-        return {
-            name: tensor for name, tensor in self.state_dict().items() if name.startswith(("patch_embed.", "encoder."))
-        }
+        return pretrained(self.state_dict())

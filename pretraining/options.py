@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import GROUPS, LISTS_OF_CHOICES, Configuration, setting_choices
+from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION, DEFAULT_PLANS
 from pretraining.preset_files import preset_names, recipe_names
 
 # Settings without an option of their own: -p and --recipe set them.
@@ -39,6 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--c", dest="continue_run", action="store_true", help="resume the run of this collection and preset"
     )
     parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
+    _add_plan_options(parser)
     _add_collection_options(parser)
     _add_process_options(parser)
     groups = {name: parser.add_argument_group(f"settings: {name} (defaults: the preset's)") for name in GROUPS}
@@ -46,6 +48,18 @@ def build_parser() -> argparse.ArgumentParser:
         if field.name not in NAMES:
             groups[field.metadata["group"]].add_argument(f"--{field.name}", default=None, **_option(field))
     return parser
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--for", dest="made_for", nargs="+", metavar="DATASET",
+        help="numbers of the nnU-Net datasets to fine-tune on, already planned: stages, crop and spacing are taken "
+        "from their plans, so that the whole encoder is used",
+    )  # fmt: skip
+    parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {DEFAULT_PLANS})")
+    parser.add_argument(
+        "--for_configuration", metavar="NAME", help=f"their configuration (default {DEFAULT_CONFIGURATION})"
+    )
 
 
 def _add_collection_options(parser: argparse.ArgumentParser) -> None:
@@ -85,6 +99,11 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(
             f"-part_id {options.part_id} of -num_parts {options.num_parts}; expected parts from 0 to num_parts - 1"
         )
+    if not options.made_for and (options.for_plans or options.for_configuration):
+        raise InputError("--for_plans and --for_configuration belong to --for DATASET, which is missing")
+    decided = [name for name in DECIDED if options.made_for and getattr(options, name) is not None]
+    if decided:
+        raise InputError(f"--for takes {', '.join(decided)} from the plans: leave out --{' and --'.join(decided)}")
     if options.num_gpus < 1:
         raise InputError(f"-num_gpus is {options.num_gpus}; expected at least 1")
     if options.num_parts > 1 and not options.preprocess_only:

@@ -22,7 +22,8 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.training.encoder_choice import (
@@ -34,7 +35,12 @@ from nnunetv2_swinfuse.training.encoder_choice import (
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
-from nnunetv2_swinfuse.training.pretrained_part import evaluate_frozen, pretrained_layers, set_frozen
+from nnunetv2_swinfuse.training.pretrained_part import (
+    evaluate_frozen,
+    little_used_warning,
+    pretrained_layers,
+    set_frozen,
+)
 
 
 class CheckpointError(RuntimeError):
@@ -121,6 +127,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 f"{encoder.collection.get('name', 'an unnamed collection')}"
             )
             self.print_to_log_file(str(report), add_timestamp=False)
+            if report.little_used:
+                self.print_to_log_file(f"SwinFUSE: WARNING: {little_used_warning(report, self.plans_manager.plans)}")
         if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
                 "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the stage before, from "
@@ -244,7 +252,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             "torch": str(torch.__version__),
         }
         try:
-            save_atomically(checkpoint, filename)
+            save_torch_file(checkpoint, filename)
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.output_folder).free / 1e9
             raise CheckpointError(

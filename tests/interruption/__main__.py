@@ -25,7 +25,7 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from nnunetv2_swinfuse.architecture.encoder_file import load_plain
+from nnunetv2_swinfuse.architecture.encoder_file import load_content
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.monitoring.log import TEXT, read_records
@@ -132,7 +132,7 @@ def wait_for(moment: str, folders: Folders, process: subprocess.Popen[str], begu
     until(lambda: folders.beginnings() > begun, process)
     time.sleep(chance.uniform(0, 3))
     if moment == CHECKPOINTS:
-        until(lambda: any(folders.run.glob(f"{CHECKPOINT}*.tmp")), process)
+        until(lambda: any(folders.run.glob(f"{CHECKPOINT}*.tmp*")), process)
 
 
 def until(arrived: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -165,7 +165,7 @@ def check_files(folders: Folders) -> int:
         for path in volumes(folders):
             voxels(path)
         for path in folders.own.rglob("encoder.pth"):
-            load_plain(path)
+            load_content(path)
         read_records(folders.run)
         return load_checkpoint(folders.run / CHECKPOINT).step if (folders.run / CHECKPOINT).is_file() else 0
     except Exception as error:

@@ -139,7 +139,7 @@ def test_going_on_with_other_settings_is_refused(root, capsys):
 def test_a_corrupted_checkpoint_is_named(root, capsys):
     checkpoint = run_folder(root) / CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
-    assert f"{checkpoint}: corrupted checkpoint" in fails(capsys, *command("--c"))
+    assert f"{checkpoint}: corrupted" in fails(capsys, *command("--c"))
 
 
 def test_an_unknown_collection_lists_what_there_is_and_mentions_the_demo(root, capsys):
