@@ -25,7 +25,13 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.planning.measured_memory import cuda_step_memory, meta_step_memory
-from nnunetv2_swinfuse.planning.memory import GIGABYTE, StepSizes, estimate_step_memory, step_sizes
+from nnunetv2_swinfuse.planning.memory import (
+    GIGABYTE,
+    StepSizes,
+    bias_gradient_memory,
+    estimate_step_memory,
+    step_sizes,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -35,6 +41,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "shallow": {"feature_size": 24, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4},
     "thin": {"mlp_ratio": 2.0},
     "no DIM": {"domain_invariance": None},
+    "windows of 10": {"window_size": 10},
+    "windows of 14": {"window_size": 14},
 }
 # Encoder, patch (z, y, x), spacing (z, y, x) from which nnU-Net derives the strides, batch, channels, classes.
 CASES = [
@@ -64,6 +72,10 @@ CASES = [
     ("thin", (96, 96, 96), (1, 1, 1), 4, 1, 3),
     ("deep", (112, 112, 128), (1, 1, 1), 2, 1, 3),
     ("no DIM", (112, 112, 128), (1, 1, 1), 2, 1, 3),
+    ("windows of 10", (96, 96, 96), (1, 1, 1), 2, 1, 3),
+    ("windows of 10", (128, 128, 128), (1, 1, 1), 2, 1, 3),
+    ("windows of 14", (64, 64, 64), (1, 1, 1), 2, 1, 3),
+    ("windows of 14", (96, 96, 96), (1, 1, 1), 2, 1, 3),
     ("wide", (96, 96, 96), (1, 1, 1), 2, 1, 3),
     ("wide", (128, 128, 128), (1, 1, 1), 2, 1, 3),
 ]
@@ -124,8 +136,12 @@ def measure(case: dict[str, Any], compiled: bool) -> int | None:
 
 
 def fit(cases: list[dict[str, Any]]) -> StepSizes:
-    """Weights that minimise the relative error, none negative."""
-    measured = [case for case in cases if case["measured"] is not None]
+    """Weights that minimise the relative error, none negative, of steps that peak when all activations are alive."""
+    measured = [
+        case
+        for case in cases
+        if case["measured"] is not None and bias_gradient_memory(*step_arguments(case)) < 0.9 * case["measured"]
+    ]
     sizes = np.array([astuple(step_sizes(*step_arguments(case))) for case in measured], dtype=float)
     peaks = np.array([case["measured"] for case in measured], dtype=float)
     weights, _ = nnls(sizes / peaks[:, None], np.ones(len(peaks)))

@@ -68,7 +68,10 @@ def window_layout(
         shift: 0 along an axis whose windows are not moved.
         device: where the indices are needed.
     """
-    build = _window_layout if torch.compiler.is_compiling() else _cached_window_layout
+    # Tensors without values (FakeTensorMode: export, estimates of memory) must neither stay in the cache for
+    # ordinary forward passes nor meet ordinary tensors from it.
+    ordinary = not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
+    build = _cached_window_layout if ordinary else _window_layout
     return build(batch, shape, window, shift, device)
 
 

@@ -266,7 +266,14 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)
         a_sample = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size + 1) - smallest
         fitting = self.UNet_min_batch_size + max(int((self._target_bytes - smallest) // a_sample), 0)
-        plan["batch_size"] = max(min(fitting, covered), self.UNet_min_batch_size)
+        batch_size = max(min(fitting, covered), self.UNet_min_batch_size)
+        # The estimate is the higher of two peaks: from some batch on each sample may cost more than the first ones.
+        while (
+            batch_size > self.UNet_min_batch_size
+            and self.step_memory(kwargs, patch_size, batch_size) > self._target_bytes
+        ):
+            batch_size -= 1
+        plan["batch_size"] = batch_size
         plan["swinfuse"] = {
             "planned": {
                 "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
