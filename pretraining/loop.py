@@ -179,7 +179,7 @@ def train(
             model.train()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(training.step, configuration)
-            batch = _to_device(next_batch(), device)
+            batch = to_device(next_batch(), device)
             with explain_out_of_memory(configuration, device, len(samples)):
                 evaluation = evaluate(
                     wrapped_model, batch, configuration, training.step, training.bandwidth, processes=processes
@@ -253,7 +253,7 @@ def validate(
     values: dict[str, list[float]] = defaultdict(list)
     probes = FeatureProbes()
     for index in range(len(crops)):
-        batch = _to_device(crops[index], device)
+        batch = to_device(crops[index], device)
         evaluation = evaluate(model, batch, configuration, index, bandwidth, True, processes)
         probes.add(model, batch)
         for name, value in evaluation.values().items():
@@ -327,7 +327,7 @@ def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: i
         log.info(f"WARNING: {warning}")
 
 
-def _to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
     """Moves the crops to the device. The rest stays, since reading it there would make the host wait in every step."""
     return {
         name: value.to(device, non_blocking=True) if name.upper() in DOMAINS else value for name, value in batch.items()

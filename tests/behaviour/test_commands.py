@@ -17,6 +17,8 @@ from tests.nnunetv2_swinfuse.training.workshop import CASES, PLAIN, TRAINER, Wor
 
 from .commands import nnunet, predict, train, use_threads
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 STOCK = "nnUNetTrainer_1epoch"
 

@@ -17,6 +17,8 @@ from tests.nnunetv2_swinfuse.training.workshop import TRAINER, Workshop, publish
 
 from .commands import plan, predict, preprocess, train, use_threads
 
+pytestmark = pytest.mark.slow
+
 CASES = 5
 
 

@@ -8,6 +8,8 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from tests.nnunetv2_swinfuse.architecture.networks import HALVINGS, build
 
+pytestmark = pytest.mark.slow
+
 
 def compiled(module):
     """Traced as on CUDA, up to the kernels; counts the graphs: one, unless there are breaks or recompilations."""

@@ -12,6 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from tests.nnunetv2_swinfuse.training.workshop import make_trainer
 
+pytestmark = pytest.mark.slow
+
 FROZEN = "nnUNetTrainerSwinFUSEFrozen_5epochs"
 PROBED = "nnUNetTrainerSwinFUSE_5epochs"
 

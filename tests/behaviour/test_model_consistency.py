@@ -11,6 +11,8 @@ from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.fold_start import RECORD
 from tests.nnunetv2_swinfuse.training.workshop import TRAINER, make_trainer, publish_encoder
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 SCRATCH = "nnUNetTrainerSwinFUSEScratch_1epoch"
 

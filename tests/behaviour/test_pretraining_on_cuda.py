@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pretraining import objective
-from pretraining.loop import _on
+from pretraining.loop import to_device
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
@@ -35,7 +35,7 @@ def train(configuration, steps):
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     unread, bandwidth = UnreadScalars(20), None
     for step in range(steps):
-        evaluation = evaluate(model, _on(batch, CUDA), configuration, step, bandwidth)
+        evaluation = evaluate(model, to_device(batch, CUDA), configuration, step, bandwidth)
         optimizer.zero_grad(set_to_none=True)
         evaluation.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)

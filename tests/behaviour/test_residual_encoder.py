@@ -31,6 +31,7 @@ def pretrained_state(network) -> dict[str, torch.Tensor]:
     return {n: t for n, t in network.state_dict().items() if n.startswith(("patch_embed.", "encoder."))}
 
 
+@pytest.mark.slow
 def test_nnunets_residual_plans_are_trained_and_predicted_by_stock_nnunet(residual, tmp_path, monkeypatch):
     use_threads(monkeypatch)
     shutil.copytree(residual.preprocessed, tmp_path / "preprocessed")

@@ -14,6 +14,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 PREDICT = """

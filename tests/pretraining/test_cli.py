@@ -96,6 +96,7 @@ def test_the_next_command_is_printed(root, capsys):
     assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
+@pytest.mark.slow
 def test_a_residual_encoder_is_trained_and_published(root, capsys):
     arguments = command("--train_only", "--recipe", "resenc", feature_size=8, depths=(1, 2))
     main(arguments)
@@ -124,6 +125,7 @@ def test_what_a_killed_writer_left_is_removed(root):
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
@@ -171,6 +173,7 @@ def test_the_command_to_go_on_is_the_one_that_was_typed():
     assert make_resume_command(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch):
     from pretraining.monitoring.log import RunLog
 
@@ -205,6 +208,7 @@ def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     assert "3.6 x 4 x 4" in out
 
 
+@pytest.mark.slow
 def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsys, monkeypatch):
     before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
@@ -221,6 +225,7 @@ def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsy
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+@pytest.mark.slow
 def test_training_alone_runs_without_nnunetv2(root):
     shutil.rmtree(root / "results")
     program = (
@@ -243,6 +248,7 @@ def test_training_alone_on_what_was_made_otherwise_or_not_at_all(root, capsys):
     assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
+@pytest.mark.slow
 def test_what_is_padded_is_counted_in_the_log(root):
     main(command("--overwrite", "--spacing", "20", "20", "20", steps=1))
     log = (run_folder(root) / "log.txt").read_text()
@@ -274,6 +280,7 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
+@pytest.mark.slow
 def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
     first = root / "results" / "swinfuse" / "encoder.pth"
     kept = shutil.copy(first, root / "kept.pth")

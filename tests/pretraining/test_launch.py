@@ -90,6 +90,7 @@ def same_as_alone(root, results):
     assert (root / results / "swinfuse" / "encoder.pth").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the processes in Linux's /proc")
 @pytest.mark.parametrize("launcher", ["num_gpus", "torchrun"])
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launcher):
@@ -108,6 +109,7 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launch
     same_as_alone(root, launcher)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_two_processes_goes_on(root):
     process = start(root, "interrupted", swinfuse_pretrain("-num_gpus", "2"))
     wait_for_step(process, run_folder(root, "interrupted"), 2)

@@ -39,7 +39,12 @@ def interrupt_at(monkeypatch, step, number):
 
 
 @pytest.mark.parametrize(
-    ("step", "number", "backbone"), [(3, signal.SIGINT, {}), (5, signal.SIGTERM, {}), (3, signal.SIGINT, RESENC)]
+    ("step", "number", "backbone"),
+    [
+        (3, signal.SIGINT, {}),
+        pytest.param(5, signal.SIGTERM, {}, marks=pytest.mark.slow),
+        pytest.param(3, signal.SIGINT, RESENC, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     tmp_path, collection, monkeypatch, step, number, backbone
@@ -103,6 +108,7 @@ def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_p
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).configuration == tiny()
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_losses(tmp_path, collection):
     configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
     run(tmp_path / "run", collection, configuration)
@@ -129,6 +135,7 @@ def test_an_unexpected_error_leaves_no_process_that_loads(tmp_path, collection, 
     assert error.traceback
 
 
+@pytest.mark.slow
 def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection):
     run(tmp_path / "inside", collection, tiny(steps=3))
     run(tmp_path / "workers", collection, tiny(steps=3, workers=2))
@@ -158,6 +165,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_p
     assert all(tensor.isfinite().all() for tensor in state.network_weights.values())
 
 
+@pytest.mark.slow
 def test_values_that_are_read_late_are_recorded_all(tmp_path, collection, monkeypatch):
     run(tmp_path / "each", collection, tiny())
     monkeypatch.setattr(loop, "UnreadScalars", lambda every: UnreadScalars(100))

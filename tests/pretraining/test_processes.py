@@ -94,6 +94,7 @@ def gradients(processes, folder, recipes=RECIPES):
     return found
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection):
     together = in_two_processes(gradients, collection.folder)
     alone = gradients(Processes(), collection.folder)
@@ -131,6 +132,7 @@ def exchange(processes):
     }
 
 
+@pytest.mark.slow
 def test_exchange_between_processes():
     first, second = in_two_processes(exchange)
     # Twice the gradient of one loss; averaging over two processes makes it exact.
@@ -151,6 +153,7 @@ def unequal(processes):
     return "nothing"
 
 
+@pytest.mark.slow
 def test_a_world_of_unequal_versions_is_refused_everywhere():
     for message in in_two_processes(unequal):
         assert "version of torch is 2.1 on rank 1" in message

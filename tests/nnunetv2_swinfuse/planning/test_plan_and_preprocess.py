@@ -224,6 +224,7 @@ def training(planned, tmp_path, monkeypatch):
     return planned
 
 
+@pytest.mark.slow
 def test_training_finds_trainer_and_plans_by_itself_and_changes_nothing_in_the_network(training):
     train(["903", "3d_fullres", "0", "-device", "cpu", "-tr", "nnUNetTrainerSwinFUSE_1epoch"])
     model = training.results / NAME / "nnUNetTrainerSwinFUSE_1epoch__nnUNetSwinFUSEPlans__3d_fullres"

@@ -287,6 +287,7 @@ def test_a_folder_that_cannot_be_written_is_named(raw, tmp_path, monkeypatch):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_files(raw, tmp_path):
     folder = run(tmp_path)
     expected = {name: voxels_of(folder / name) for name in times_of(folder)}
