@@ -24,7 +24,7 @@ CASES = 5
 
 @dataclass(frozen=True)
 class Kind:
-    """A made dataset.
+    """A synthetic dataset.
 
     Attributes:
         dataset: its id.

@@ -80,7 +80,7 @@ def test_default_plans_begin_with_the_pretrained_tensors_and_decay_by_layer(resi
     assert sorted(rates, reverse=True) == pytest.approx([1e-4 * 0.9**i for i in range(pretrained + 3)])
 
 
-def test_the_frozen_trainer_trains_the_decoder_alone(residual):
+def test_the_frozen_trainer_trains_only_the_decoder(residual):
     run = make_trainer("nnUNetTrainerSwinFUSEFrozen_1epoch")
     run.initialize()
     before = {name: tensor.clone() for name, tensor in run.network.state_dict().items()}
@@ -113,7 +113,7 @@ def test_a_frozen_cascade_warns_that_it_does_not_see_the_stage_before(residual, 
             assert all(torch.equal(a, b) for a, b in zip(network(image), network(other), strict=True))
 
 
-def test_another_backbone_does_not_go_on_in_a_model(residual):
+def test_a_model_is_not_continued_with_another_backbone(residual):
     run = make_trainer(fold=0)
     (residual.model() / "fold_0").mkdir(parents=True, exist_ok=True)
     run.initialize()

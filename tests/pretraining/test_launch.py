@@ -30,7 +30,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("nnunet")
     synthetic_collection(root)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in paths(root, "alone").items():
+        for name, value in paths(root, "single").items():
             patch.setenv(name, value)
         main(arguments())
     return root
@@ -79,13 +79,13 @@ def finish(process):
     return process.returncode, output
 
 
-def same_as_alone(root, results):
+def same_as_single_process(root, results):
     """Every step is recorded once, with the losses of one process, and the weights are its weights."""
-    records, expected = (read_records(run_folder(root, name)) for name in (results, "alone"))
+    records, expected = (read_records(run_folder(root, name)) for name in (results, "single"))
     assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in expected]
     for ours, theirs in zip(records, expected, strict=True):
         assert ours["total"] == pytest.approx(theirs["total"], rel=1e-2)
-    ours, theirs = (load_checkpoint(run_folder(root, name) / CHECKPOINT) for name in (results, "alone"))
+    ours, theirs = (load_checkpoint(run_folder(root, name) / CHECKPOINT) for name in (results, "single"))
     assert ours.step == theirs.step == STEPS
     assert (root / results / "swinfuse" / "encoder.pth").is_file()
 
@@ -106,11 +106,11 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launch
     steps = [int(step) for step in re.findall(r"Resuming at step (\d+) of", output)]
     assert len(steps) == 1
     assert steps[0] in (4, 8)
-    same_as_alone(root, launcher)
+    same_as_single_process(root, launcher)
 
 
 @pytest.mark.slow
-def test_an_interrupted_run_of_two_processes_goes_on(root):
+def test_an_interrupted_run_of_two_processes_can_be_resumed(root):
     process = start(root, "interrupted", swinfuse_pretrain("-num_gpus", "2"))
     wait_for_step(process, run_folder(root, "interrupted"), 2)
     process.send_signal(signal.SIGINT)
@@ -119,13 +119,13 @@ def test_an_interrupted_run_of_two_processes_goes_on(root):
     assert "Resume with: swinfuse_pretrain" in output
     saved = load_checkpoint(run_folder(root, "interrupted") / CHECKPOINT)
     assert saved.step == len(read_records(run_folder(root, "interrupted")))
-    # One process may go on with what two have begun.
+    # One process may resume a run of two.
     status, output = finish(start(root, "interrupted", swinfuse_pretrain("--c")))
     assert status == 0, output
-    same_as_alone(root, "interrupted")
+    same_as_single_process(root, "interrupted")
 
 
-def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
+def test_more_gpus_than_the_machine_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     run = Run(

@@ -63,7 +63,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
         assert torch.equal(ours, theirs), name
 
 
-def test_records_behind_a_checkpoint_are_taken_again(tmp_path, collection):
+def test_records_after_the_checkpoint_are_replaced(tmp_path, collection):
     configuration = tiny()
     run(tmp_path / "run", collection, configuration)
     expected = read_records(tmp_path / "run")
@@ -104,7 +104,7 @@ def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_p
         assert "inpainting" in record
         assert not any(name.startswith("rotation") for name in record)
     assert "3 x 1 x 1.5 mm" in (tmp_path / "run" / "log.txt").read_text()
-    # What was asked for is kept: the run goes on with the same command.
+    # The requested settings are kept, so that the same command resumes the run.
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).configuration == tiny()
 
 

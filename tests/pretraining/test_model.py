@@ -24,7 +24,7 @@ def test_predictions_have_the_shapes_of_their_tasks(changes, single_image):
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
-def test_one_modality_goes_alone(modality):
+def test_a_single_modality_is_encoded_by_itself(modality):
     model = PretrainingModel(tiny()).eval()
     batch = synthetic_batch()
     with torch.no_grad():
@@ -67,8 +67,8 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone
     image = synthetic_batch()["ct"]
     with torch.no_grad():
         expected = model.eval().encoder(model.patch_embed(image))
-        found = network.eval().encoder(network.patch_embed(image))
-    for ours, theirs in zip(found, expected, strict=True):
+        features = network.eval().encoder(network.patch_embed(image))
+    for ours, theirs in zip(features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 

@@ -15,26 +15,26 @@ def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
     configuration = tiny(single_share=0.0, **backbone)
     torch.manual_seed(0)
     model = PretrainingModel(configuration)
-    # It begins with zeros, which let nothing through; every later step does.
+    # Its weights start at zero, so that no gradient passes in the first step.
     torch.nn.init.normal_(model.rotation_head.classify.weight)
     first = evaluate(model, synthetic_batch(), configuration, 3, None)
     assert set(first.losses) == {"inpainting", "contrastive", "cross_modal", "rotation", "density"}
     torch.rand(10)
-    again = evaluate(model, synthetic_batch(), configuration, 3, None)
+    repeated = evaluate(model, synthetic_batch(), configuration, 3, None)
     other = evaluate(model, synthetic_batch(), configuration, 4, None)
-    assert first.total.item() == again.total.item() != other.total.item()
+    assert first.total.item() == repeated.total.item() != other.total.item()
     for loss in first.losses.values():
         gradients = torch.autograd.grad(loss, list(model.patch_embed.parameters()), retain_graph=True)
         assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_ct_and_mr_of_registered_pairs_are_drawn_together_where_there_are_any():
+def test_the_cross_modal_loss_needs_registered_pairs():
     configuration = tiny(cross_modal_weight=1.0)
     model = PretrainingModel(configuration)
     batch = synthetic_batch()
     assert "cross_modal" in evaluate(model, batch, configuration, 0, None).losses
-    apart = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
-    assert "cross_modal" not in evaluate(model, apart, configuration, 0, None).losses
+    unpaired = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
+    assert "cross_modal" not in evaluate(model, unpaired, configuration, 0, None).losses
 
 
 def test_total_is_the_weighted_sum():
@@ -51,7 +51,7 @@ def test_total_is_the_weighted_sum():
     assert result.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_share_of_the_steps_shows_each_image_alone_but_validation_never():
+def test_a_share_of_the_training_steps_encodes_images_singly():
     configuration = tiny(single_share=0.5)
     model = PretrainingModel(configuration)
     batch = synthetic_batch()
@@ -79,7 +79,7 @@ def test_without_the_module_its_change_is_not_measured(backbone):
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
-def test_one_modality_is_learnt_from_alone(modality):
+def test_a_single_modality_has_the_proxy_tasks_without_pairs(modality):
     configuration = tiny(modalities=(modality.upper(),))
     batch = {name: values for name, values in synthetic_batch().items() if name != {"ct": "mr", "mr": "ct"}[modality]}
     result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None)
@@ -95,7 +95,7 @@ def test_registered_crops_stay_registered_in_their_views():
     assert torch.equal(ct.mask, mr.mask)
     assert torch.equal(ct.turns, mr.turns)
     assert len(ct.target) == 4
-    # Intensities were drawn apart, so equal crops are equal but for a monotone change.
+    # Intensity changes are drawn for each modality, so equal crops differ only by a monotone change.
     order = ct.target[0].flatten().argsort()
     assert (mr.target[0].flatten()[order].diff() > -1e-4).all()
 

@@ -18,7 +18,7 @@ from pretraining.processes import Processes, process_group, was_restarted
 from .synthetic import CPU, TINY, synthetic_collection
 
 RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein", "resenc")
-# With a share of 0.5 the images of step 3 go through the module alone, and those of step 4 do not.
+# With a share of 0.5 the images of step 3 are encoded singly, those of step 4 in pairs.
 STEPS = (3, 4)
 
 
@@ -41,17 +41,17 @@ def in_two_processes(function, *arguments):
     for worker in workers:
         worker.start()
     limit = time.monotonic() + 600
-    found = {}
-    while len(found) < 2 and time.monotonic() < limit:
+    returned = {}
+    while len(returned) < 2 and time.monotonic() < limit:
         if results.empty():
             assert not any(worker.exitcode for worker in workers), "a process failed; see its traceback"
             time.sleep(0.05)
         else:
             rank, value = results.get()
-            found[rank] = value
+            returned[rank] = value
     for worker in workers:
         worker.join(20)
-    return [found[rank] for rank in range(2)]
+    return [returned[rank] for rank in range(2)]
 
 
 def _process(rank, port, results, function, arguments):
@@ -73,7 +73,7 @@ def configuration_of(recipe):
 def gradients(processes, folder, recipes=RECIPES):
     """Gradients and values of two steps of each recipe, as plain lists."""
     collection = PreprocessedCollection.open(folder)
-    found = {}
+    results = {}
     for recipe in recipes:
         configuration = configuration_of(recipe)
         crops = CropDataset(
@@ -87,22 +87,22 @@ def gradients(processes, folder, recipes=RECIPES):
             model.zero_grad()
             evaluation = evaluate(wrapped, crops[step], configuration, step, None, processes=processes)
             evaluation.total.backward()
-            found[f"{recipe} {step}"] = (
+            results[f"{recipe} {step}"] = (
                 {n: p.grad.flatten().tolist() for n, p in model.named_parameters() if p.grad is not None},
                 {name: float(value) for name, value in evaluation.values().items()},
             )
-    return found
+    return results
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection):
     together = in_two_processes(gradients, collection.folder)
-    alone = gradients(Processes(), collection.folder)
+    single = gradients(Processes(), collection.folder)
     paired = set()
-    for name, (expected, values) in alone.items():
+    for name, (expected, values) in single.items():
         paired |= {"density" in values} if name.startswith("swinfuse") else set()
         assert expected
-        for ours, our_values in (found[name] for found in together):
+        for ours, our_values in (results[name] for results in together):
             # A ratio of norms: averaged over processes, not that of the whole batch.
             assert our_values.pop("dim_change", 0) == pytest.approx(values.get("dim_change", 0), rel=0.05), name
             assert our_values == pytest.approx({k: v for k, v in values.items() if k in our_values}, rel=1e-4), name
@@ -161,15 +161,15 @@ def test_a_world_of_unequal_versions_is_refused_everywhere():
         assert "seed" not in message
 
 
-def test_a_process_alone_needs_no_exchange():
-    alone = Processes()
+def test_a_single_process_needs_no_exchange():
+    single = Processes()
     values = torch.randn(4, 2)
-    assert alone.gather(values) is values
-    assert alone.gather_views(values) is values
-    assert alone.other_crops(values[:1]) is None
-    assert list(alone.samples(3)) == [0, 1, 2]
-    assert alone.any(True)
-    alone.require_equal({"anything": object()})
+    assert single.gather(values) is values
+    assert single.gather_views(values) is values
+    assert single.other_crops(values[:1]) is None
+    assert list(single.samples(3)) == [0, 1, 2]
+    assert single.any(True)
+    single.require_equal({"anything": object()})
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
@@ -180,7 +180,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_command_knows_that_it_was_started_again(monkeypatch, variable):
+def test_a_command_knows_that_it_was_restarted(monkeypatch, variable):
     assert not was_restarted()
     monkeypatch.setenv(variable, "0")
     assert not was_restarted()

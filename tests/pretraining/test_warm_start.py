@@ -1,4 +1,4 @@
-"""Beginning from weights that were there before."""
+"""Starting from an existing encoder."""
 
 from dataclasses import replace
 
@@ -57,7 +57,9 @@ def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
     configuration = tiny(**backbone)
     torch.manual_seed(2)
     trained = PretrainingModel(configuration)
-    export_encoder(trained, configuration, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    export_encoder(
+        trained, configuration, {"name": "Synthetic", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth"
+    )
     configuration, encoder = load_initial(replace(configuration, init_from=str(tmp_path / "encoder.pth")))
     model = PretrainingModel(configuration)
     report = initialize(model, encoder)
@@ -79,7 +81,7 @@ def test_other_sizes_are_listed_with_the_options_that_take_them(monai_file):
 def test_another_backbone_is_named_with_the_options_that_take_it(tmp_path):
     residual = tiny(**RESENC)
     model = PretrainingModel(residual)
-    export_encoder(model, residual, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    export_encoder(model, residual, {"name": "Synthetic", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
     with pytest.raises(
         InputError, match=r"backbone is resenc in the file, swin in the settings.*--backbone resenc --feature_size 8"
     ):

@@ -35,7 +35,7 @@ def encoder_of(network) -> Encoder:
 
 
 def fresh(strides, settings, input_channels=1, **kwargs):
-    """A network in which everything that transfer leaves alone can be told."""
+    """A network whose parameters are all 0.123, to recognise those that transfer has not changed."""
     network = build(strides, settings, input_channels, **kwargs)
     with torch.no_grad():
         for parameter in network.parameters():

@@ -33,9 +33,9 @@ def test_plans_name_the_network_and_keep_its_settings(chosen):
 def test_the_backbone_is_that_of_the_network(chosen):
     network = build_network(plans_architecture(STRIDES, chosen), 1, 3)
     stem, encoder = build_backbone(chosen, chosen.topology(STRIDES))
-    alone = nn.ModuleDict({"patch_embed": stem, "encoder": encoder}).state_dict()
+    built = nn.ModuleDict({"patch_embed": stem, "encoder": encoder}).state_dict()
     inside = {k: v for k, v in network.state_dict().items() if k.startswith(("patch_embed.", "encoder."))}
-    assert {name: tensor.shape for name, tensor in alone.items()} == {k: v.shape for k, v in inside.items()}
+    assert {name: tensor.shape for name, tensor in built.items()} == {k: v.shape for k, v in inside.items()}
     assert stem(torch.zeros(1, 1, 16, 16, 16)).shape[1] == chosen.feature_size
 
 

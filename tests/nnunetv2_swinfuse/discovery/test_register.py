@@ -124,7 +124,7 @@ def test_visible_to_nnunet_knows_the_variable_and_the_registration(site, monkeyp
     assert registration.visible_to_nnunet()
 
 
-def test_the_folder_holds_the_re_export_alone():
+def test_the_folder_holds_only_the_re_export():
     files = [path.name for path in registration.external_trainers_folder().iterdir() if path.name != "__pycache__"]
     assert files == ["swinfuse_trainers.py"]
 

@@ -89,7 +89,7 @@ def test_a_mask_on_another_grid_is_found(tmp_path):
         check(collection)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     collection = read(make(tmp_path / "D", {"s": {"1": [image("gone.nii.gz")]}}))
     with pytest.raises(InputError, match=r"gone\.nii\.gz: cannot be read"):
         check(collection)

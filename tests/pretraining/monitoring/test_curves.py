@@ -18,7 +18,7 @@ def test_progress_is_drawn_from_few_and_from_many_records(tmp_path):
     assert not list(tmp_path.glob("*.tmp*"))
 
 
-def test_each_panel_can_be_drawn_alone_and_says_whether_it_was_measured(tmp_path):
+def test_each_panel_can_be_drawn_by_itself_and_knows_whether_it_was_measured(tmp_path):
     log = RunLog(tmp_path)
     log.record(1, "validation", {"cka": 0.5, "probe_accuracy": float("nan")})
     records = read_records(tmp_path)

@@ -23,7 +23,7 @@ def test_flat_volumes_are_drawn_too(tmp_path):
     assert draw_reconstruction(tmp_path / "flat.png", {"CT": (flat, flat, flat, flat.bool())}).is_file()
 
 
-def test_the_slice_shown_is_the_one_with_most_structure_behind_the_mask():
+def test_the_slice_with_most_structure_in_the_mask_is_shown():
     target, mask = np.zeros((8, 8, 8)), np.zeros((8, 8, 8), dtype=bool)
     target[6, 2:5, 3] = 5.0
     target[1] = np.random.default_rng(0).normal(size=(8, 8))

@@ -18,7 +18,7 @@ def make(folder, sides=None):
         for name, domains in kinds.items()
     )
     split = dict.fromkeys(kinds, "train") | (sides or {})
-    write_index(folder, Collection("A", "made", folder, patients), split, (20, 24, 22))
+    write_index(folder, Collection("A", "synthetic", folder, patients), split, (20, 24, 22))
     return PreprocessedCollection.open(folder)
 
 

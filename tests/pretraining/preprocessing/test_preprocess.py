@@ -155,7 +155,7 @@ def test_an_interrupted_run_is_completed_not_repeated(raw, tmp_path):
     (folder / "index.json").unlink()
     (folder / "c0_CT.b2nd").unlink()
     shorten(folder / "m0_MR.b2nd")
-    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"what a killed process leaves")
+    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"of a killed process")
     run(tmp_path)
     after = times_of(folder)
     assert {name for name in before if after[name] != before[name]} == {"c0_CT.b2nd", "m0_MR.b2nd"}
@@ -348,7 +348,7 @@ def test_parts_one_after_the_other_give_what_one_run_gives(raw, tmp_path, monkey
     assert {path.name for path in folder.iterdir()} == {"index.json", "index.npz", *expected}
 
 
-def test_a_part_leaves_alone_what_another_is_writing(raw, tmp_path):
+def test_a_part_does_not_touch_what_another_is_writing(raw, tmp_path):
     folder = run(tmp_path, part=0, parts=2)
     (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"another part's")
     run(tmp_path, part=0, parts=2)
@@ -357,10 +357,10 @@ def test_a_part_leaves_alone_what_another_is_writing(raw, tmp_path):
     assert not list(folder.rglob("*.tmp.*"))
 
 
-def test_the_last_part_makes_again_what_does_not_fit(raw, tmp_path):
+def test_the_last_part_rewrites_files_of_other_settings(raw, tmp_path):
     run(tmp_path, part=0, parts=2)
     folder = run(tmp_path, part=1, parts=2, spacing=(2.0, 1.0, 1.0))
-    # Part 0 had been made with another spacing.
+    # Part 0 was preprocessed with another spacing.
     assert index_of(folder)["spacing"] == [2.0, 1.0, 1.0]
     assert {voxels_of(folder / name).shape for name in times_of(folder)} == {(9, 22, 20)}
 
@@ -371,7 +371,7 @@ def test_another_share_for_validation_is_refused(raw, tmp_path):
         run(tmp_path, validation_share=0.5)
 
 
-def test_a_collection_of_mr_alone_can_be_preprocessed(tmp_path):
+def test_a_collection_with_only_mr_can_be_preprocessed(tmp_path):
     write_folder_pair(tmp_path / "raw" / "A", mr_only=3)
     folder = run(tmp_path)
     assert index_of(folder)["volumes"] == {"CT": 0, "MR": 3}
@@ -383,8 +383,8 @@ def test_several_collections_lie_in_folders_of_their_own(tmp_path):
     write_folder_pair(tmp_path / "raw" / "B", ct_only=2, mr_only=2)
     collection = find_collections(["A", "B"], tmp_path / "raw")
     folder = preprocess(collection, tmp_path / "preprocessed", crop_size=(8, 8, 8), processes=1)
-    found = PreprocessedCollection.open(folder)
-    files = {found.file(volume).relative_to(folder).as_posix() for volume in range(8)}
+    reopened = PreprocessedCollection.open(folder)
+    files = {reopened.file(volume).relative_to(folder).as_posix() for volume in range(8)}
     assert {"A/p0_CT.b2nd", "A/p0_MR.b2nd", "B/c0_CT.b2nd", "B/m1_MR.b2nd"} < files
     assert all((folder / file).is_file() for file in files)
-    assert found.split_by_patient().keys() == {patient.identifier for patient in collection.patients}
+    assert reopened.split_by_patient().keys() == {patient.identifier for patient in collection.patients}
