@@ -1,4 +1,4 @@
-"""Floating point operations of one 96^3 image, forward: the figures of docs/architecture.md. Counted, not timed."""
+"""GFLOP of a forward pass on one 96^3 image, counted, not timed: the figures of docs/architecture.md."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Estimated against measured peak memory of a training step, and the weights of `planning/memory.py` fitted to it.
+"""Estimated and measured peak memory of a training step, and weights for `planning/memory.py` fitted to it.
 
     python benchmarks/planned_memory.py --output FOLDER            # without a GPU: meta tensors, no memory needed
-    python benchmarks/planned_memory.py --output FOLDER --plans nnUNetSwinFUSEPlans.json    # the target of these plans
+    python benchmarks/planned_memory.py --output FOLDER --plans nnUNetSwinFUSEPlans.json    # plans against their target
 
-With a GPU the steps are real and `torch.cuda.max_memory_allocated` is read; cases that do not fit are said so.
+With a GPU the steps are real and `torch.cuda.max_memory_allocated` is read; cases that do not fit are marked.
 `--compiled` adds torch.compile, nnU-Net's default on CUDA. Writes planned_memory.json and planned_memory.md.
 """
 
@@ -126,7 +126,7 @@ def step_arguments(case: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def measure(case: dict[str, Any], compiled: bool) -> int | None:
-    """Peak bytes; None when the GPU has not as much."""
+    """Peak bytes; None when the GPU has too little memory."""
     if not torch.cuda.is_available():
         return meta_step_memory(*step_arguments(case))
     try:

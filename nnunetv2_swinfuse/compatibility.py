@@ -6,7 +6,7 @@ import re
 from importlib.metadata import version
 
 PACKAGE = "nnunetv2-swinfuse"
-# setup.cfg states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
+# pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
 NNUNET_FROM, NNUNET_BELOW = "2.8.0", "2.9"
 
 

@@ -20,7 +20,7 @@ HEAD = """# Settings of pretraining
 
 Every setting is an option of `swinfuse_pretrain`, such as `--steps 1000` or `--crop_size 64 64 64`, and stored in the
 run's `configuration.json`. A preset (`-p`) sets sizes and length, a recipe (`--recipe`) what is learnt; options on the
-command line come last. Recipes are described in [method.md](method.md#recipes).
+command line come last. Presets and recipes are described in [pretraining.md](pretraining.md).
 
 This page is generated: `python -m pretraining.settings_page`.
 """

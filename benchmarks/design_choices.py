@@ -1,9 +1,9 @@
-"""The convolutions around the Swin encoder: what other choices would cost, the same plan, the same encoder.
+"""What other design choices around the same Swin encoder would cost: stem, decoder, norm and memory format.
 
-    python benchmarks/surroundings.py --quick
-    python benchmarks/surroundings.py --bf16
+    python benchmarks/design_choices.py --quick
+    python benchmarks/design_choices.py --bf16
 
-The first row is the network as it is: plain convolutions at full resolution with half the feature size, instance norm.
+The first row is the network as it is: plain convolutions at full resolution, half the feature size, instance norm.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 import torch
 from dynamic_network_architectures.building_blocks.residual import StackedResidualBlocks
-from measure import Competitors, check, compare, largest_difference, made_input, outputs_of, parse, report
+from measure import Competitors, check, compare, largest_difference, outputs_of, parse, random_input, report
 from network import ours
 from torch import Tensor, nn
 
@@ -76,12 +76,12 @@ def main() -> None:
         }
     )
     shape = options.shapes[0]
-    x = made_input(competitors, shape, 1, torch.device("cpu"))
+    x = random_input(competitors, shape, 1, torch.device("cpu"))
     with torch.no_grad():
         pair = [outputs_of(make(shape).eval(), x) for make in (channels_last, ours)]
     checks = {"channels_last_3d": check("channels_last_3d", largest_difference(*pair), 1e-3)}
     rows = compare(competitors, options)
-    report("Surroundings, of the encoder", "python " + " ".join(sys.argv), checks, rows, options)
+    report("Design choices, around the encoder", "python " + " ".join(sys.argv), checks, rows, options)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""What a run has learnt: its validation by modality over many views, and how much of the voxels its maps still hold.
+"""What a run has learned: its validation by modality over many views, and how much of the voxels its maps retain.
 
-    python benchmarks/learnt.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
+    python benchmarks/evaluate_run.py $nnUNet_results/CTMR/swinfuse__tiny $nnUNet_preprocessed/CTMR/swinfuse
 
-Voxels are read off each map linearly, at the beginning of the run and at its end.
+Voxels are read off each map linearly, before the first step and after the last.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ CPU = torch.device("cpu")
 
 
 def linear_error(maps: list[Tensor], images: list[Tensor]) -> float:
-    """L1 of voxels read off a map (B, C, z, y, x) by least squares, token by token: fitted on three quarters."""
+    """L1 of voxels predicted from a map (B, C, z, y, x) by least squares, token by token.
+
+    Fitted on three quarters of the tokens, measured on the rest.
+    """
     patch = [size // tokens for size, tokens in zip(images[0].shape[2:], maps[0].shape[2:], strict=True)]
     tokens = torch.cat([m.flatten(2).transpose(1, 2).flatten(0, 1) for m in maps])
     tokens = torch.cat([tokens, torch.ones(len(tokens), 1)], 1)
@@ -42,26 +45,26 @@ def linear_error(maps: list[Tensor], images: list[Tensor]) -> float:
 
 
 @torch.no_grad()
-def voxels_left(model: PretrainingModel, crops: CropDataset) -> dict[str, float]:
-    """:func:`linear_error` of the embedding, of what the Domain Invariance Module makes of it, and of the features."""
-    maps: dict[str, list[Tensor]] = {"embedding": [], "behind the DIM": [], "finest features": []}
+def retained_voxels(model: PretrainingModel, crops: CropDataset) -> dict[str, float]:
+    """:func:`linear_error` of the embedding, of the Domain Invariance Module's output, and of the features."""
+    maps: dict[str, list[Tensor]] = {"embedding": [], "after the DIM": [], "finest features": []}
     images = []
     for index in range(len(crops)):
         batch = crops[index]
         image = torch.cat([batch[domain.lower()] for domain in DOMAINS])
         embedding = model.patch_embed(image)
         module = model.encoder.domain_invariance
-        behind = embedding if module is None else module(embedding)
+        after = embedding if module is None else module(embedding)
         maps["embedding"].append(embedding)
-        maps["behind the DIM"].append(behind)
-        maps["finest features"].append(model.encoder.features(behind)[0])
+        maps["after the DIM"].append(after)
+        maps["finest features"].append(model.encoder.features(after)[0])
         images.append(image)
     return {name: linear_error(of_name, images) for name, of_name in maps.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run that has learnt from CT and MR")
+    parser.add_argument("run", type=Path, help="folder of a run on CT and MR")
     parser.add_argument("volumes", type=Path, help="its preprocessed volumes")
     parser.add_argument("--batches", type=int, default=32, help="of validation views")
     arguments = parser.parse_args()
@@ -74,9 +77,9 @@ def main() -> None:
         collection, "validation", configuration.crop_size, configuration.batch_size,
         seed=configuration.seed, foreground_share=1.0, steps=4,
     )  # fmt: skip
-    left = {"at the beginning": voxels_left(model, crops)}
+    errors_by_step = {"before training": retained_voxels(model, crops)}
     model.load_state_dict(state.network_weights)
-    left[f"step {state.step}"] = voxels_left(model, crops)
+    errors_by_step[f"step {state.step}"] = retained_voxels(model, crops)
     with tempfile.TemporaryDirectory() as panels:
         means = validate(model, collection, configuration, CPU, state.step, state.bandwidth, Path(panels))
     print(f"{arguments.batches * configuration.batch_size * 2} views of each modality, step {state.step}\n")
@@ -84,9 +87,9 @@ def main() -> None:
     for name in ("masked_error", "masked_error_of_mean", "rotation_accuracy"):
         print(f"| {name} | " + " | ".join(f"{means[f'{name}_{domain}']:.3f}" for domain in DOMAINS) + " |")
     print("\n" + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
-    columns = list(left["at the beginning"])
+    columns = list(errors_by_step["before training"])
     print(f"\n| L1 of voxels read linearly | {' | '.join(columns)} |\n| --- {'| --- ' * len(columns)}|")
-    for when, errors in left.items():
+    for when, errors in errors_by_step.items():
         print(f"| {when} | " + " | ".join(f"{errors[name]:.3f}" for name in columns) + " |")
 
 
