@@ -1,7 +1,9 @@
 """Through nnU-Net's own entry points: train, continue, validate, refuse."""
 
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
 
-from .workshop import PLAIN, REGIONS, TRAINER, make_trainer, publish_encoder
+from .workshop import PLAIN, REGIONS, SETTINGS, TRAINER, make_trainer, publish_encoder
 
 CPU = torch.device("cpu")
 
@@ -48,7 +50,20 @@ def test_what_training_leaves_is_stock_nnunets(trained):
     assert '"iterations_per_epoch": 2' in log
 
 
-def test_training_starts_from_the_pretrained_weights(published):
+def test_an_encoder_that_is_mostly_lost_is_a_warning_with_what_helps(workshop, capsys):
+    deep = replace(SETTINGS, depths=(1, 1, 1, 1), num_heads=(2, 4, 4, 4))
+    publish_encoder(workshop.encoder, settings=deep, halvings=5)
+    trainer = make_trainer()
+    trainer.initialize()
+    log = capsys.readouterr().out
+    assert re.search(
+        r"SwinFUSE: WARNING: only \d+\.\d % of the encoder's parameters are used: the plans have fewer", log
+    )
+    assert "swinfuse_pretrain -d COLLECTION --for 901 takes stages, patch and spacing" in log
+    assert "unused: encoder stage" in log
+
+
+def test_training_starts_from_the_pretrained_weights(published, capsys):
     trainer = make_trainer()
     trainer.initialize()
     weights = trainer.network.state_dict()
@@ -56,6 +71,7 @@ def test_training_starts_from_the_pretrained_weights(published):
     shared = [name for name in encoder.weights if name in weights and ".merging." not in name]
     assert len(shared) > 20
     assert all(torch.equal(weights[name], encoder.weights[name]) for name in shared)
+    assert "WARNING: only" not in capsys.readouterr().out
 
 
 def test_scratch_has_the_same_network_and_other_weights(published):

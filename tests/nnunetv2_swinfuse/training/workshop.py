@@ -99,10 +99,10 @@ def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS) -> Encoder:
+def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS, halvings: int = 3) -> Encoder:
     """An encoder of random weights, as a pretraining run would leave it, and its copy in the run's own folder."""
     torch.manual_seed(seed)
-    network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * 3], settings), 1, 2)
+    network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings), 1, 2)
     weights = {k: v for k, v in network.state_dict().items() if k.startswith(("patch_embed.", "encoder."))}
     source = path.parent / f"run_{seed}" / "encoder.pth"
     encoder = Encoder(
