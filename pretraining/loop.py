@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -20,15 +18,12 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
-from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
 from pretraining.interruption import Interrupted, ignore_stop_signals, stop_signals
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import RunLog, SilentLog
-from pretraining.monitoring.panels import draw_reconstruction
-from pretraining.monitoring.probes import FeatureProbes
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.out_of_memory import explain_out_of_memory
@@ -37,6 +32,7 @@ from pretraining.preprocessed.crops import CropDataset
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.run_time import format_duration
 from pretraining.schedule import learning_rate
+from pretraining.validation import to_device, validate
 from pretraining.warm_start import initialize
 
 READ_EVERY = 20
@@ -221,49 +217,6 @@ def train(
     return model
 
 
-@torch.no_grad()
-def validate(
-    model: PretrainingModel,
-    collection: PreprocessedCollection,
-    configuration: Configuration,
-    device: torch.device,
-    step: int,
-    bandwidth: torch.Tensor | None,
-    panels: Path,
-    processes: Processes = SINGLE_PROCESS,
-) -> dict[str, float]:
-    """Means of losses and health measures over the same validation crops and views each time, and a picture of one.
-
-    Args:
-        model: the model, not wrapped.
-        collection: the preprocessed volumes.
-        configuration: settings of the run.
-        device: where the model is.
-        step: steps taken so far, for the picture.
-        bandwidth: running average of the density loss's bandwidth.
-        panels: folder of the pictures, one per validation.
-        processes: those that train together; all must call this, each evaluates its part of every batch.
-    """
-    model.eval()
-    crops = CropDataset(
-        collection, "validation", configuration.crop_size, configuration.batch_size,
-        seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
-        samples=processes.samples(configuration.batch_size), domains=configuration.modalities,
-    )  # fmt: skip
-    values: dict[str, list[float]] = defaultdict(list)
-    probes = FeatureProbes()
-    for index in range(len(crops)):
-        batch = to_device(crops[index], device)
-        evaluation = evaluate(model, batch, configuration, index, bandwidth, True, processes)
-        probes.add(model, batch)
-        for name, value in evaluation.values().items():
-            values[name].append(float(value))
-        if index == 0 and processes.first:
-            draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
-    # Some are not measured on every batch: the difference of attention needs co-located crops.
-    return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}
-
-
 @contextmanager
 def batches(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
     """Gives a function that returns the next batch; when the block ends, the loading processes end too.
@@ -325,13 +278,6 @@ def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: i
     log.info(f"step {step}: validation {_format_values(means)}")
     for warning in health_warnings(means, step / steps):
         log.info(f"WARNING: {warning}")
-
-
-def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    """Moves the crops to the device. The rest stays, since reading it there would make the host wait in every step."""
-    return {
-        name: value.to(device, non_blocking=True) if name.upper() in DOMAINS else value for name, value in batch.items()
-    }
 
 
 def _format_values(values: Mapping[str, Any]) -> str:

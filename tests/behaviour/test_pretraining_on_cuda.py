@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from pretraining import objective
-from pretraining.loop import to_device
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
+from pretraining.validation import to_device
 from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
 from tests.pretraining.synthetic import RESENC, synthetic_batch, tiny
 
