@@ -128,7 +128,8 @@ def prepare_folder(run: Run, state: TrainingState | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     for temporary in run.folder.rglob("*.tmp*"):
         temporary.unlink(missing_ok=True)
-    (run.folder / "configuration.json").write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
+    with atomic_write(run.folder / "configuration.json") as temporary:
+        temporary.write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
 
 
 def find_device(configuration: Configuration, processes: Processes | None = None) -> torch.device:

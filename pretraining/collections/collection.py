@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from nnunetv2_swinfuse.errors import InputError
 
 Domain = Literal["CT", "MR"]
-DOMAINS: tuple[Domain, ...] = ("CT", "MR")
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 

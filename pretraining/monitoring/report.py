@@ -50,7 +50,8 @@ def write_facts(folder: Path, command: str, collection: PreprocessedCollection, 
         split = collection.split(name)
         data[f"volumes for {name}"] = f"{len(split.ct)} CT, {len(split.mr)} MR, {len(split.pairs)} pairs"
     content = {"command": command, "data": data, "surroundings": describe_environment(device)}
-    (folder / FACTS).write_text(json.dumps(content, indent=4) + "\n")
+    with atomic_write(folder / FACTS) as temporary:
+        temporary.write_text(json.dumps(content, indent=4) + "\n")
 
 
 def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
