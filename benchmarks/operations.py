@@ -26,7 +26,7 @@ strides = [[1, 1, 1], *[[2, 2, 2]] * 5]
 network = SwinFUSEUNet(1, 14, False, **plans_architecture(strides, EncoderSettings())["arch_kwargs"])
 print("| part | GFLOP |\n| --- | --- |")
 print(f"| DIM, at most 2048 tokens | {count(network.encoder.domain_invariance, embedding):.1f} |")
-wide = DomainInvariance(48, 3, DomainInvarianceSettings(max_tokens=4096))
+wide = DomainInvariance(48, 3, DomainInvarianceSettings(max_cells=4096))
 print(f"| DIM, at most 4096 tokens | {count(wide, embedding):.1f} |")
 print(f"| DIM and Swin stages | {count(network.encoder, embedding):.1f} |")
 print(f"| SwinFUSEUNet | {count(network, image):.1f} |")

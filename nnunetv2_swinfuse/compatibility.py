@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
+from nnunetv2_swinfuse.errors import SwinFUSEError
+
 PACKAGE = "nnunetv2-swinfuse"
 # pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
 NNUNET_FROM, NNUNET_BELOW = "2.8.0", "2.9"
 
 
-class VersionError(RuntimeError):
+class VersionError(SwinFUSEError, RuntimeError):
     """A model of a newer version of this package; the message says how to upgrade."""
 
 

@@ -104,9 +104,9 @@ class Configuration:
     dim_layers: int = field(
         default=DomainInvarianceSettings.layers, metadata=_about("network", "attention layers of each block of the DIM")
     )
-    dim_max_tokens: int = field(
-        default=DomainInvarianceSettings.max_tokens,
-        metadata=_about("network", "largest number of tokens in the DIM; larger maps are pooled"),
+    dim_max_cells: int = field(
+        default=DomainInvarianceSettings.max_cells,
+        metadata=_about("network", "largest number of cells in the DIM; larger maps are pooled"),
     )
     fusion: Fusion = field(
         default="separate",
@@ -266,21 +266,21 @@ class Configuration:
 
     @property
     def encoder_settings(self) -> EncoderSettings:
-        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_tokens)
+        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_cells)
         return EncoderSettings(
             feature_size=self.feature_size,
             depths=self.depths,
             num_heads=self.num_heads,
             window_size=self.window_size,
             mlp_ratio=self.mlp_ratio,
-            domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
+            domain_invariance=invariance if self.dim == "co_attention" else None,
             monai_legacy_merging=self.monai_legacy_merging,
             monai_clamped_bias=self.monai_clamped_bias,
             backbone=self.backbone,
         )
 
     def for_spacing(self, spacing: Sequence[float]) -> Configuration:
-        """These settings, without quarter turns if the axial plane of the volumes is not isotropic.
+        """These settings for the volumes' spacing: without quarter turns if the axial plane is not isotropic.
 
         A quarter turn exchanges the spacings of y and x, so it could be recognised by the distortion.
 
@@ -290,11 +290,10 @@ class Configuration:
         Raises:
             InputError: when rotation is the only task.
         """
-        _, y, x = spacing
-        if not self.quarter_turns or max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x):
-            return self
+        z, y, x = (float(distance) for distance in spacing)
+        turned = self.quarter_turns and max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x)
         try:
-            return replace(self, quarter_turns=False)
+            return replace(self, spacing=(z, y, x), quarter_turns=turned)
         except InputError as error:
             raise InputError(
                 f"the volumes' spacing is {[round(float(s), 3) for s in spacing]} mm (z, y, x): quarter turns of a "

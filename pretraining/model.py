@@ -125,7 +125,7 @@ class PretrainingModel(nn.Module):
         settings = self.settings = configuration.encoder_settings
         self.fusion = configuration.fusion
         self.patch_embed, self.encoder = build_backbone(
-            settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing
+            settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing, configuration.spacing
         )
         channels = self.encoder.output_channels
         width = settings.feature_size

@@ -29,7 +29,7 @@ def settings() -> EncoderSettings:
         depths=(2, 2),
         num_heads=(2, 4),
         window_size=3,
-        domain_invariance={"layers": 2, "max_tokens": 64, "mlp_ratio": 2.0},
+        domain_invariance={"layers": 2, "max_cells": 64, "mlp_ratio": 2.0},
     )
 
 
@@ -42,7 +42,7 @@ def residual_settings() -> EncoderSettings:
         feature_size=8,
         depths=(1, 2),
         num_heads=(2,),
-        domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
+        domain_invariance={"layers": 1, "max_cells": 64, "mlp_ratio": 2.0},
         backbone="resenc",
     )
 

@@ -57,7 +57,7 @@ def test_what_needs_no_value_works_and_the_host_keeps_its_values():
 def test_gradients_are_those_of_pytorchs_engine():
     settings = EncoderSettings(
         feature_size=12, depths=(2,), num_heads=(2,), window_size=3,
-        domain_invariance={"layers": 1, "max_tokens": 64, "mlp_ratio": 2.0},
+        domain_invariance={"layers": 1, "max_cells": 64, "mlp_ratio": 2.0},
     )  # fmt: skip
     torch.manual_seed(0)
     network = build_network(plans_architecture([[1, 1, 1], [2, 2, 2], [2, 2, 2]], settings), 1, 2)

@@ -32,7 +32,7 @@ def test_the_versions_agree(project):
     assert citation[1] == project["version"]
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    # setuptools prefers pyproject.toml: a version, dependency or command in setup.cfg would be ignored or contradict.
+    # setuptools prefers pyproject.toml: a version or command in setup.cfg would be ignored or contradict it.
     assert set(setup.sections()) == {"options", "options.packages.find", "options.package_data"}
     assert set(setup["options"]) == {"packages", "include_package_data"}
 

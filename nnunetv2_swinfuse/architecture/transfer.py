@@ -227,7 +227,7 @@ def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: Encoder
 
 
 def _comparable(value: object) -> object:
-    return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
+    return {k: v for k, v in value.items() if k != "max_cells"} if isinstance(value, dict) else value
 
 
 def _further_stages(strides: tuple[tuple[Triple, ...], tuple[Triple, ...]]) -> tuple[str, ...]:

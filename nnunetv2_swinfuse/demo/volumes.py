@@ -17,6 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunetv2_swinfuse.errors import SwinFUSEError
+
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "brainstem": 3}
 
 # Tissue: Hounsfield units, MR T1 brightness.
@@ -38,7 +40,7 @@ TISSUES = list(CONTRASTS)
 Inside = Callable[[Sequence[float | np.ndarray], Sequence[float]], np.ndarray]
 
 
-class DemoError(RuntimeError):
+class DemoError(SwinFUSEError, RuntimeError):
     """The demo cannot go on; the message says why and what to do."""
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import site as python_site
-import sys
 import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.discovery.diagnosis import TRAINER, VARIABLE, check
+from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
 
 __all__ = ["TRAINER", "VARIABLE", "RegistrationError", "external_trainers_folder", "register", "remove"]
 
@@ -37,7 +37,7 @@ PTH_LINE = (
 )
 
 
-class RegistrationError(RuntimeError):
+class RegistrationError(SwinFUSEError, RuntimeError):
     """The registration could not be written or removed; the message says where and what to do."""
 
 
@@ -102,7 +102,7 @@ def visible_to_nnunet() -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 1 when nnU-Net does not find the trainers or the file cannot be written."""
+    """Entry point. Exits with 1 when nnU-Net does not find the trainers, with 2 when the file cannot be written."""
     parser = argparse.ArgumentParser(
         prog="swinfuse_register",
         description="Make the SwinFUSE trainers known to nnU-Net in this Python environment, permanently.",
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action.add_argument("--remove", action="store_true", help="take the registration back; trained models keep working")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="another folder than this Python's site-packages")
     options = parser.parse_args(arguments)
-    try:
+    with errors_without_traceback("swinfuse_register"):
         path = (options.site or site_packages()) / PTH_NAME
         if options.check:
             raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
@@ -121,6 +121,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         print(f"Registered: {register(options.site)}")
         raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
-    except RegistrationError as error:
-        print(f"swinfuse_register: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

@@ -24,6 +24,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
+from nnunetv2_swinfuse.errors import errors_without_traceback
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
@@ -42,13 +43,11 @@ CONFIGURATIONS = ["3d_fullres", "3d_lowres"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 1 and a sentence when something is missing or does not fit, before long work."""
+    """Entry point. Exits with 2 and a sentence when something is missing or does not fit, before long work."""
     options = build_parser().parse_args(arguments)
     try:
-        run(options)
-    except (PlanningError, EncoderFileError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        with errors_without_traceback(PROGRAM, EncoderFileError):
+            run(options)
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted. Run the same command again; finished fingerprints are kept.", file=sys.stderr)
         raise SystemExit(130) from None

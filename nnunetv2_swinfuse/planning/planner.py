@@ -20,6 +20,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
+from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
@@ -33,7 +34,7 @@ CT_WINDOW, Z_SCORE = "CTNormalization", "ZScoreNormalization"
 MINIMUM_STAGES = 3
 
 
-class PlanningError(ValueError):
+class PlanningError(SwinFUSEError, ValueError):
     """A dataset that cannot be planned as asked for; the message says why and what to do."""
 
 
@@ -190,13 +191,17 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         self.dataset_fingerprint["foreground_intensity_properties_per_channel"] = properties
 
     def swinfuse_architecture(
-        self, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
+        self,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        spacing: Sequence[float] | None = None,
     ) -> dict[str, Any]:
         """The `architecture` block of a 3d configuration, as the trainer would write it."""
         return plans_architecture(
             [[int(s) for s in stride] for stride in strides],
             self.settings,
             kernel_sizes=[[int(k) for k in kernel] for kernel in kernel_sizes],
+            spacing=spacing,
             drop_path_rate=self.drop_path_rate,
         )
 
@@ -260,7 +265,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         if len(patch_size) == 2:
             return plan
         own = plan["architecture"]["arch_kwargs"]
-        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"])
+        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"], plan["spacing"])
         kwargs = plan["architecture"]["arch_kwargs"]
         covered = round(approximate_n_voxels_dataset * self.max_dataset_covered / math.prod(patch_size))
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)

@@ -9,12 +9,13 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
+from nnunetv2_swinfuse.errors import SwinFUSEError
 
 VARIABLE = "SWINFUSE_CHECKPOINT"
 CHECKPOINTS = "checkpoint_*.pth"
 
 
-class EncoderChoiceError(RuntimeError):
+class EncoderChoiceError(SwinFUSEError, RuntimeError):
     """No encoder, or the wrong one; the message says what was looked at and what to do."""
 
 

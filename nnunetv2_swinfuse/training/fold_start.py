@@ -38,8 +38,7 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
 
     Raises:
         EncoderChoiceError: when another fold started with another encoder, other weights, another network or other
-            settings; this fold's record is then as it was before.
-        ValueError: for a record that cannot be read.
+            settings, or its record cannot be read; this fold's record is then as it was before.
     """
     provenance = block["swinfuse"]
     names = ("encoder", "encoder_sha256", "encoder_source", "pretrained_weights", "training")
@@ -51,7 +50,7 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
         for other in sorted(model_folder.glob(f"fold_*/{RECORD}")):
             if other != path:
                 _compare(other, start, fold)
-    except (EncoderChoiceError, ValueError):
+    except EncoderChoiceError:
         if before is None:
             path.unlink()
         else:
@@ -77,7 +76,7 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
         if not differing and theirs["architecture"] != start["architecture"]:
             differing = ["the network has other sizes"]
     except (json.JSONDecodeError, AttributeError, KeyError) as error:
-        raise ValueError(
+        raise EncoderChoiceError(
             f"{other}: damaged ({type(error).__name__}: {error}); it records what {other.parent.name} started with. "
             "Delete it if that fold is not running"
         ) from error

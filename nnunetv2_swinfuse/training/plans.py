@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_arch
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import check_plugin_version
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
-from nnunetv2_swinfuse.training.planned_network import check_buildable, check_encoder_fits
+from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
@@ -65,7 +65,8 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         pretrained: whether an encoder must be there; otherwise it only gives the sizes if it is there.
 
     Raises:
-        ValueError: for a 2d configuration, an impossible plan, or settings that are unknown or not the model's.
+        PlansError: for a 2d configuration or an impossible plan.
+        SettingsError: for settings that are unknown or not the model's.
         VersionError: for a model of a newer version of this package.
         EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
     """
@@ -73,14 +74,14 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
     resolved_block = resolved.get_configuration(configuration).configuration
     patch_size = resolved_block["patch_size"]
     if len(patch_size) != 3:
-        raise ValueError(
+        raise PlansError(
             f"configuration {configuration} has the patch size {list(patch_size)}: SwinFUSE is for 3d configurations. "
             "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainers for 2d."
         )
     wishes = resolved_block.get("swinfuse", {})
     unknown = sorted(set(wishes) - REQUESTS - RECORDS)
     if unknown:
-        raise ValueError(
+        raise PlansError(
             f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
         )
     named = wishes.get("encoder")
@@ -113,7 +114,9 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
             explanation = "network as in the plans, which were made for it"
         else:
             sizes = EncoderSettings() if encoder is None else encoder.settings
-            block["architecture"] = _swinfuse_architecture(own, configuration, sizes, settings)
+            block["architecture"] = _swinfuse_architecture(
+                own, configuration, resolved_block["spacing"], sizes, settings
+            )
             explanation = "network with " + (
                 f"the sizes of {encoder.path} ({who})" if encoder is not None else "SwinFUSE's default sizes"
             )
@@ -125,7 +128,10 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
             **({"planned": wishes["planned"]} if "planned" in wishes else {}),
         }
     strides = block["architecture"]["arch_kwargs"]["strides"]
-    check_patch_size(patch_size, plan_topology(strides, len(strides)))
+    try:
+        check_patch_size(patch_size, plan_topology(strides, len(strides)))
+    except ValueError as error:
+        raise PlansError(f"plans, configuration {configuration}: {error}") from error
     return PlannedTraining(settings, named, encoder, explanation)
 
 
@@ -133,7 +139,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
     """The configuration as a model's folds were trained with; None when none has been.
 
     Raises:
-        ValueError: when the model's plans.json cannot be read or is not this trainer's.
+        PlansError: when the model's plans.json cannot be read or is not this trainer's.
     """
     path = model_folder / PLANS_FILE
     folds = trained_folds(model_folder)
@@ -144,7 +150,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
         if planned_backbone(block["architecture"]) is None or "swinfuse" not in block:
             raise KeyError("swinfuse")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
             f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start anew"
         ) from error
@@ -172,17 +178,25 @@ def _encoder_for_sizes(named: str | None) -> tuple[Encoder | None, str]:
 
 
 def _swinfuse_architecture(
-    own: Mapping[str, Any], configuration: str, sizes: EncoderSettings, settings: FineTuningSettings
+    own: Mapping[str, Any],
+    configuration: str,
+    spacing: Sequence[float],
+    sizes: EncoderSettings,
+    settings: FineTuningSettings,
 ) -> dict[str, Any]:
     kwargs = own["arch_kwargs"]
     if "strides" not in kwargs:
-        raise ValueError(
+        raise PlansError(
             f"configuration {configuration}: architecture.arch_kwargs of {own['network_class_name']} has no 'strides', "
             "from which SwinFUSE takes its stages. Use plans of nnU-Net's own planners (nnUNetPlans, ResEnc)"
         )
-    return plans_architecture(
-        kwargs["strides"],
-        sizes,
-        kernel_sizes=kwargs.get("kernel_sizes"),
-        drop_path_rate=settings.drop_path_rate,
-    )
+    try:
+        return plans_architecture(
+            kwargs["strides"],
+            sizes,
+            kernel_sizes=kwargs.get("kernel_sizes"),
+            spacing=spacing,
+            drop_path_rate=settings.drop_path_rate,
+        )
+    except ValueError as error:
+        raise PlansError(f"plans, configuration {configuration}: {error}") from error

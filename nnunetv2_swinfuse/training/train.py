@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_swinfuse.discovery.register import TRAINER, VARIABLE, external_trainers_folder
+from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
 
 PROGRAM = "swinfuse_train"
 PLANS_NAME = "nnUNetSwinFUSEPlans"
@@ -18,12 +19,15 @@ STOCK_PLANS_NAME = "nnUNetPlans"
 VALUED = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device")
 
 
-class TrainingInputError(ValueError):
+class TrainingInputError(SwinFUSEError, ValueError):
     """A dataset, plan or configuration that is not there; the message says what is and what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: nnU-Net's own, with the trainer found and `-tr` and `-p` filled in where they are not given."""
+    """Entry point: nnU-Net's own, with the trainer found and `-tr` and `-p` filled in where they are not given.
+
+    Exits with 2 and a sentence when something is missing or does not fit.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     make_trainers_visible()
     if "-h" in arguments or "--help" in arguments or not arguments:
@@ -33,24 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         arguments = ["-h"]
     else:
-        try:
+        with errors_without_traceback(PROGRAM):
             arguments = complete(arguments)
-        except TrainingInputError as error:
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
     # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2.run.run_training import run_training_entry
 
     from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
-    from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+    from nnunetv2_swinfuse.architecture.transfer import TransferError
 
     # nnU-Net's entry point reads the command line itself.
     sys.argv = ["nnUNetv2_train", *arguments]
-    try:
+    with errors_without_traceback(PROGRAM, EncoderFileError, TransferError):
         run_training_entry()
-    except (EncoderChoiceError, EncoderFileError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def make_trainers_visible() -> None:

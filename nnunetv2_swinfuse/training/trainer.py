@@ -26,6 +26,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
+from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.training.encoder_choice import (
     EncoderChoiceError,
     check_same_encoder,
@@ -43,7 +44,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
 )
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SwinFUSEError, RuntimeError):
     """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
@@ -54,7 +55,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     and kernels from the plan. Where the model folder already holds a trained fold, its plans.json decides instead.
 
     Raises:
-        ValueError: for a 2d configuration, a plan that the network cannot be built from, or unknown settings.
+        PlansError: for a 2d configuration or a plan that the network cannot be built from.
+        SettingsError: for unknown settings or values.
         EncoderChoiceError, EncoderFileError, TransferError: when there is no usable encoder.
         VersionError: for a model of a newer version of this package.
     """

@@ -27,7 +27,7 @@ MONAI_NAMES = (
     ("merging.", "downsample."),
 )
 SMALL = {"feature_size": 2, "depths": (1,), "num_heads": (1,), "window_size": 2}
-MODULE = {"layers": 1, "max_tokens": 8, "mlp_ratio": 1.0}
+MODULE = {"layers": 1, "max_cells": 8, "mlp_ratio": 1.0}
 JUNK = (
     None, True, 0, -1, 7, 10**30, 0.5, float("nan"), "", "abc", b"abc", [], [None], [0], [[1, 1, 1]], [[2, 2, 2]] * 9,
     {}, {"a": 1}, {0: {}}, (), torch.zeros(3), torch.tensor(2),

@@ -45,7 +45,7 @@ def test_stochastic_depth_and_checkpointing_do_not_break_a_stage(settings):
 def test_onnx_gives_the_same_logits(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
-    settings = EncoderSettings(6, (2,), (1,), window_size=3, domain_invariance={"layers": 1, "max_tokens": 64})
+    settings = EncoderSettings(6, (2,), (1,), window_size=3, domain_invariance={"layers": 1, "max_cells": 64})
     network: SwinFUSEUNet = build([[1, 1, 1], [2, 2, 2], [2, 2, 2]], settings).eval()
     image = torch.randn(1, 1, 16, 12, 8)
     torch.onnx.export(network, (image,), tmp_path / "network.onnx", dynamo=True)

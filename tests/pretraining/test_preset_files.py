@@ -24,7 +24,7 @@ def test_base_has_the_papers_sizes():
 
 SIZES = {
     "crop_size", "strides", "batch_size", "spacing", "feature_size", "depths", "num_heads", "window_size", "mlp_ratio",
-    "dim_layers", "dim_max_tokens", "warmup_steps", "learning_rate", "weight_decay", "workers", "checkpointing",
+    "dim_layers", "dim_max_cells", "warmup_steps", "learning_rate", "weight_decay", "workers", "checkpointing",
 }  # fmt: skip
 
 

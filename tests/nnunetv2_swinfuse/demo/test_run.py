@@ -10,7 +10,7 @@ from nnunetv2_swinfuse.demo.volumes import DemoError
 def fails(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
         run.main(list(arguments))
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     return capsys.readouterr().err
 
 
@@ -23,6 +23,22 @@ def test_data_only_writes_both_layouts_once(tmp_path, monkeypatch, capsys):
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
     assert "never overwritten" in fails(capsys, "--data_only")
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.nii.gz")}
+
+
+def test_no_two_seeds_share_a_patient(tmp_path, monkeypatch, capsys):
+    drawn = []
+    monkeypatch.setattr(run, "write_synthrad", lambda _, patients, seed: drawn.extend(range(seed, seed + patients)))
+
+    def write_cases(raw, number, name, *, modality, train_cases, test_cases, seed):
+        drawn.extend(range(seed, seed + train_cases + test_cases))
+        (raw / f"Dataset{number}_{name}").mkdir(parents=True)
+
+    monkeypatch.setattr(run, "write_nnunet_raw", write_cases)
+    for seed in range(4):
+        monkeypatch.setenv("nnUNet_raw", str(tmp_path / str(seed)))
+        run.main(["--data_only", "--seed", str(seed)])
+    assert len(set(drawn)) == len(drawn) == 4 * (12 + 13)
+    assert "--seed is -1; expected 0 or more" in fails(capsys, "--data_only", "--seed", "-1")
 
 
 def test_a_dataset_501_of_the_users_own_stands_in_the_way(tmp_path, monkeypatch, capsys):

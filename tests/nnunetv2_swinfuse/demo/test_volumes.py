@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunetv2_swinfuse.demo.volumes import LABELS, DemoError, make_patient, write_nnunet_raw, write_synthrad
 
@@ -25,6 +26,20 @@ def test_heads_depend_only_on_the_seed_and_differ():
     first, repeated, other = make_patient(1), make_patient(1), make_patient(2)
     assert np.array_equal(first.ct, repeated.ct)
     assert (first.labels != other.labels).mean() > 0.005
+
+
+@pytest.mark.parametrize("seed", range(1000, 1010))
+def test_the_brainstem_can_be_told_from_what_surrounds_it(seed):
+    patient = make_patient(seed)
+    stem = patient.labels == LABELS["brainstem"]
+    assert stem.sum() > 300
+    # Fluid around its lower half, as in the cisterns: much darker in the MR, and not labelled.
+    lower = np.zeros_like(stem)
+    lower[: int(np.median(np.nonzero(stem)[0]))] = True
+    around = ndimage.binary_dilation(stem, iterations=2) & ~ndimage.binary_dilation(stem) & lower
+    around &= patient.mask > 0
+    assert np.median(patient.mr[around]) < 0.7 * patient.mr[stem].mean()
+    assert (patient.labels[around] == LABELS["ventricles"]).mean() < 0.05
 
 
 def test_collections_are_written_in_synthrad_layout_and_never_over_another(tmp_path):

@@ -110,7 +110,7 @@ def test_removing_leaves_nothing(site, capsys):
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(site, capsys):
     with pytest.raises(SystemExit) as exit_:
         registration.main(["--site", str(site / "absent")])
-    assert exit_.value.code == 1
+    assert exit_.value.code == 2
     assert "export nnUNet_extTrainer=" in capsys.readouterr().err
 
 

@@ -136,7 +136,7 @@ def test_bad_input_ends_before_preprocessing(planned, arguments, message, capsys
     before = written(planned)
     with pytest.raises(SystemExit) as stopped:
         main(["-d", "903", "-npfp", "1", "--no_pbar", *arguments])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert written(planned) == before
 
@@ -246,7 +246,7 @@ def test_training_finds_trainer_and_plans_by_itself_and_changes_nothing_in_the_n
 def test_a_training_that_cannot_begin_says_why(training, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         train(arguments)
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
@@ -254,5 +254,5 @@ def test_a_training_without_its_encoder_says_why(training, capsys):
     (training.raw.parent / "mine.pth").unlink()
     with pytest.raises(SystemExit) as stopped:
         train(["903", "3d_fullres", "0", "-device", "cpu"])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert "mine.pth: no such encoder file" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_the_only_fold_may_start_anew_from_something_else(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     record_start(tmp_path, 0, block())
     (tmp_path / "fold_0" / RECORD).write_text("{")
-    with pytest.raises(ValueError, match=r"fold_0/swinfuse.json: damaged"):
+    with pytest.raises(EncoderChoiceError, match=r"fold_0/swinfuse.json: damaged"):
         record_start(tmp_path, 1, block())
 
 
