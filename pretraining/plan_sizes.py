@@ -1,4 +1,4 @@
-"""Sizes of an encoder that fits the datasets to fine-tune on, from their nnU-Net plans: stages, crop and spacing."""
+"""Sizes of an encoder that fits the datasets to fine-tune on, from their nnU-Net plans: stages, crop and spacing.
 
 An encoder stage without a counterpart in the plan is not used in fine-tuning. The strides are therefore the first ones
 that all plans share, and the encoder has exactly one stage for each of them.
