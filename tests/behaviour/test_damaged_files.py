@@ -41,7 +41,8 @@ JUNK_TENSORS = (
 
 
 def our_content(folder):
-    encoder = encoder_of(build(HALVINGS[:3], EncoderSettings(**SMALL, domain_invariance=MODULE)))
+    settings = EncoderSettings(**{**SMALL, "feature_size": 6}, domain_invariance=MODULE)
+    encoder = encoder_of(build(HALVINGS[:3], settings))
     save_encoder(encoder, folder / "ours.pth")
     return torch.load(folder / "ours.pth", weights_only=True)
 

@@ -38,7 +38,7 @@ def test_bad_settings_say_what_was_expected(changes, words):
 
 
 def test_a_plane_that_is_not_isotropic_is_not_turned():
-    assert tiny().for_spacing((5.0, 1.0, 1.04)) == tiny()
+    assert tiny().for_spacing((5.0, 1.0, 1.04)) == tiny(spacing=(5.0, 1.0, 1.04))
     distorted = tiny().for_spacing((1.0, 1.0, 1.5))
     assert not distorted.quarter_turns
     assert distorted.loss_weight("rotation") == 0 < distorted.loss_weight("inpainting")
