@@ -28,8 +28,8 @@ from torch.utils.data import DataLoader
 
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessed.crops import FOREGROUND, PADDING, CropDataset, open_volume, read_crop
-from pretraining.preprocessing.preprocess import write_volume
+from pretraining.preprocessed.crops import CropDataset
+from pretraining.preprocessed.volume_file import VolumeMetadata, open_volume, read_crop, write_volume
 
 FOREGROUND_SHARE = 0.67
 
@@ -45,10 +45,10 @@ def write_data(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], c
         data = np.where(body, random.normal(0.5, 1, shape), -1).astype(np.float32)[None]
         identifier, domain = f"p{number:03d}", "MR" if number % 2 else "CT"
         file = folder / f"{identifier}_{domain}.b2nd"
-        few = points[random.choice(len(points), 1000, replace=False)].astype("<i2")
-        write_volume(file, data, {FOREGROUND: few.tobytes(), PADDING: -1.0}, crop)
-        patients.append(Patient(identifier, (Volume(domain, domain, file),), paired=False))
+        few = points[random.choice(len(points), 1000, replace=False)]
         blocks, chunks = comp_blosc2_params(data.shape, crop, data.itemsize)
+        write_volume(file, data, VolumeMetadata(few, padding=-1.0), chunks, blocks)
+        patients.append(Patient(identifier, (Volume(domain, domain, file),), paired=False))
         # nnU-Net keeps the locations of up to 10,000 voxels of each class, channel axis first.
         locations = points[random.choice(len(points), min(10_000, len(points)), replace=False)]
         properties = {"class_locations": {1: np.pad(locations, ((0, 0), (1, 0)))}}

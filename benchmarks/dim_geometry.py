@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.demo.volumes import make_patient
 from pretraining.checkpoint import load_checkpoint
-from pretraining.configuration import Configuration, load_preset
+from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
+from pretraining.preset_files import load_preset
 
 SHAPES = ((20, 28, 20), (48, 48, 48), (32, 64, 56), (32, 32, 32), (64, 64, 64), (20, 160, 128), (20, 320, 256))
 POSITIONS = (("base", 48, (48, 48, 48)), ("small", 24, (32, 32, 32)), ("tiny", 24, (16, 16, 16)),

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.collections.collection import DOMAINS
-from pretraining.loop import validate
 from pretraining.model import PretrainingModel
-from pretraining.preprocessed.crops import CropDataset, PreprocessedCollection
+from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessed.crops import CropDataset
+from pretraining.validation import validate
 
 CPU = torch.device("cpu")
 

@@ -18,6 +18,10 @@ class SwinFUSEError(Exception):
     """
 
 
+class InputError(SwinFUSEError, ValueError):
+    """Bad input: the message says what was found, what was expected and what to do."""
+
+
 @contextmanager
 def errors_without_traceback(program: str, *others: type[Exception]) -> Iterator[None]:
     """Within, an error that a user can put right ends the program with its message and status 2.

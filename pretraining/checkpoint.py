@@ -1,8 +1,10 @@
-"""Checkpoints of a pretraining run: plain tensors and values, written atomically, read without code execution."""
+"""Checkpoints of a pretraining run: plain tensors and values, written atomically, loaded without executing code."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, save_encoder
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.nnssl_plan import encoder_details
 
@@ -27,10 +29,10 @@ RESTORE = "Restore it from a copy, or delete it and start the run again without 
 
 @dataclass
 class TrainingState:
-    """What a run needs to go on exactly where it was.
+    """What a run needs to be resumed exactly.
 
-    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the schedule's is the
-    step. bf16 autocast needs no gradient scaler.
+    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the state of the
+    schedules is the step. bf16 autocast needs no gradient scaler.
 
     Attributes:
         step: optimiser steps taken.
@@ -41,6 +43,7 @@ class TrainingState:
         collection: name and hash of the collection.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
         seconds: time spent in steps so far.
+        versions: of the packages that wrote it.
     """
 
     step: int
@@ -55,10 +58,10 @@ class TrainingState:
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Writes a checkpoint; an older one at `path` is replaced only by a complete file.
+    """Writes a checkpoint; replaces an older one at `path` only by a complete file.
 
     Raises:
-        InputError: naming the folder and the space left, when the disk is full or the folder cannot be written.
+        InputError: naming the file and the free space, when the disk is full or the folder cannot be written to.
     """
     content = {
         "format": FORMAT,
@@ -77,17 +80,18 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "seconds": state.seconds,
         "versions": state.versions,
     }
-    write_or_explain(lambda: save_torch_file(content, path), path)
+    with explain_write_errors(path):
+        save_torch_file(content, path)
 
 
 def load_checkpoint(path: Path) -> TrainingState:
     """Reads a checkpoint.
 
     Raises:
-        InputError: naming the file, when it is missing, damaged, of another kind or of another format.
+        InputError: naming the file, when it is missing or damaged, or no checkpoint of this format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no checkpoint to go on from. Start the run without --c.")
+        raise InputError(f"{path}: no checkpoint to resume from. Start the run without --c.")
     try:
         content = load_torch_file(path)
     except TorchFileError as error:
@@ -98,8 +102,8 @@ def load_checkpoint(path: Path) -> TrainingState:
     version = content.get("format_version")
     if type(version) is int and version < FORMAT_VERSION:
         raise InputError(
-            f"{path}: checkpoint format {version}, of an older version with another network; this one goes on from "
-            f"format {FORMAT_VERSION}. Start again without --c, with --overwrite"
+            f"{path}: checkpoint format {version}, of an older version with another network; this installation "
+            f"resumes from format {FORMAT_VERSION}. Start again without --c, with --overwrite"
         )
     if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
@@ -147,7 +151,7 @@ def export_encoder(
     path: Path,
     normalisation: dict[str, Any] | None = None,
 ) -> Encoder:
-    """Writes the encoder of a finished run to `path`, with all that planning and transfer need to know."""
+    """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
         weights=model.encoder_weights(),
         settings=configuration.encoder_settings,
@@ -163,18 +167,20 @@ def export_encoder(
             **encoder_details(configuration, collection, spacing),
         },
     )
-    write_or_explain(lambda: save_encoder(encoder, path), path)
+    with explain_write_errors(path):
+        save_encoder(encoder, path)
     return encoder
 
 
-def write_or_explain(write: Any, path: Path) -> None:
-    """Runs `write`; an OSError becomes an InputError that names the path and the space left."""
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns a failed write into an InputError that names the file and the free space."""
     try:
-        write()
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: could not be written ({error}); {free_space(path.parent)}. Free some space or check the folder's "
-            "rights; the last complete checkpoint is kept, go on with --c."
+            "permissions; the last complete checkpoint is kept, resume with --c."
         ) from error
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError.
@@ -182,10 +188,10 @@ def write_or_explain(write: Any, path: Path) -> None:
             raise
         raise InputError(
             f"{path}: could not be written ({str(error).splitlines()[0]}); {free_space(path.parent)}. "
-            "The last complete checkpoint is kept, go on with --c."
+            "The last complete checkpoint is kept, resume with --c."
         ) from error
 
 
 def free_space(folder: Path) -> str:
-    """Free space of the disk that holds a folder, in words."""
+    """Describes the free space on the disk of a folder."""
     return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB are free in {folder}"

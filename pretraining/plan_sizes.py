@@ -1,7 +1,7 @@
-"""Sizes for an encoder that fits datasets to come: stages, crop and spacing from their nnU-Net plans (`--for`).
+"""Sizes of an encoder that fits the datasets to fine-tune on, from their nnU-Net plans: stages, crop and spacing.
 
-An encoder stage that a plan has no stage for is lost in fine-tuning. The strides are therefore those that all plans
-begin with, and the encoder has a stage for each of them and no other.
+An encoder stage without a counterpart in the plan is not used in fine-tuning. The strides are therefore the first ones
+that all plans share, and the encoder has exactly one stage for each of them.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology, triple
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 
 DEFAULT_PLANS = "nnUNetPlans"
 DEFAULT_CONFIGURATION = "3d_fullres"
-# What --for decides; a value on the command line beside it would contradict the plans.
+# Settings that --for determines; other values on the command line would contradict the plans.
 DECIDED = ("strides", "depths", "num_heads")
 # Full resolution, patch embedding and one Swin stage.
-FEWEST_STAGES = 3
-# As many Swin stages as Swin UNETR has; deeper stages of a plan get convolutions.
-MOST_SWIN_STAGES = len(EncoderSettings.depths)
-# One collection has one spacing: voxels of the datasets may differ in size by this factor along an axis.
-LARGEST_SPACING_RATIO = 2.0
+MIN_STAGES = 3
+# The Swin stages of Swin UNETR; deeper stages of a plan are convolutions.
+MAX_SWIN_STAGES = len(EncoderSettings.depths)
+# A collection has one spacing; the spacings of the datasets may differ by this factor along an axis.
+MAX_SPACING_RATIO = 2.0
 PLANNERS = (
     (r"nnUNetPlans", "nnUNetv2_plan_and_preprocess -d {}"),
     (r"nnUNetResEncUNet(M|L|XL)Plans", r"nnUNetv2_plan_and_preprocess -d {} -pl nnUNetPlannerResEnc\1"),
@@ -39,14 +39,14 @@ PLANNERS = (
 
 @dataclass(frozen=True)
 class DatasetPlan:
-    """What the plans of a dataset say of its network, with the axes of the images (z, y, x).
+    """The plans of a dataset as far as they determine an encoder, with the axes of the images (z, y, x).
 
     Attributes:
-        dataset: its folder's name.
-        strides: of each stage.
+        dataset: name of its folder.
+        strides: stride of each stage.
         patch_size: in voxels.
-        spacing: mm.
-        blocks: residual blocks of each stage; None for plans of another network.
+        spacing: in mm.
+        blocks: residual blocks of each stage; None if the plans are for another network.
     """
 
     dataset: str
@@ -61,7 +61,7 @@ def read_plan(
 ) -> DatasetPlan:
     """Reads the plans of a dataset in nnUNet_preprocessed.
 
-    nnU-Net may transpose images; its plans then have the transposed axes, pretraining has those of the images.
+    nnU-Net may transpose images; its plans then refer to the transposed axes, pretraining to those of the images.
 
     Args:
         preprocessed: the folder nnUNet_preprocessed.
@@ -70,7 +70,7 @@ def read_plan(
         configuration: a 3d configuration of the plans.
 
     Raises:
-        InputError: when there are no such plans, with the command that makes them, or they cannot be used.
+        InputError: when the plans do not exist, with the command that makes them, or cannot be used.
     """
     number = dataset_number(dataset)
     folders = sorted(preprocessed.glob(f"Dataset{number}_*"))
@@ -110,28 +110,28 @@ def dataset_number(dataset: str) -> str:
 
 
 def fitted_sizes(plans: Sequence[DatasetPlan], preset: Configuration, spacing: bool = True) -> dict[str, Any]:
-    """Settings of a run whose encoder is used entirely by each of the plans' networks.
+    """Settings of a run whose encoder is used completely by the networks of all plans.
 
     Args:
-        plans: of the datasets, one or more.
-        preset: the preset's settings: depths and heads are its own, its crop limits the new one.
-        spacing: also decide on the spacing, which must then be similar in all plans.
+        plans: of the datasets, at least one.
+        preset: settings of the preset, whose depths and heads are used and whose crop limits the new one.
+        spacing: whether to determine the spacing too, which must then be similar in all plans.
 
     Returns:
-        `strides`, `depths`, `num_heads`, `crop_size` and, if asked for, `spacing`.
+        `strides`, `depths`, `num_heads`, `crop_size` and, if requested, `spacing`.
 
     Raises:
-        InputError: saying what differs between the datasets.
+        InputError: naming what differs between the datasets.
     """
     strides = _common_strides(plans)
     residual = preset.backbone == "resenc"
     if not residual:
-        strides = strides[: 2 + MOST_SWIN_STAGES]
+        strides = strides[: 2 + MAX_SWIN_STAGES]
     stages = len(strides) if residual else len(strides) - 2
     depths, heads = preset.depths, preset.num_heads
     if residual:
         blocks = {plan.blocks[:stages] if plan.blocks else None for plan in plans}
-        # Where the plans agree on the blocks of their residual networks, ours are the same.
+        # If the plans agree on the blocks of their residual networks, the encoder has the same.
         depths = blocks.pop() or depths if len(blocks) == 1 else depths
     else:
         # The channels double with every stage, and with them the heads.
@@ -149,14 +149,14 @@ def fitted_sizes(plans: Sequence[DatasetPlan], preset: Configuration, spacing: b
 def _read(dataset: str, content: Mapping[str, Any], block: Mapping[str, Any]) -> DatasetPlan:
     arguments = block["architecture"]["arch_kwargs"]
     strides = plan_topology(arguments["strides"], len(arguments["strides"])).strides
-    # Where each axis of the image lies in the plans.
+    # The axis of the plans for each axis of the image.
     axes = triple(content.get("transpose_backward", (0, 1, 2)))
-    turned = tuple(triple([stride[axis] for axis in axes]) for stride in strides)
-    if turned != strides:
+    of_images = tuple(triple([stride[axis] for axis in axes]) for stride in strides)
+    if of_images != strides:
         raise InputError(
             f"{dataset}: its plans transpose the images (transpose_forward {content['transpose_forward']}) and do not "
             f"halve the exchanged axes alike (strides {[list(stride) for stride in strides]}), which pretraining does "
-            "not do. Give --strides, --crop_size and --spacing in place of --for"
+            "not support. Set --strides, --crop_size and --spacing instead of --for"
         )
     z, y, x = (float(block["spacing"][axis]) for axis in axes)
     if not all(math.isfinite(value) and value > 0 for value in (z, y, x)):
@@ -190,11 +190,11 @@ def _common_strides(plans: Sequence[DatasetPlan]) -> tuple[Triple, ...]:
         if len(set(stage)) > 1:
             break
         common.append(stage[0])
-    if len(common) < FEWEST_STAGES:
+    if len(common) < MIN_STAGES:
         listing = "; ".join(f"{plan.dataset}: {[list(stride) for stride in plan.strides]}" for plan in plans)
         raise InputError(
-            f"--for: the plans have {len(common)} first stages in common, an encoder needs {FEWEST_STAGES} or more "
-            f"({listing}). Pretrain for each dataset by itself"
+            f"--for: the plans have {len(common)} first stages in common, an encoder needs {MIN_STAGES} or more "
+            f"({listing}). Pretrain for each dataset separately"
         )
     return tuple(common)
 
@@ -202,21 +202,21 @@ def _common_strides(plans: Sequence[DatasetPlan]) -> tuple[Triple, ...]:
 def _common_spacing(plans: Sequence[DatasetPlan]) -> tuple[float, ...]:
     """Geometric mean of the spacings along each axis, mm (z, y, x)."""
     by_axis = list(zip(*(plan.spacing for plan in plans), strict=True))
-    # A little more than the ratio: plans hold 4.688000202178955.
-    if any(max(values) > 1.001 * LARGEST_SPACING_RATIO * min(values) for values in by_axis):
+    # Slightly more than the ratio, since plans have rounding errors such as 4.688000202178955.
+    if any(max(values) > 1.001 * MAX_SPACING_RATIO * min(values) for values in by_axis):
         listing = "; ".join(f"{plan.dataset}: {[round(value, 3) for value in plan.spacing]}" for plan in plans)
         raise InputError(
-            f"--for: the plans' spacings (mm along z, y, x) differ by more than a factor of {LARGEST_SPACING_RATIO:g} "
-            f"({listing}). Pretrain for each dataset by itself, or give --spacing"
+            f"--for: the plans' spacings (mm along z, y, x) differ by more than a factor of {MAX_SPACING_RATIO:g} "
+            f"({listing}). Pretrain for each dataset separately, or set --spacing"
         )
     return tuple(round(math.prod(values) ** (1 / len(values)), 4) for values in by_axis)
 
 
 def _crop_size(plans: Sequence[DatasetPlan], strides: Sequence[Triple], preset: Configuration) -> Triple:
-    """The smallest of the patches, with y equal to x (crops are turned in that plane), as far as the preset allows.
+    """The smallest of the patches, with y equal to x (crops are turned in that plane), within the limits of the preset.
 
-    The preset's crop limits the voxels, and the tokens of the first stage. Of the crops within these limits the one is
-    taken whose smallest ratio to the patch is the largest.
+    The preset's crop limits the number of voxels and the number of tokens of the first stage. Of all crops within these
+    limits, the one is chosen whose smallest ratio to the patch is largest.
     """
     depth = min(plan.patch_size[0] for plan in plans)
     width = min(min(plan.patch_size[1:]) for plan in plans)

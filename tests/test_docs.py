@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_swinfuse.planning.plan_and_preprocess import build_parser as planning_parser
-from pretraining.configuration import load_preset, preset_names, recipe_names
 from pretraining.options import build_parser as pretraining_parser
+from pretraining.preset_files import load_preset, preset_names, recipe_names
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

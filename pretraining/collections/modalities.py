@@ -1,14 +1,14 @@
-"""Which side of the Domain Invariance Module a modality belongs to, by its name."""
+"""Maps names of modalities to the two domains of the Domain Invariance Module, CT and MR."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
-from pretraining.errors import InputError
 
-# Names as nnU-Net's channel_names, BIDS suffixes and nnssl's OpenMind have them, in the spelling of `_plain`.
+# From nnU-Net's channel_names, BIDS suffixes and nnssl's OpenMind, spelt as `_normalise` returns them.
 CT_NAMES = "ct cbct cta ncct cect ldct computedtomography"
 MR_NAMES = (
     "mr mri t1 t1w t1weighted t1ce t1c t1gd t1post t1n t1map t2 t2w t2weighted t2star t2starw t2f t2map flair t2flair "
@@ -23,10 +23,10 @@ LEFT_OUT = "none"
 
 
 class ModalityMap:
-    """Modality -> domain; spelling does not matter: `T2-FLAIR`, `t2_flair` and `T2 FLAIR` are one.
+    """Modality -> domain; the spelling does not matter: `T2-FLAIR`, `t2_flair` and `T2 FLAIR` are the same.
 
     Args:
-        additions: domain (`CT`, `MR`, or `none` for volumes that are left out) by name of modality; before the known.
+        additions: domain (`CT`, `MR`, or `none` for volumes to leave out) by modality; overrides the known ones.
     """
 
     def __init__(self, additions: Mapping[str, str] | None = None):
@@ -34,39 +34,39 @@ class ModalityMap:
         for name, domain in (additions or {}).items():
             if domain not in (*DOMAINS, LEFT_OUT):
                 raise InputError(f"--modality {name}={domain}: expected CT, MR or {LEFT_OUT} after the =")
-            self._domains[_plain(name)] = domain
+            self._domains[_normalise(name)] = domain
 
     @classmethod
     def from_words(cls, words: Iterable[str]) -> ModalityMap:
-        """From a command line's `PET=CT US=none`; raises InputError for other words."""
+        """From words of a command line such as `PET=CT` and `US=none`; raises InputError for other words."""
         additions = {}
         for word in words:
             name, equals, domain = word.rpartition("=")
-            if not equals or not _plain(name):
+            if not equals or not _normalise(name):
                 raise InputError(f"--modality {word}: expected NAME=CT, NAME=MR or NAME={LEFT_OUT}, such as PET=CT")
             additions[name] = domain if domain == LEFT_OUT else domain.upper()
         return cls(additions)
 
     def domain(self, modality: str, where: object) -> Domain | None:
-        """The domain of a modality, None when it is to be left out.
+        """The domain of a modality, None when its volumes are to be left out.
 
         Args:
             modality: its name.
-            where: the file that says so, for the message.
+            where: the file that names it, for the error message.
 
         Raises:
             InputError: for a modality that is not in the map; says how to add it.
         """
-        found = self._domains.get(_plain(modality))
-        if found is None:
+        domain = self._domains.get(_normalise(modality))
+        if domain is None:
             raise InputError(
                 f"{where}: modality {modality!r} is not known to be CT or MR (known are CT, CBCT, T1w, T2w, FLAIR, MR "
-                f"and others). Say which side it is on with --modality {modality}=CT or {modality}=MR, or leave its "
+                f"and others). Assign it with --modality {modality}=CT or {modality}=MR, or leave its "
                 f"volumes out with --modality {modality}={LEFT_OUT}"
             )
-        return None if found == LEFT_OUT else "CT" if found == "CT" else "MR"
+        return None if domain == LEFT_OUT else "CT" if domain == "CT" else "MR"
 
 
-def _plain(name: str) -> str:
-    """Lower case letters and digits; a star, as in T2*, is spelt out."""
+def _normalise(name: str) -> str:
+    """Reduces a name to lower case letters and digits; a star, as in T2*, is spelt out."""
     return re.sub(r"[^a-z0-9]", "", name.lower().replace("*", "star"))

@@ -1,4 +1,4 @@
-"""Deep CORAL (Sun and Saenko, arXiv 1607.01719): equal covariances; blind to a difference of the means."""
+"""Deep CORAL (Sun and Saenko, arXiv 1607.01719): matches covariances; insensitive to a difference of the means."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pretraining.losses.weighted import weighted_mean, weights_of
 def coral(
     first: Tensor, second: Tensor, first_weights: Tensor | None = None, second_weights: Tensor | None = None
 ) -> Tensor:
-    """Squared distance of two sets' covariance matrices over `4 D^2` (equation 1).
+    """Squared Frobenius distance between the covariance matrices of two sets, divided by `4 D^2` (equation 1).
 
     Args:
         first: (N, D), N of at least 2.
         second: (M, D), M of at least 2.
-        first_weights, second_weights: (N,) and (M,), 0 for samples that do not count, 1 for the others.
+        first_weights, second_weights: (N,) and (M,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
 
     Returns:
         A scalar, 0 for equal covariances.

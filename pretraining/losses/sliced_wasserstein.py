@@ -17,17 +17,17 @@ def sliced_wasserstein(
     first_weights: Tensor | None = None,
     second_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean over random directions of the 1-Wasserstein distance of the sets' projections.
+    """Mean over random directions of the 1-Wasserstein distance between the projections of two sets.
 
     Args:
         first: (N, D).
         second: (M, D); N and M may differ.
-        directions: how many.
-        generator: CPU generator of the directions.
-        first_weights, second_weights: (N,) and (M,), 0 for samples that do not count, 1 for the others.
+        directions: number of directions.
+        generator: CPU generator for the directions.
+        first_weights, second_weights: (N,) and (M,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
 
     Returns:
-        A scalar in the samples' unit, 0 for equal sets.
+        A scalar in the unit of the samples, 0 for equal sets.
     """
     axes = torch.randn(first.shape[1], directions, generator=generator, dtype=torch.float64)
     axes = F.normalize(axes, dim=0).to(first)
@@ -37,7 +37,7 @@ def sliced_wasserstein(
 def wasserstein_distance(
     first: Tensor, second: Tensor, first_weights: Tensor | None = None, second_weights: Tensor | None = None
 ) -> Tensor:
-    """1-Wasserstein distances (K,) of the columns of (N, K) and (M, K): areas between their distribution functions."""
+    """1-Wasserstein distances (K,) between the columns of (N, K) and (M, K): areas between cumulative distributions."""
     first_weights = weights_of(first, None) if first_weights is None else first_weights
     second_weights = weights_of(second, None) if second_weights is None else second_weights
     values, order = torch.cat([first, second]).sort(0)

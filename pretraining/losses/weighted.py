@@ -1,7 +1,7 @@
-"""Statistics of sets of samples of which some do not count; shapes do not depend on which.
+"""Statistics of a part of a set of samples, selected by weights of 0 and 1 instead of indexing.
 
-Selecting by a boolean mask makes a GPU's host wait until the mask is known. Weights of 0 and 1 leave all shapes as they
-are, and the results are those of the samples that count.
+Indexing with a boolean mask makes the host wait for a GPU, since the shape of the result depends on the mask. With
+weights no shape depends on values, and the results are those of the samples with weight 1.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 
-def weights_of(samples: Tensor, counted: Tensor | None) -> Tensor:
-    """1 for each sample that counts and 0 for the others, (N,), in the samples' type.
+def weights_of(samples: Tensor, mask: Tensor | None) -> Tensor:
+    """Weights (N,) in the type of the samples: 1 inside the mask, 0 outside.
 
     Args:
         samples: (N, D).
-        counted: bool (N,); None where all count.
+        mask: bool (N,); None for all samples.
     """
-    return samples.new_ones(len(samples)) if counted is None else counted.to(samples.dtype)
+    return samples.new_ones(len(samples)) if mask is None else mask.to(samples.dtype)
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -26,13 +26,13 @@ def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 def weighted_variance(values: Tensor, weights: Tensor) -> Tensor:
-    """Unbiased variance over the first axis of the values (N, D) whose weight is 1, not 0."""
+    """Unbiased variance over the first axis of values (N, D) with weight 1; weights (N,) are 0 or 1."""
     squares = (values - weighted_mean(values, weights)).square()
     return torch.tensordot(weights, squares, dims=1) / (weights.sum() - 1).clamp_min(1)
 
 
 def median_distance(samples: Tensor, weights: Tensor) -> Tensor:
-    """Median Euclidean distance of the pairs of samples (N, D) of which both have a weight above 0."""
+    """Median Euclidean distance between two samples (N, D) with weights above 0."""
     first, second = torch.triu_indices(len(samples), len(samples), 1, device=samples.device)
     pair = (weights[first] > 0) & (weights[second] > 0)
     return torch.pdist(samples).masked_fill(~pair, float("nan")).nanmedian()

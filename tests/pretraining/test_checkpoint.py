@@ -5,11 +5,11 @@ import pickle
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import FORMAT_VERSION, TrainingState, load_checkpoint, save_checkpoint
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 
-from .made import tiny
+from .synthetic import tiny
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def flip_bit(path):
 
 
 BAD = {
-    "missing": (lambda path: path.unlink(), "no checkpoint to go on from"),
+    "missing": (lambda path: path.unlink(), "no checkpoint to resume from"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "corrupted.*Restore it from a copy"),
     "flipped bit": (flip_bit, "corrupted.*checksum of .* is wrong.*Restore it from a copy"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(print)), "needs code execution .* or is corrupted.*Restore"),

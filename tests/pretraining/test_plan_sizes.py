@@ -10,12 +10,13 @@ import pytest
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.cli import main, new_configuration, run_folder, train_command
-from pretraining.configuration import Configuration, load_preset
-from pretraining.errors import InputError
+from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.options import build_parser, check_options
 from pretraining.plan_sizes import fitted_sizes, read_plan
+from pretraining.preset_files import load_preset
 
 H = [2, 2, 2]
 REAL = {

@@ -7,7 +7,7 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError, load_encoder, save_encoder, weights_digest
 from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 
-from .conftest import HALVINGS, build, encoder_of
+from .networks import HALVINGS, build, encoder_of
 
 
 @pytest.fixture

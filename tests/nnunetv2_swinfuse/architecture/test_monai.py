@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import build
+from .networks import build
 
 swin_unetr = pytest.importorskip("monai.networks.nets.swin_unetr", reason="MONAI is the peer of this test")
 

@@ -2,7 +2,7 @@ import pytest
 
 from nnunetv2_swinfuse.architecture.tensor_names import part_of, pretrained, stage_of, stage_prefix
 
-from .conftest import HALVINGS, build
+from .networks import HALVINGS, build
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import HALVINGS, build, encoder_of, features, fresh
+from .networks import HALVINGS, build, encoder_of, features, fresh
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "window", "shift"), CASES)
-def test_there_and_back(shape, window, shift):
+def test_partition_and_reverse(shape, window, shift):
     x = torch.randn(2, *shape, 3)
     layout = window_layout(2, shape, window, shift)
     windows = layout.to_windows(x)
@@ -60,7 +60,7 @@ def test_shifted_windows_have_at_most_eight_masks_and_unshifted_none():
     assert only.separated is None
 
 
-def test_gradients_pass_there_and_back():
+def test_gradients_pass_partition_and_reverse():
     layout = window_layout(1, (3, 2, 3), (2, 2, 2), (1, 0, 1))
     x = torch.randn(1, 3, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layout.to_windows, x)

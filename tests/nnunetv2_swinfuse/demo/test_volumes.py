@@ -22,9 +22,9 @@ def test_both_images_show_the_same_shapes_with_contrasts_of_their_own():
     assert patient.mr[bone].mean() < patient.mr[stem].mean()
 
 
-def test_heads_depend_on_the_seed_alone_and_differ():
-    first, again, other = make_patient(1), make_patient(1), make_patient(2)
-    assert np.array_equal(first.ct, again.ct)
+def test_heads_depend_only_on_the_seed_and_differ():
+    first, repeated, other = make_patient(1), make_patient(1), make_patient(2)
+    assert np.array_equal(first.ct, repeated.ct)
     assert (first.labels != other.labels).mean() > 0.005
 
 
@@ -53,12 +53,12 @@ def test_collections_are_written_in_synthrad_layout_and_never_over_another(tmp_p
 
 
 def test_datasets_are_what_nnunet_expects(tmp_path):
-    folder = write_nnunet_raw(tmp_path, 501, "Made", "CT", train_cases=2, test_cases=1)
-    assert folder.name == "Dataset501_Made"
+    folder = write_nnunet_raw(tmp_path, 501, "Synthetic", "CT", train_cases=2, test_cases=1)
+    assert folder.name == "Dataset501_Synthetic"
     dataset = json.loads((folder / "dataset.json").read_text())
     assert dataset["numTraining"] == 2
     assert dataset["channel_names"] == {"0": "CT"}
     assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == ["case_000_0000.nii.gz", "case_001_0000.nii.gz"]
     assert [p.name for p in (folder / "labelsTs").iterdir()] == ["case_002.nii.gz"]
     with pytest.raises(DemoError, match="never overwritten"):
-        write_nnunet_raw(tmp_path, 501, "Made")
+        write_nnunet_raw(tmp_path, 501, "Synthetic")

@@ -78,6 +78,7 @@ def test_a_package_in_the_users_own_folder_is_registered_there(site, monkeypatch
     assert registration.site_packages() == site
 
 
+@pytest.mark.slow
 def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
     registration.register(site)
     with pytest.raises(SystemExit) as exit_:
@@ -86,6 +87,7 @@ def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
     assert "nnU-Net finds nnUNetTrainerSwinFUSE and its own nnUNetTrainer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_fails_and_says_what_to_do_when_nnunet_does_not_find_them(site, capsys, monkeypatch):
     # A registered environment of the developer's must not help.
     monkeypatch.setattr(diagnosis, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0)\n{diagnosis.PROBE}")
@@ -122,7 +124,7 @@ def test_visible_to_nnunet_knows_the_variable_and_the_registration(site, monkeyp
     assert registration.visible_to_nnunet()
 
 
-def test_the_folder_holds_the_re_export_alone():
+def test_the_folder_holds_only_the_re_export():
     files = [path.name for path in registration.external_trainers_folder().iterdir() if path.name != "__pycache__"]
     assert files == ["swinfuse_trainers.py"]
 

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
     set_frozen,
 )
 
-from .conftest import SETTINGS
+from .workshop import SETTINGS
 
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 3]
 

@@ -12,7 +12,7 @@ SWINFUSE, STOCK = "nnUNetSwinFUSEPlans", "nnUNetPlans"
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """A preprocessed dataset with both plans."""
-    folder = tmp_path / "Dataset904_Made"
+    folder = tmp_path / "Dataset904_Synthetic"
     folder.mkdir()
     for name in (SWINFUSE, STOCK):
         (folder / f"{name}.json").write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
@@ -32,7 +32,7 @@ def test_trainer_and_plans_are_filled_in(dataset):
     "words",
     [
         ["904", "3d_fullres", "all", "-tr", "nnUNetTrainer", "-p", STOCK, "--npz", "--c", "-num_gpus", "2"],
-        ["--val", "-device", "cpu", "Dataset904_Made", "3d_fullres", "0", "--disable_checkpointing"],
+        ["--val", "-device", "cpu", "Dataset904_Synthetic", "3d_fullres", "0", "--disable_checkpointing"],
         ["-pretrained_weights", "file.pth", "904", "2d", "3", "--val_best"],
     ],
 )

@@ -188,8 +188,8 @@ def test_tokens_that_do_not_count_change_nothing(loss):
     match = density_matching(
         first,
         second,
-        ct_counted=counted[0],
-        mr_counted=counted[1],
+        ct_mask=counted[0],
+        mr_mask=counted[1],
         generator=torch.Generator().manual_seed(1),
         loss=loss,
     )
@@ -206,8 +206,6 @@ def test_samples_are_drawn_among_the_tokens_that_count():
     first[~counted], second[~counted] = 1e3, -1e3
     for samples in (50, 300):
         generator = torch.Generator().manual_seed(0)
-        match = density_matching(
-            first, second, ct_counted=counted, mr_counted=counted, samples=samples, generator=generator
-        )
+        match = density_matching(first, second, ct_mask=counted, mr_mask=counted, samples=samples, generator=generator)
         assert match.divergence.item() < 0.05
         assert match.feature_variance.item() == pytest.approx(1.0, abs=0.3)

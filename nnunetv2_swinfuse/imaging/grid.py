@@ -1,0 +1,63 @@
+"""The voxel grid of a volume, from its header."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from nnunetv2_swinfuse.errors import InputError
+
+# Largest difference of origin and spacing (mm) or direction on the same grid: file formats round them differently.
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Size, spacing, origin (x, y, z) and direction of a volume, as its header says."""
+
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    def differs_from(self, other: Grid) -> str | None:
+        """Describes the first property that differs; None for equal grids."""
+        if self.size != other.size:
+            return f"size {self.size} and {other.size}"
+        for name in ("spacing", "origin", "direction"):
+            first, second = getattr(self, name), getattr(other, name)
+            if not np.allclose(first, second, atol=TOLERANCE):
+                return f"{name} {np.round(first, 4).tolist()} and {np.round(second, 4).tolist()}"
+        return None
+
+
+def read_grid(path: Path) -> Grid:
+    """Reads the header of a volume.
+
+    Raises:
+        InputError: naming the file, when it is unreadable, not 3D, or empty.
+    """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: cannot be read ({itk_reason(error)}); replace or remove it") from error
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise InputError(
+            f"{path}: {reader.GetDimension()}D with {reader.GetNumberOfComponents()} component(s) of size "
+            f"{reader.GetSize()}; expected one 3D volume. Split it into one file per volume"
+        )
+    if min(reader.GetSize()) < 2:
+        raise InputError(f"{path}: size {reader.GetSize()}; expected at least 2 voxels along each axis")
+    return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def itk_reason(error: RuntimeError) -> str:
+    """The message of an ITK exception without its source files and line numbers."""
+    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
+    # MetaImage's reader says this of files that exist but end early.
+    return "its data end early or are damaged" if not reason or "No such file" in reason else reason
