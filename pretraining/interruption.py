@@ -9,13 +9,16 @@ from types import FrameType
 from typing import Any
 
 
-class Interrupted(Exception):  # noqa: N818 - no error
+class Interrupted(Exception):  # noqa: N818 - not an error
     """The run was asked to stop; its checkpoint holds all steps so far."""
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[str]]:
-    """Collects the names of received stop signals (Ctrl-C, SIGTERM) in a list; a second one ends the program."""
+    """Collects the names of received stop signals (Ctrl-C, SIGTERM) in a list; a second one ends the program.
+
+    Python accepts signal handlers in the main thread only: elsewhere this raises ValueError.
+    """
     received: list[str] = []
     previous: dict[signal.Signals, Any] = {}
 

@@ -40,7 +40,7 @@ REMEDY = "The checkpoint in {folder} is older. Start again with a lower --learni
 
 
 class DivergedError(InputError):
-    """A loss, a gradient or a weight is not finite; the last checkpoint is older."""
+    """A loss, a gradient or a weight is not finite; the last checkpoint was written before that."""
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Training:
 
     @classmethod
     def start(cls, configuration: Configuration, device: torch.device, state: TrainingState | None) -> Training:
-        """With random weights, or as a checkpoint left it."""
+        """With random weights, or resumed from the state of a checkpoint."""
         torch.manual_seed(configuration.seed)
         model = PretrainingModel(configuration).to(device)
         optimizer = torch.optim.AdamW(
@@ -150,7 +150,7 @@ def train(
 
     Raises:
         Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
-        DivergedError: when a loss is not finite.
+        DivergedError: when a loss, a gradient or a weight is not finite.
         InputError: when a checkpoint cannot be written.
     """
     requested, configuration = configuration, configuration.for_spacing(collection.spacing)
@@ -219,7 +219,7 @@ def train(
 
 @contextmanager
 def batches(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
-    """Gives a function that returns the next batch; when the block ends, the loading processes end too.
+    """Yields a function that returns the next batch; when the block ends, the loading processes end too.
 
     They ignore SIGTERM, with which Python ends remaining processes at its exit: it would wait for them for ever.
     """

@@ -86,9 +86,10 @@ def evaluate(
         batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, on the
             CPU: no value is read from the device in a training step.
         configuration: settings of the run.
-        step: steps taken so far, or the index of the batch in a validation.
+        step: steps taken so far; in a validation the index of the batch, which only seeds its draws.
         bandwidth: running average of the density loss's bandwidth, None at the beginning.
-        validation: draw from other random streams than training, and always encode CT and MR together.
+        validation: draw from other random streams than training, always encode CT and MR together, and weight density
+            matching fully.
         processes: those that train together; all of them must call this, each with its part of the batch.
     """
     offset = VALIDATION if validation else 0
@@ -118,7 +119,9 @@ def evaluate(
             generator = step_generator(seed, step, DENSITY + offset)
             match = _match_densities(pair, views, bandwidth, configuration, generator, processes)
             losses["density"] = match.loss
-            total = total + density_weight(step, configuration) * match.loss
+            # In validation, `step` is the index of a batch and says nothing about the warm-up.
+            weight = configuration.density_weight if validation else density_weight(step, configuration)
+            total = total + weight * match.loss
             health |= _density_health(match)
             if not validation:
                 bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)

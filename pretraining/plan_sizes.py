@@ -70,7 +70,7 @@ def read_plan(
         configuration: a 3d configuration of the plans.
 
     Raises:
-        InputError: when the plans do not exist, with the command that makes them, or cannot be used.
+        InputError: when the plans do not exist (the message gives the command that creates them) or cannot be used.
     """
     number = dataset_number(dataset)
     folders = sorted(preprocessed.glob(f"Dataset{number}_*"))

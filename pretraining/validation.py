@@ -43,6 +43,9 @@ def validate(
         bandwidth: running average of the density loss's bandwidth.
         panels: folder of the pictures, one per validation.
         processes: those that train together; all must call this, each evaluates its part of every batch.
+
+    Returns:
+        Means by name, as :meth:`Evaluation.values` and the probes name them. The model is left in evaluation mode.
     """
     model.eval()
     crops = CropDataset(
@@ -60,7 +63,7 @@ def validate(
             values[name].append(float(value))
         if index == 0 and processes.first:
             draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
-    # Some are not measured on every batch: the difference of attention needs co-located crops.
+    # Some are not measured on every batch: the difference between the blocks' attention needs co-located crops.
     return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}
 
 

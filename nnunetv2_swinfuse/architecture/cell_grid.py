@@ -1,4 +1,4 @@
-"""The cells over which the Domain Invariance Module attends: how many, where they lie, and the way there and back.
+"""The cells over which the Domain Invariance Module attends: their number and positions, pooling and interpolation.
 
 One geometry serves pooling, positions and interpolation: along an axis of `size` tokens, `cells` cells of equal width
 `size / cells` tile the map exactly, and the centre of cell i is `(i + 1/2) * size / cells` tokens from its border. The
@@ -79,8 +79,13 @@ def choose_grid(shape: Triple, spacing: Spacing, max_cells: float) -> Triple:
 def pooling_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
     """Weighted means of tokens: weights fall linearly from a cell's centre to those of its neighbours.
 
-    Cells therefore overlap, so that they change smoothly when the map is shifted by a fraction of a cell. With as many
-    cells as tokens this is the identity.
+    The weights of neighbouring cells therefore overlap, so that cells change smoothly when the map is shifted by a
+    fraction of a cell. With as many cells as tokens this is the identity.
+
+    Args:
+        size: tokens along the axis.
+        cells: cells along the axis, from 1 to `size`.
+        device: of the result.
 
     Returns:
         float32 (cells, size); each row sums to 1.
@@ -91,16 +96,22 @@ def pooling_matrix(size: int, cells: int, device: torch.device | None = None) ->
 
 
 def interpolation_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
-    """Linear interpolation of cells that :func:`pooling_matrix` made, constant beyond the outermost ones.
+    """Linear interpolation of cells from :func:`pooling_matrix` to tokens, constant beyond the outermost ones.
 
-    A cell's value belongs to the mean place of its tokens, which at the border is not quite its centre: pooled
-    coordinates come back exactly in between.
+    A cell's value belongs to the weighted mean position of its tokens, which at the border is not quite its centre. A
+    linear ramp is therefore restored exactly between the outermost cells.
+
+    Args:
+        size: tokens along the axis.
+        cells: cells along the axis, from 1 to `size`.
+        device: of the result.
 
     Returns:
         float32 (size, cells); each row sums to 1.
     """
     tokens = _centres(size, device)
     means = pooling_matrix(size, cells, device) @ tokens
+    # The mean positions are not equidistant: the sum of the clamped steps is a token's position counted in cells.
     steps = (tokens[:, None] - means[:-1]) / (means[1:] - means[:-1])
     return _hats(steps.clamp(0, 1).sum(1), cells)
 
@@ -110,7 +121,7 @@ def _centres(size: int, device: torch.device | None) -> Tensor:
 
 
 def _hats(places: Tensor, cells: int) -> Tensor:
-    """Shares of the two nearest cells, for places counted in cells: (places, cells)."""
+    """Weights (places, cells) of the two nearest cells; places are counted in cells from the first one."""
     return (1 - (places[:, None] - torch.arange(cells, device=places.device)).abs()).clamp_min(0)
 
 

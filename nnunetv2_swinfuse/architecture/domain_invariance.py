@@ -4,9 +4,9 @@ Two parallel blocks of multi-head attention layers. The queries of the CT block 
 values, those of the MR block to the CT tokens' keys and values. With one image only, as in all of fine-tuning and
 inference, both blocks are given that image and their outputs are averaged.
 
-Differs from the released code: the map is pooled to a bounded number of cells, so that any patch size can be paid for;
-cells carry their position; layers are pre-norm with residuals and a feed-forward network; attention runs over cells,
-never over the batch; and the result is interpolated and added to the full-resolution embedding.
+Differs from the released code: the map is pooled to a bounded number of cells, so that the cost stays bounded for any
+patch size; cells carry their position; layers are pre-norm with residuals and a feed-forward network; attention runs
+over cells, never over the batch; and the result is interpolated and added to the full-resolution embedding.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from nnunetv2_swinfuse.architecture.operations import affordable_cells
 from nnunetv2_swinfuse.architecture.swin import FeedForward
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 
-# Of what the backbone costs. Below the half that is allowed, since pooling and interpolation are not counted.
+# Budget of both blocks, relative to the backbone's operations. Less than the half that the module may cost, since
+# pooling, interpolation and the last projection are not counted.
 COST_SHARE = 0.45
 
 
@@ -107,7 +108,7 @@ class CoAttentionLayer(nn.Module):
         query_input, context = self.norm_query(tokens), self.norm_context(context)
         key_input = context
         if positions is not None:
-            # Added in float32: neighbouring positions differ by less than half precision resolves.
+            # Added in float32 and rounded once: rounding the positions first would add to the error of the sum.
             query_input = (query_input + positions).to(context.dtype)
             key_input = (context + positions).to(context.dtype)
         query, key, value = (
@@ -136,6 +137,7 @@ class CoAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, context: Tensor, positions: Tensor | None, need_weights: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
+        """Returns the new tokens (B, tokens, C) and each layer's attention weights, an empty list unless asked for."""
         all_weights = []
         for layer in self.layers:
             tokens, weights = layer(tokens, context, positions, need_weights)
@@ -145,10 +147,10 @@ class CoAttentionBlock(nn.Module):
 
 
 class Fused(NamedTuple):
-    """What the module makes of a CT and an MR map.
+    """Outputs of the module for a CT and an MR map.
 
     Attributes:
-        ct, mr: the maps with what the other modality confirms added (B, C, z, y, x).
+        ct, mr: the maps (B, C, z, y, x), each with the interpolated output of its block added.
         ct_tokens, mr_tokens: outputs of the two blocks (B, tokens, C), the samples for density matching.
         grid: cells per axis (z, y, x), one token each; its product is the number of tokens.
         ct_weights, mr_weights: attention weights of each layer, empty unless asked for.
@@ -171,8 +173,8 @@ class DomainInvariance(nn.Module):
         num_heads: attention heads of each layer.
         settings: sizes of the blocks.
         spacing: distance between tokens (z, y, x), in any unit: cells are as isotropic as the map allows.
-        operations: what the backbone spends on a map of a given size (z, y, x). The module attends over as many cells
-            as cost less than half of that; None leaves `settings.max_cells` as the only bound.
+        operations: floating point operations of the backbone on a map of a given size (z, y, x). The module attends
+            over as many cells as cost less than half of that; None leaves `settings.max_cells` as the only bound.
     """
 
     def __init__(
@@ -207,7 +209,7 @@ class DomainInvariance(nn.Module):
         return embedding + self.interpolate((ct_tokens + mr_tokens) / 2, grid, triple(embedding.shape[2:]))
 
     def forward_pair(self, ct: Tensor, mr: Tensor, need_weights: bool = False) -> Fused:
-        """A CT and an MR map of the same size (B, C, z, y, x), each attending to the other."""
+        """A CT and an MR map (B, C, z, y, x), each attending to the other; ValueError if their shapes differ."""
         if ct.shape != mr.shape:
             raise ValueError(f"CT and MR maps must have the same shape, found {tuple(ct.shape)} and {tuple(mr.shape)}")
         ct_pooled, positions, grid = self.pool(ct)
@@ -261,7 +263,7 @@ class DomainInvariance(nn.Module):
 
 
 def _initialize_linear(module: nn.Module) -> None:
-    # The Swin blocks' standard deviation of 0.02 would make attention over hundreds of tokens uniform for long.
+    # With the Swin blocks' standard deviation of 0.02, attention over hundreds of tokens would stay uniform for long.
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

@@ -22,7 +22,7 @@ from nnunetv2_swinfuse.architecture.topology import (
 Fusion = Literal["separate", "mean"]
 Backbone = Literal["swin", "resenc"]
 BACKBONES: tuple[Backbone, ...] = ("swin", "resenc")
-# Settings of Swin blocks, which a residual encoder has not.
+# Settings of Swin blocks, which a residual encoder does not have.
 SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_bias")
 
 
@@ -43,7 +43,7 @@ class EncoderSettings:
         mlp_ratio: hidden channels of the feed-forward networks, relative to their input's.
         domain_invariance: sizes of the module, also accepted as a dictionary; None for an encoder without it.
         monai_legacy_merging: patch merging joins the sub-grids that MONAI joined before version 1.5, two of them twice
-            and two never. For weights trained so, which mean nothing otherwise.
+            and two never. For weights trained so, which give wrong features otherwise.
         monai_clamped_bias: windows clamped to small maps look up their bias as MONAI's do, at wrong offsets. For
             weights trained so.
         backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
@@ -102,7 +102,7 @@ class EncoderSettings:
         return cls(**values)
 
     def topology(self, strides: Sequence[Sequence[int]]) -> Topology:
-        """What carries out the strides of a plan; raises ValueError for strides that are impossible."""
+        """Which part of the network downsamples at each stage of a plan; raises ValueError for impossible strides."""
         if self.backbone == "resenc":
             return residual_topology(strides)
         return plan_topology(strides, len(self.depths))
@@ -118,7 +118,7 @@ class PairFeatures(NamedTuple):
     Attributes:
         ct, mr: a list of maps per modality, as :meth:`DomainInvariantEncoder.forward` returns it.
         ct_tokens, mr_tokens: (B, tokens, C) for density matching: the outputs of the module's two blocks.
-        grid: how those tokens lie in space (z, y, x).
+        grid: cells per axis (z, y, x), one token each.
         ct_weights, mr_weights: attention weights of each layer of the module, if asked for.
         change: norm of what the module adds, relative to its input's; 0 without the module.
     """
@@ -161,7 +161,7 @@ class DomainInvariantEncoder(nn.Module):
         raise NotImplementedError
 
     def tokens(self, embedding: Tensor) -> tuple[Tensor, Triple]:
-        """What stands for the module's tokens (B, tokens, C) where there is no module, and how they lie in space."""
+        """Replaces the module's tokens (B, tokens, C) where there is no module; also returns their grid (z, y, x)."""
         return embedding.flatten(2).transpose(1, 2), triple(embedding.shape[2:])
 
     def forward(self, embedding: Tensor) -> list[Tensor]:

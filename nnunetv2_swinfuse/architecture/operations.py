@@ -1,7 +1,7 @@
-"""Floating point operations of the encoders' parts on one image, forward, counted on paper: pure functions.
+"""Floating point operations of the encoders' parts in the forward pass of one image, as closed formulas.
 
 A multiplication with its addition counts as two. Norms, activations and the padding of windows are left out, so that
-the counts change smoothly with the size of the map and are never more than what runs.
+the counts change smoothly with the size of the map and never exceed what is executed.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def residual_operations(
 
 
 def affordable_cells(operations: float, channels: int, layers: int, mlp_ratio: float) -> float:
-    """How many cells the two blocks of the Domain Invariance Module may attend over at a cost; not a whole number.
+    """How many cells the two blocks of the Domain Invariance Module can attend over within a budget; not rounded.
 
     Args:
-        operations: what both blocks together may cost on one image.
+        operations: the budget: floating point operations of both blocks together on one image.
         channels: of the tokens.
         layers: attention layers of each block.
         mlp_ratio: hidden channels of the feed-forward networks, relative to `channels`.

@@ -34,8 +34,8 @@ class TorchFileError(ValueError):
 def load_torch_file(path: Path) -> Any:
     """Reads a file with `torch.load(weights_only=True)` onto the CPU.
 
-    PyTorch does not check the checksums in its zip files, so that a flipped bit would become another weight; here they
-    are. Files of PyTorch before 1.6 have none.
+    PyTorch does not verify the checksums in its zip files, so that a flipped bit would change a weight unnoticed. They
+    are verified here. Files of PyTorch before 1.6 have none.
 
     Raises:
         TorchFileError: when the file cannot be opened, is damaged, or needs code execution.
@@ -54,7 +54,7 @@ def load_torch_file(path: Path) -> Any:
                 needs_code=True,
             ) from error
         except Exception as error:
-            # Anything: damaged bytes make the unpickler raise IndexError, AttributeError, struct.error and others.
+            # Any exception: damaged bytes make the unpickler raise IndexError, AttributeError, struct.error and others.
             raise TorchFileError(
                 f"{path}: corrupted or not a PyTorch file ({type(error).__name__}: {_reason(error)})"
             ) from error

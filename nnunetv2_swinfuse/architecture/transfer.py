@@ -46,11 +46,11 @@ class TransferReport:
     Attributes:
         matched: copied as they are.
         adapted: copied after a change, with the change in words.
-        fresh: tensors of the network that pretraining does not give.
+        fresh: tensors of the network that keep their random initialisation.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
         network_parameters: of the whole network.
         pretrained_parameters: those of the network that come from the encoder.
-        encoder_parameters: of the encoder; what its file holds beside it (MONAI's decoder) is not counted.
+        encoder_parameters: of the encoder, without what its file holds besides (MONAI's decoder).
         used_parameters: those of the encoder that have a place in the network.
     """
 
@@ -201,7 +201,6 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
     ours, theirs = settings.to_dict(), encoder.settings.to_dict()
     names = ["backbone"] if ours["backbone"] != theirs["backbone"] else list(ours)
     differing = {
-        # The number of tokens attended over is no property of the weights.
         name: (theirs[name], ours[name])
         for name in names
         if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
@@ -219,7 +218,7 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
 
 
 def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: EncoderSettings) -> dict[str, object]:
-    """What settings say of each stage, for the stages that the encoder and a network may both have."""
+    """Settings that list a value for each stage, cut to the stages that the encoder and a network may both have."""
     if one.backbone == "resenc":
         return {"depths": one.stage_depths(len(encoder.strides))}
     common = min(len(one.depths), len(other.depths))
@@ -227,11 +226,12 @@ def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: Encoder
 
 
 def _comparable(value: object) -> object:
+    # No weight depends on the number of cells attended over.
     return {k: v for k, v in value.items() if k != "max_cells"} if isinstance(value, dict) else value
 
 
 def _further_stages(strides: tuple[tuple[Triple, ...], tuple[Triple, ...]]) -> tuple[str, ...]:
-    """What the names of stages begin with that only one side has."""
+    """Prefixes of the tensor names of the stages that only one side has."""
     fewer, more = sorted(len(side) for side in strides)
     return tuple(stage_prefix(stage) for stage in range(fewer, more))
 
@@ -241,6 +241,7 @@ def _check_coverage(
 ) -> None:
     """Both sides must have the same tensors but for those whose names begin with `exempt`, which one side only has."""
     missing = [n for n in target if n.startswith(PRETRAINED) and not n.startswith(exempt) and n not in weights]
+    # Of stages that one side only has, a weight without a target is expected, and one with a target is an error.
     without_place = [n for n in weights if n.startswith(PRETRAINED) and n.startswith(exempt) == (n in target)]
     if missing:
         raise TransferError(

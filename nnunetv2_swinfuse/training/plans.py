@@ -36,7 +36,7 @@ RECORDS = frozenset(
 
 @dataclass(frozen=True)
 class PlannedTraining:
-    """What the plans do not say to nnU-Net, but to our trainer.
+    """What this package's trainer needs from the plans beyond what nnU-Net reads.
 
     Attributes:
         settings: of fine-tuning.
@@ -188,7 +188,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
 
 
 def encoder_provenance(encoder: Encoder | None, pretrained: bool, architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """What plans.json and every checkpoint say of the encoder."""
+    """The encoder's part of the `swinfuse` block in plans.json and every checkpoint; empty without an encoder."""
     if encoder is None:
         return {}
     if not pretrained:

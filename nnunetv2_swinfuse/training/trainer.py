@@ -161,7 +161,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
-        """As nnU-Net, once it is sure that this fold starts as the model's others did.
+        """As nnU-Net, after a check that this fold starts from the same weights as the model's other folds.
 
         Raises:
             EncoderChoiceError: when another fold started from something else.
@@ -176,7 +176,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         super().on_train_start()
 
     def _record_pretrained_weights(self) -> None:
-        """`nnUNetv2_train -pretrained_weights` does not tell the trainer: it compares the weights."""
+        """nnU-Net does not tell the trainer of `-pretrained_weights`: weights are compared with the initial ones."""
         digest = weights_digest(unwrapped(self.network))
         if digest != self.initial_digest:
             ours = ("encoder", "encoder_sha256", "encoder_source", "collection")

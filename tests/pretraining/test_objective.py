@@ -51,6 +51,14 @@ def test_total_is_the_weighted_sum():
     assert result.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+def test_validation_weights_densities_fully_whichever_batch_it_is():
+    configuration = tiny(density_warmup_steps=100, density_weight=4.0)
+    with torch.no_grad():
+        result = evaluate(PretrainingModel(configuration), synthetic_batch(), configuration, 0, None, validation=True)
+    expected = sum(configuration.loss_weight(name) * loss for name, loss in result.losses.items())
+    assert result.total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_a_share_of_the_training_steps_encodes_images_singly():
     configuration = tiny(single_share=0.5)
     model = PretrainingModel(configuration)

@@ -209,3 +209,12 @@ def test_samples_are_drawn_among_the_tokens_that_count():
         match = density_matching(first, second, ct_mask=counted, mr_mask=counted, samples=samples, generator=generator)
         assert match.divergence.item() < 0.05
         assert match.feature_variance.item() == pytest.approx(1.0, abs=0.3)
+
+
+def test_tokens_that_are_not_finite_give_a_loss_that_is_not_finite():
+    """The training loop recognises it and says what to do; an error of the singular values would come before."""
+    ct, mr = torch.randn(2, 40, 4, generator=torch.Generator().manual_seed(0))
+    ct[3, 1] = math.nan
+    assert not density_matching(ct, mr).loss.isfinite()
+    ct[3, 1] = math.inf
+    assert not density_matching(ct, mr).loss.isfinite()
