@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
-from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.errors import UPGRADE, SwinFUSEError
 
 PACKAGE = "nnunetv2-swinfuse"
 # pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
@@ -57,5 +57,5 @@ def check_plugin_version(recorded: str | None, where: object, installed: str | N
     if recorded is not None and release(recorded) > release(installed):
         raise VersionError(
             f"{where}: made with {PACKAGE} {recorded}, installed is {installed}, which may not know its network or its "
-            f'settings. Upgrade: pip install --upgrade "{PACKAGE}>={recorded}"'
+            f"settings. To use it, {UPGRADE}"
         )

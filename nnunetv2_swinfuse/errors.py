@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 # As argparse and swinfuse_pretrain exit for input they cannot use.
 EXIT_STATUS = 2
+# What to do about a file of a newer version; the package is on no index.
+UPGRADE = "install the newer wheel or checkout (docs/installation.md)"
 
 
 class SwinFUSEError(Exception):

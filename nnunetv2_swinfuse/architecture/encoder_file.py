@@ -23,6 +23,7 @@ from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.tensor_names import PRETRAINED
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.errors import UPGRADE
 
 FORMAT = "swinfuse-encoder"
 # 2: the Domain Invariance Module's cells and positions share one geometry; the weights' digest.
@@ -264,7 +265,7 @@ def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if type(version) is not int or version != FORMAT_VERSION:
         raise EncoderFileError(
             f"{path}: encoder format {version}, this installation reads format {FORMAT_VERSION}. "
-            "Upgrade nnunetv2-swinfuse, or pretrain again with this version."
+            f"Either {UPGRADE}, or pretrain again with this version."
         )
 
 

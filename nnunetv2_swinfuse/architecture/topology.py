@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from nnunetv2_swinfuse.errors import UPGRADE
+
 Triple = tuple[int, int, int]
 
 
@@ -122,8 +124,7 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     if arguments:
         raise ValueError(
             f"architecture.arch_kwargs has {sorted(arguments)}, which this version of nnunetv2-swinfuse does not "
-            "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
-            "were edited"
+            f"know. Either the model is of a newer version: {UPGRADE}; or its plans were edited: undo that"
         )
 
 

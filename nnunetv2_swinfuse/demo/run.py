@@ -216,7 +216,9 @@ def call(command: list[str], environment: Mapping[str, str]) -> None:
     print("$ " + " ".join(command), flush=True)
     program = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
     if program is None:
-        raise DemoError(f"{command[0]} is not installed in {sys.prefix}; install with: pip install nnunetv2-swinfuse")
+        raise DemoError(
+            f"{command[0]} is not installed in {sys.prefix}; install this package there again (docs/installation.md)"
+        )
     status = subprocess.run([program, *command[1:]], env=dict(environment), check=False).returncode
     if status:
         raise DemoError(f"this command ended with status {status}: {' '.join(command)}")

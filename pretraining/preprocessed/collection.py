@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
 
@@ -205,7 +205,7 @@ class PreprocessedCollection:
         if version > INDEX_VERSION:
             raise InputError(
                 f"{path}: version {version}, this installation reads version {INDEX_VERSION}. "
-                "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+                f"To use it, {UPGRADE}"
             )
         if version < INDEX_VERSION:
             raise InputError(

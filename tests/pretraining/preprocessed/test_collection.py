@@ -108,7 +108,7 @@ def test_a_damaged_table_is_named(tmp_path, damage):
         PreprocessedCollection.open(tmp_path)
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(99, "Upgrade"), (1, "--overwrite")])
+@pytest.mark.parametrize(("version", "remedy"), [(99, "newer wheel"), (1, "--overwrite")])
 def test_an_index_of_another_version_says_what_to_do(tmp_path, version, remedy):
     (tmp_path / "index.json").write_text(json.dumps({"version": version}))
     with pytest.raises(InputError, match=rf"version {version}.*{remedy}"):
