@@ -66,6 +66,8 @@ def register(site: Path | None = None) -> Path:
     """
     path = (site or site_packages()) / PTH_NAME
     try:
+        # Not `atomic_write`: its temporary file keeps the suffix, and Python would run a second .pth file that a killed
+        # process left; it also creates the folder, which here is one that was misspelt.
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(PTH_LINE)
         os.replace(temporary, path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
@@ -302,7 +302,6 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             old = json.loads(plans_file.read_text())["configurations"]
             plans["configurations"].update({name: block for name, block in old.items() if name not in PLANNED})
         share_data_folders(plans, folder, self._preprocesses_as_stock)
-        temporary = plans_file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(plans, indent=4))
-        os.replace(temporary, plans_file)
+        with atomic_write(plans_file) as temporary:
+            temporary.write_text(json.dumps(plans, indent=4))
         print(f"Plans were saved to {plans_file}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.nnunet_names import ENCODER
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
@@ -60,10 +60,8 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
 def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:

@@ -204,8 +204,7 @@ class PreprocessedCollection:
             raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
         if version > INDEX_VERSION:
             raise InputError(
-                f"{path}: version {version}, this installation reads version {INDEX_VERSION}. "
-                f"To use it, {UPGRADE}"
+                f"{path}: version {version}, this installation reads version {INDEX_VERSION}. To use it, {UPGRADE}"
             )
         if version < INDEX_VERSION:
             raise InputError(
