@@ -93,7 +93,9 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
         require_domains(collection, configuration.modalities)
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
-        print(f"No preset was selected: '{configuration.preset}' suits this {device.type}. Choose another with -p.")
+        print(
+            f"No preset given; using '{configuration.preset}', the default for {device.type}. Choose another with -p."
+        )
     if warning := duration_warning(configuration, device):
         print(warning)
     if collection is None:

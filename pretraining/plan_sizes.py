@@ -180,7 +180,7 @@ def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _planning_command(plans: str, number: str) -> str:
     for pattern, command in PLANNERS:
         if match := re.fullmatch(pattern, plans):
-            return f"Make it with: {match.expand(command).format(int(number))}. "
+            return f"Create it with: {match.expand(command).format(int(number))}. "
     return "Plan the dataset with nnU-Net first. "
 
 

@@ -91,7 +91,7 @@ def pooling_matrix(size: int, cells: int, device: torch.device | None = None) ->
 
 
 def interpolation_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
-    """Linear interpolation of cells that :func:`pooling_matrix` made, constant beyond the outermost ones.
+    """Linear interpolation of the cells of :func:`pooling_matrix`, constant beyond the outermost ones.
 
     A cell's value belongs to the mean place of its tokens, which at the border is not quite its centre: pooled
     coordinates come back exactly in between.

@@ -22,7 +22,7 @@ from nnunetv2_swinfuse.architecture.topology import (
 Fusion = Literal["separate", "mean"]
 Backbone = Literal["swin", "resenc"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
-# Settings of Swin blocks, which a residual encoder has not.
+# Settings of Swin blocks, which a residual encoder does not have.
 SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_bias")
 
 
@@ -102,7 +102,7 @@ class EncoderSettings:
         return cls(**values)
 
     def topology(self, strides: Sequence[Sequence[int]]) -> Topology:
-        """What carries out the strides of a plan; raises ValueError for strides that are impossible."""
+        """The stages that implement the strides of a plan; raises ValueError for strides that are impossible."""
         if self.backbone == "resenc":
             return residual_topology(strides)
         return plan_topology(strides, len(self.depths))
@@ -161,7 +161,7 @@ class DomainInvariantEncoder(nn.Module):
         raise NotImplementedError
 
     def tokens(self, embedding: Tensor) -> tuple[Tensor, Triple]:
-        """What stands for the module's tokens (B, tokens, C) where there is no module, and how they lie in space."""
+        """The tokens (B, tokens, C) used in place of the module's in an encoder without one, and their positions."""
         return embedding.flatten(2).transpose(1, 2), triple(embedding.shape[2:])
 
     def forward(self, embedding: Tensor) -> list[Tensor]:

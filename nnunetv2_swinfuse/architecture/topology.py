@@ -7,7 +7,7 @@ A plan lists one stride per stage and axis (z, y, x), the first being 1. The sta
 - stages 2 to 5: a Swin stage each (blocks at the resolution above, then patch merging by the stage's stride),
 - stages beyond (a Swin encoder has at most as many stages as its settings have depths): strided convolutions.
 
-A residual encoder has one stage for each of the plan's, the first at full resolution behind the stem.
+A residual encoder has one stage for each of the plan's, the first at full resolution after the stem.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def triple(values: Sequence[int]) -> Triple:
 class Topology:
     """The strides of a plan, sorted by what carries them out.
 
-    Made by :func:`plan_topology`, or :func:`residual_topology`.
+    Returned by :func:`plan_topology` and :func:`residual_topology`.
 
     Attributes:
         strides: stride of every stage of the plan (z, y, x).

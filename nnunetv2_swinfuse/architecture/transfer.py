@@ -45,12 +45,12 @@ class TransferReport:
 
     Attributes:
         matched: copied as they are.
-        adapted: copied after a change, with the change in words.
+        adapted: copied after a change, with a description of the change.
         fresh: tensors of the network that pretraining does not give.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
         network_parameters: of the whole network.
         pretrained_parameters: those of the network that come from the encoder.
-        encoder_parameters: of the encoder; what its file holds beside it (MONAI's decoder) is not counted.
+        encoder_parameters: of the encoder; what else its file holds (MONAI's decoder) is not counted.
         used_parameters: those of the encoder that have a place in the network.
     """
 
@@ -213,8 +213,8 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
     if differing:
         listing = "; ".join(f"{name} is {a} in the encoder, {b} in the network" for name, (a, b) in differing.items())
         raise TransferError(
-            f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Let the trainer take the sizes from "
-            "the encoder (plans without a SwinFUSE architecture), or choose the encoder that these plans were made for."
+            f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Use plans without a SwinFUSE "
+            "architecture, so that the trainer uses the encoder's sizes, or use the encoder that these plans are for."
         )
 
 
@@ -256,7 +256,7 @@ def _check_coverage(
 
 
 def _adapt_channels(weight: Tensor, channels: int, image_channels: int) -> tuple[Tensor, str]:
-    """Filters (features, channels, kz, ky, kx) for other input channels; says what was done."""
+    """Filters (features, channels, kz, ky, kx) for other input channels; also describes what was done."""
     pretrained = weight.shape[1]
     if channels == pretrained and image_channels == channels:
         return weight, ""

@@ -111,7 +111,7 @@ def write_labelled_cases(raw: Path, seed: int = SEED) -> None:
 
 
 def run_demo(folder: Path, seed: int = SEED) -> None:
-    """Everything, in a folder of its own; the user's nnU-Net paths are not touched."""
+    """Runs everything in a new folder; the user's nnU-Net paths are not touched."""
     start = time.time()
     folder.mkdir(parents=True)
     print(f"swinfuse_demo works in {folder}; delete it when you are done.")
@@ -184,7 +184,7 @@ def demo_environment(folder: Path) -> dict[str, str]:
         (folder / name).mkdir(parents=True)
         environment[name] = str(folder / name)
     environment[EXTERNAL_TRAINERS] = str(external_trainers_folder())
-    # Settings and an encoder of the user's own must not be taken for the demo's.
+    # The demo must not use the user's own settings and encoder.
     environment = {name: value for name, value in environment.items() if not name.startswith("SWINFUSE_")}
     environment |= {f"SWINFUSE_{name}": value for name, value in TRAINING.items()}
     # Threads that wait by spinning slow each other down many times over where cores are few.

@@ -44,7 +44,7 @@ class Preset:
 
     Attributes:
         gpu_memory_target_in_gb: of a training step.
-        plans_name: of its own, so that one preset's plans do not replace another's.
+        plans_name: different for each preset, so that one preset's plans do not replace another's.
     """
 
     gpu_memory_target_in_gb: float
@@ -67,8 +67,8 @@ def check_fingerprint(dataset_name: str) -> None:
     if not fingerprint.is_file():
         number = convert_dataset_name_to_id(dataset_name)
         raise PlanningError(
-            f"{fingerprint}: no such file. Make it with nnUNetv2_extract_fingerprint -d {number}, or plan with "
-            f"swinfuse_plan_and_preprocess -d {number}, which makes it when it is missing"
+            f"{fingerprint}: no such file. Create it with nnUNetv2_extract_fingerprint -d {number}, or plan with "
+            f"swinfuse_plan_and_preprocess -d {number}, which creates it when it is missing"
         )
 
 

@@ -16,7 +16,7 @@ CHECKPOINTS = "checkpoint_*.pth"
 
 
 class EncoderChoiceError(SwinFUSEError, RuntimeError):
-    """No encoder, or the wrong one; the message says what was looked at and what to do."""
+    """No encoder, or the wrong one; the message says what was searched and what to do."""
 
 
 def find_encoder(named: str | None) -> tuple[Path, str] | None:
@@ -65,7 +65,7 @@ def trained_folds(model_folder: Path) -> list[str]:
 def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_folder: Path, fold: int | str) -> None:
     """Refuses a second encoder in one model: its folds could not be compared, nor averaged in inference.
 
-    A model whose only trained fold is trained anew may change its encoder.
+    A model whose only trained fold is trained again may change its encoder.
 
     Args:
         recorded: the `swinfuse` block of the model's plans.json.
@@ -74,14 +74,14 @@ def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_fold
         fold: the fold that would be trained now.
 
     Raises:
-        EncoderChoiceError: saying which encoder the other folds began with and how to use it.
+        EncoderChoiceError: saying which encoder the other folds started with and how to use it.
     """
     others = [name for name in trained_folds(model_folder) if name != f"fold_{fold}"]
     if not others or recorded.get("encoder_sha256") == encoder.sha256:
         return
-    kept = recorded.get("encoder_source") or recorded.get("encoder")
+    source = recorded.get("encoder_source") or recorded.get("encoder")
     raise EncoderChoiceError(
-        f"{model_folder}: {', '.join(others)} began with the encoder SHA-256 {recorded.get('encoder_sha256')} (kept at "
-        f"{kept}), fold {fold} would begin with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model need "
-        f"the same one: export {ENCODER}={kept}; or move the model folder away to start a new cross-validation."
+        f"{model_folder}: {', '.join(others)} started with the encoder SHA-256 {recorded.get('encoder_sha256')} (kept "
+        f"at {source}), fold {fold} would start with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model "
+        f"need the same one: export {ENCODER}={source}; or move the model folder away to start a new cross-validation."
     )

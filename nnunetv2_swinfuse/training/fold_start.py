@@ -80,11 +80,15 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
             "Delete it if that fold is not running"
         ) from error
     if differing:
-        kept = theirs.get("encoder_source") or theirs.get("encoder")
+        source = theirs.get("encoder_source") or theirs.get("encoder")
         raise EncoderChoiceError(
-            f"{other}: {other.parent.name} of this model started with something else than fold {fold} would: "
-            f"{'; '.join(differing)}. All folds need the same: "
-            + (f"export {ENCODER}={kept}; " if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept else "")
-            + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was given up, delete "
+            f"{other}: {other.parent.name} of this model did not start with the same weights and settings as fold "
+            f"{fold}: {'; '.join(differing)}. All folds need the same: "
+            + (
+                f"export {ENCODER}={source}; "
+                if theirs.get("encoder_sha256") != start["encoder_sha256"] and source
+                else ""
+            )
+            + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was abandoned, delete "
             f"{other.parent}"
         )

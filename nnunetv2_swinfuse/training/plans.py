@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildab
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
-# Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
+# Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded with it.
 REQUESTS = frozenset({"encoder", "training"})
 RECORDS = frozenset(
     {
@@ -115,7 +115,7 @@ def _plan_as_trained(
 def _plan_as_planned(
     block: dict[str, Any], resolved: Mapping[str, Any], configuration: str, plans: Mapping[str, Any], pretrained: bool
 ) -> PlannedTraining:
-    """The plans were made for one of our networks: they keep its sizes, which the encoder must have."""
+    """The plans are for one of our networks: they keep its sizes, which the encoder must have."""
     requests = resolved.get("swinfuse", {})
     requested = requested_settings(requests.get("training", {}))
     settings = FineTuningSettings(**requested)
@@ -128,7 +128,7 @@ def _plan_as_planned(
         settings = replace(settings, drop_path_rate=architecture["arch_kwargs"].get("drop_path_rate", 0.0))
     architecture["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
     _write_block(block, architecture, settings, encoder, pretrained, requests)
-    explanation = "network as in the plans, which were made for it"
+    explanation = "network as in the plans, which are for SwinFUSE"
     return PlannedTraining(settings, requests.get("encoder"), encoder, explanation)
 
 
@@ -182,7 +182,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
-            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start anew"
+            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start over"
         ) from error
     return block
 

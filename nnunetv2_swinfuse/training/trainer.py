@@ -116,7 +116,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
 
     def initialize(self) -> None:
-        """Builds everything as nnU-Net does, then fills in the pretrained encoder, unless a checkpoint follows."""
+        """Builds everything as nnU-Net does, then loads the pretrained encoder, unless a checkpoint is loaded next."""
         encoder = self._encoder_to_transfer()
         # Tensors must not linger here: nnU-Net prints every attribute into debug.json.
         self.encoder = None
@@ -133,8 +133,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 self.print_to_log_file(f"SwinFUSE: WARNING: {little_used_warning(report, self.plans_manager.plans)}")
         if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
-                "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the stage before, from "
-                "which this cascade gains nothing. Train it with -tr nnUNetTrainerSwinFUSE"
+                "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the previous stage, so "
+                "this cascade gains nothing from it. Train it with -tr nnUNetTrainerSwinFUSE"
             )
         if not self.restoring:
             self.initial_digest = weights_digest(unwrapped(self.network))
@@ -144,10 +144,10 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             return None
         if self.encoder is not None:
             return self.encoder
-        # An earlier fold decided the network; this one must begin with the same encoder.
+        # An earlier fold decided the network; this one must start with the same encoder.
         model_folder = Path(self.output_folder_base)
         if self.provenance.get("pretrained_weights") and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
-            # The others began with -pretrained_weights; whether this one does is seen when training starts.
+            # The others started with -pretrained_weights; whether this one does too is known when training starts.
             return None
         encoder, _ = choose_encoder(self.named_encoder)
         check_same_encoder(self.provenance, encoder, model_folder, self.fold)
@@ -161,7 +161,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
-        """As nnU-Net, once it is sure that this fold starts as the model's others did.
+        """As nnU-Net, after checking that this fold starts as the model's others did.
 
         Raises:
             EncoderChoiceError: when another fold started from something else.
@@ -184,12 +184,13 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self._set_provenance({**kept, "pretrained_weights": digest})
             self.print_to_log_file(
                 "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
-                f"the segmentation heads have the SHA-256 {digest}. The published encoder plays no part."
+                f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
         elif self.provenance.get("pretrained_weights"):
             raise EncoderChoiceError(
-                f"{self.output_folder_base}: the other folds began with -pretrained_weights, fold {self.fold} without. "
-                "Use the same file for all folds, or move the model folder away to start a new cross-validation."
+                f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "
+                "without. Use the same file for all folds, or move the model folder away to start a new "
+                "cross-validation."
             )
 
     def on_train_epoch_start(self) -> None:
@@ -228,15 +229,15 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             reason = (str(error).splitlines() or ["no message"])[0]
             raise CheckpointError(
                 f"{filename_or_checkpoint}: cannot be loaded ({type(error).__name__}: {reason}). It is damaged or "
-                "belongs to another network. Restore it from a copy, or move it away: --c then goes on from "
-                "checkpoint_latest.pth or checkpoint_best.pth of the same folder, or starts anew."
+                "belongs to another network. Restore it from a copy, or move it away: --c then resumes from "
+                "checkpoint_latest.pth or checkpoint_best.pth of the same folder, or starts over."
             ) from error
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net, atomically, and so that stock nnU-Net loads it: the true trainer is recorded under `swinfuse`.
 
         Raises:
-            CheckpointError: when it cannot be written; the checkpoint before it is left as it was.
+            CheckpointError: when it cannot be written; the previous checkpoint is left as it was.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
@@ -258,8 +259,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.output_folder).free / 1e9
             raise CheckpointError(
-                f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The checkpoint before it is "
-                "intact: make room and go on with --c."
+                f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The previous checkpoint is "
+                "intact: free some space and resume with --c."
             ) from error
 
 

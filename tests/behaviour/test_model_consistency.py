@@ -45,13 +45,13 @@ def test_pretrained_weights_are_recorded_in_place_of_the_published_encoder(copie
     loaded = torch.load(weights, map_location="cpu", weights_only=False)["network_weights"]
     state = trainer.network.state_dict()
     assert all(torch.equal(state[key], loaded[key]) for key in state if ".seg_layers." not in key)
-    # Its checkpoints go on, and a second fold needs the same weights.
+    # Its checkpoints resume, and a second fold needs the same weights.
     trainer.save_checkpoint(str(copied.model(name) / "fold_0" / "checkpoint_latest.pth"))
     again = make_trainer(name)
     maybe_load_checkpoint(again, True, False)
     again.on_train_start()
     assert again.provenance == plans
-    with pytest.raises(EncoderChoiceError, match="the other folds began with -pretrained_weights, fold 1 without"):
+    with pytest.raises(EncoderChoiceError, match="the other folds started with -pretrained_weights, fold 1 without"):
         started(fold=1, name=name)
     assert started(fold=1, weights=weights, name=name).provenance == plans
 
@@ -89,7 +89,7 @@ def test_a_model_of_a_newer_version_is_refused(copied, arguments):
     plans = json.loads(path.read_text())
     plans["configurations"]["3d_fullres"]["swinfuse"]["plugin"] = "99.1.0"
     path.write_text(json.dumps(plans))
-    with pytest.raises(VersionError, match=r"plans.json: made with nnunetv2-swinfuse 99.1.0, installed is"):
+    with pytest.raises(VersionError, match=r"plans.json: written by nnunetv2-swinfuse 99.1.0; installed is"):
         run_training("901", "3d_fullres", 0, TRAINER, device=CPU, **arguments)
 
 

@@ -60,7 +60,7 @@ def test_volumes_smaller_than_a_crop_are_counted(tmp_path):
     assert collection.reading_notes((8, 8, 8)) == []
     padded, chunks = collection.reading_notes((21, 8, 8))
     assert "5 of 5 volumes are smaller than a crop of 21 x 8 x 8" in padded
-    assert "made for crops of 8 x 8 x 8" in chunks
+    assert "optimised for crops of 8 x 8 x 8" in chunks
 
 
 def test_settings_that_differ_are_named(tmp_path):
