@@ -24,6 +24,7 @@ from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
+from nnunetv2_swinfuse.training.provenance import Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
@@ -279,14 +280,12 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         ):
             batch_size -= 1
         plan["batch_size"] = batch_size
-        plan["swinfuse"] = {
-            "planned": {
-                "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
-                "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIGABYTE, 2),
-            }
+        planned = {
+            "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
+            "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIGABYTE, 2),
         }
-        if self.encoder is not None and self.name_encoder:
-            plan["swinfuse"]["encoder"] = self.encoder.path
+        encoder = self.encoder.path if self.encoder is not None and self.name_encoder else None
+        plan["swinfuse"] = Provenance(encoder=encoder, planned=planned).to_dict()
         return plan
 
     def save_plans(self, plans: dict[str, Any]) -> None:

@@ -13,7 +13,6 @@ import shutil
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_results
@@ -35,13 +34,14 @@ from nnunetv2_swinfuse.training.encoder_choice import (
 )
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
-from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
+from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.pretrained_part import (
     evaluate_frozen,
     little_used_warning,
     pretrained_layers,
     set_frozen,
 )
+from nnunetv2_swinfuse.training.provenance import Provenance
 
 
 class CheckpointError(SwinFUSEError, RuntimeError):
@@ -102,17 +102,18 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """The configuration's `swinfuse` block: encoder, collection, plugin version and settings."""
-        return self.configuration_manager.configuration["swinfuse"]
+        return Provenance.from_dict(self.configuration_manager.configuration["swinfuse"])
 
-    def _set_provenance(self, provenance: dict[str, Any]) -> None:
-        self.configuration_manager.configuration["swinfuse"] = provenance
-        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
+    def _set_provenance(self, provenance: Provenance) -> None:
+        block = provenance.to_dict()
+        self.configuration_manager.configuration["swinfuse"] = block
+        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = block
 
     def _pretrained_layers(self) -> dict[str, int]:
         """Names of the pretrained parameters and the layer of each, counted from the image; empty without any."""
-        stages = self.provenance.get("pretrained_stages")
+        stages = self.provenance.pretrained_stages
         return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
 
     def initialize(self) -> None:
@@ -146,13 +147,13 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             return self.encoder
         # An earlier fold decided the network; this one must start with the same encoder.
         model_folder = Path(self.output_folder_base)
-        if self.provenance.get("pretrained_weights") and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
+        if self.provenance.pretrained_weights and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
             # The others started with -pretrained_weights; whether this one does too is known when training starts.
             return None
         encoder, _ = choose_encoder(self.named_encoder)
         check_same_encoder(self.provenance, encoder, model_folder, self.fold)
         architecture = self.configuration_manager.configuration["architecture"]
-        self._set_provenance({**self.provenance, **encoder_provenance(encoder, self.pretrained, architecture)})
+        self._set_provenance(self.provenance.with_encoder(encoder, architecture))
         return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
@@ -179,14 +180,12 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         """`nnUNetv2_train -pretrained_weights` does not tell the trainer: it compares the weights."""
         digest = weights_digest(unwrapped(self.network))
         if digest != self.initial_digest:
-            ours = ("encoder", "encoder_sha256", "encoder_source", "collection")
-            kept = {name: value for name, value in self.provenance.items() if name not in ours}
-            self._set_provenance({**kept, "pretrained_weights": digest})
+            self._set_provenance(self.provenance.with_loaded_weights(digest))
             self.print_to_log_file(
                 "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
-        elif self.provenance.get("pretrained_weights"):
+        elif self.provenance.pretrained_weights:
             raise EncoderChoiceError(
                 f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "
                 "without. Use the same file for all folds, or move the model folder away to start a new "
@@ -248,7 +247,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
         checkpoint["swinfuse"] = {
-            **self.provenance,
+            **self.provenance.to_dict(),
             "trainer": type(self).__name__,
             "fold": self.fold,
             "nnunetv2": version("nnunetv2"),
