@@ -1,11 +1,11 @@
-"""Which nnunetv2 this package was tested with, and which version of this package made a model."""
+"""Which nnunetv2 this package was tested with, and which version of this package a model comes from."""
 
 from __future__ import annotations
 
 import re
 from importlib.metadata import version
 
-from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.errors import UPGRADE, SwinFUSEError
 
 PACKAGE = "nnunetv2-swinfuse"
 # pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
@@ -23,7 +23,7 @@ def release(text: str) -> tuple[int, ...]:
 
 
 def nnunet_warning(installed: str | None = None) -> str | None:
-    """What to say of an nnunetv2 outside the tested range; None inside it.
+    """The warning for an nnunetv2 outside the tested range; None inside it.
 
     Args:
         installed: its version; that of this environment by default.
@@ -43,7 +43,7 @@ def nnunet_warning(installed: str | None = None) -> str | None:
 
 
 def check_plugin_version(recorded: str | None, where: object, installed: str | None = None) -> None:
-    """Refuses a model that a newer version of this package made: what that version added would be lost.
+    """Refuses a model of a newer version of this package: what that version added would be lost.
 
     Args:
         recorded: the version in the model's plans.json; None for a model that names none.
@@ -56,6 +56,6 @@ def check_plugin_version(recorded: str | None, where: object, installed: str | N
     installed = installed or version(PACKAGE)
     if recorded is not None and release(recorded) > release(installed):
         raise VersionError(
-            f"{where}: made with {PACKAGE} {recorded}, installed is {installed}, which may not know its network or its "
-            f'settings. Upgrade: pip install --upgrade "{PACKAGE}>={recorded}"'
+            f"{where}: written by {PACKAGE} {recorded}; installed is {installed}, which may not know its network or "
+            f"settings. To use it, {UPGRADE}"
         )

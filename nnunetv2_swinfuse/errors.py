@@ -1,4 +1,4 @@
-"""Errors that a user can put right, and how commands print them."""
+"""Errors that a user can resolve, and how commands print them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import contextmanager
 
 # As argparse and swinfuse_pretrain exit for input they cannot use.
 EXIT_STATUS = 2
+# What to do about a file of a newer version; the package is on no index.
+UPGRADE = "install the newer wheel or checkout (docs/installation.md)"
 
 
 class SwinFUSEError(Exception):
-    """Something that a user can put right: the message names it and says what to do.
+    """Something that a user can resolve: the message names it and says what to do.
 
     This package's commands print the message without a traceback and exit with status 2. nnU-Net's own commands, such
     as `nnUNetv2_train`, know nothing of this class and print a traceback that ends with the message.
@@ -24,7 +26,7 @@ class InputError(SwinFUSEError, ValueError):
 
 @contextmanager
 def errors_without_traceback(program: str, *others: type[Exception]) -> Iterator[None]:
-    """Within, an error that a user can put right ends the program with its message and status 2.
+    """A context in which an error that a user can resolve ends the program with its message and status 2.
 
     Args:
         program: name of the command, printed before the message.

@@ -1,4 +1,4 @@
-"""Names of nnU-Net that this package uses, and its own that nnU-Net's users meet beside them; standard library only."""
+"""Names of nnU-Net that this package uses, and this package's own names next to them; standard library only."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, save_encoder
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.nnssl_plan import encoder_details
@@ -108,7 +108,7 @@ def load_checkpoint(path: Path) -> TrainingState:
     if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
             f"{path}: checkpoint format {version}, this installation reads format {FORMAT_VERSION}. "
-            "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+            f"To resume it, {UPGRADE}"
         )
     try:
         state = TrainingState(

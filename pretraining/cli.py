@@ -18,12 +18,13 @@ from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings
 from pretraining.next_commands import planning_command, training_command
 from pretraining.options import build_parser, check_options, setting_overrides
-from pretraining.plan_sizes import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_number, fitted_sizes, read_plan
+from pretraining.plan_sizes import DEFAULT_CONFIGURATION, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 from pretraining.preset_files import load_preset
 
@@ -92,7 +93,9 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
         require_domains(collection, configuration.modalities)
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
-        print(f"No preset was selected: '{configuration.preset}' suits this {device.type}. Choose another with -p.")
+        print(
+            f"No preset given; using '{configuration.preset}', the default for {device.type}. Choose another with -p."
+        )
     if warning := duration_warning(configuration, device):
         print(warning)
     if collection is None:
@@ -176,7 +179,7 @@ def new_configuration(options: argparse.Namespace, overrides: dict[str, Any]) ->
 def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
     """The settings that `--for` takes from the plans of datasets, see :func:`fitted_sizes`."""
     (preprocessed,) = required_paths("nnUNet_preprocessed")
-    plans, configuration = options.for_plans or DEFAULT_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
+    plans, configuration = options.for_plans or STOCK_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
     datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
     sizes = fitted_sizes(datasets, preset, spacing)
     listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())

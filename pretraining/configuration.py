@@ -1,7 +1,7 @@
 """Every setting of a pretraining run: one frozen dataclass, filled from a preset and the command line, and checked.
 
 The field of a setting is the only place that states its type, its default and its help text: the command line
-(:mod:`pretraining.options`) and docs/settings.md (:mod:`pretraining.settings_page`) are made from them.
+(:mod:`pretraining.options`) and docs/settings.md (:mod:`pretraining.settings_page`) are generated from them.
 """
 
 from __future__ import annotations

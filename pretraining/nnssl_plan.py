@@ -1,4 +1,4 @@
-"""The metadata of nnssl's checkpoints, so that tools made for them can read encoder files of this package.
+"""The metadata of nnssl's checkpoints, so that tools for them can read encoder files of this package.
 
 Fields: nnssl's `adaptation_planning/adaptation_plan.py` (AdaptationPlan, ArchitecturePlans) and
 `experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Its keys name the parts of the network:

@@ -8,8 +8,9 @@ from dataclasses import Field, fields
 from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 from pretraining.configuration import GROUPS, LISTS_OF_CHOICES, Configuration, setting_choices
-from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION
 from pretraining.preset_files import preset_names, recipe_names
 
 # Settings without an option of their own: -p and --recipe set them.
@@ -56,7 +57,7 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
         help="numbers of the nnU-Net datasets to fine-tune on, already planned: stages, crop and spacing are taken "
         "from their plans, so that the whole encoder is used",
     )  # fmt: skip
-    parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {DEFAULT_PLANS})")
+    parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {STOCK_PLANS})")
     parser.add_argument(
         "--for_configuration", metavar="NAME", help=f"their configuration (default {DEFAULT_CONFIGURATION})"
     )

@@ -17,9 +17,9 @@ from typing import Any
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology, triple
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 from pretraining.configuration import Configuration
 
-DEFAULT_PLANS = "nnUNetPlans"
 DEFAULT_CONFIGURATION = "3d_fullres"
 # Settings that --for determines; other values on the command line would contradict the plans.
 DECIDED = ("strides", "depths", "num_heads")
@@ -57,7 +57,7 @@ class DatasetPlan:
 
 
 def read_plan(
-    preprocessed: Path, dataset: str, plans: str = DEFAULT_PLANS, configuration: str = DEFAULT_CONFIGURATION
+    preprocessed: Path, dataset: str, plans: str = STOCK_PLANS, configuration: str = DEFAULT_CONFIGURATION
 ) -> DatasetPlan:
     """Reads the plans of a dataset in nnUNet_preprocessed.
 
@@ -180,7 +180,7 @@ def _resolved(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _planning_command(plans: str, number: str) -> str:
     for pattern, command in PLANNERS:
         if match := re.fullmatch(pattern, plans):
-            return f"Make it with: {match.expand(command).format(int(number))}. "
+            return f"Create it with: {match.expand(command).format(int(number))}. "
     return "Plan the dataset with nnU-Net first. "
 
 

@@ -144,8 +144,8 @@ def process_group(device: str) -> Iterator[Processes]:
         gpus = torch.cuda.device_count()
         if processes.local_rank >= gpus:
             raise InputError(
-                f"process {processes.local_rank + 1} on {socket.gethostname()} has no GPU of its own: the machine has "
-                f"{gpus}. Start at most {gpus} processes per machine (--nproc-per-node {gpus})"
+                f"process {processes.local_rank + 1} on {socket.gethostname()} has no GPU: the machine has {gpus}. "
+                f"Start at most {gpus} processes per machine (--nproc-per-node {gpus})"
             )
         torch.cuda.set_device(processes.local_rank)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"

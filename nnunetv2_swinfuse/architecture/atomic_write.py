@@ -11,10 +11,10 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary path in the folder of `path`; what is written there replaces `path` when the block ends.
+    """Yields a temporary path in the folder of `path`; the file written there replaces `path` when the block ends.
 
     The temporary file is named `NAME.TOKEN.tmp.SUFFIX`: it keeps the suffix, by which some writers choose their format,
-    and `*.tmp*` finds what a killed process left. The token is random, since processes of several machines may write
+    and `*.tmp*` finds the files of killed processes. The token is random, since processes of several machines may write
     the same file. The folder is created where it is missing. When the block raises, the temporary file is removed and
     an older file at `path` stays as it was.
 

@@ -25,7 +25,7 @@ def relative_position_index(
         table_window: the window of the table; the table has prod(2 * table_window - 1) rows.
         device: of the result.
         as_monai: look a clamped window up as MONAI does, for weights that were trained so: its tokens, numbered with z
-            running fastest, are taken for the first ones of the unclamped window.
+            running fastest, are treated as the first ones of the unclamped window.
 
     Returns:
         int64 (N, N) with N = prod(window); entry (i, j) belongs to the offset from token j to token i.

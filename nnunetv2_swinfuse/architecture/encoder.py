@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from nnunetv2_swinfuse.architecture.topology import (
 
 Fusion = Literal["separate", "mean"]
 Backbone = Literal["swin", "resenc"]
-BACKBONES: tuple[Backbone, ...] = ("swin", "resenc")
+BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 # Settings of Swin blocks, which a residual encoder does not have.
 SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_bias")
 

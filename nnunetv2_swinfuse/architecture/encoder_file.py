@@ -1,7 +1,7 @@
 """The published encoder: one file of plain tensors and values, written atomically, read without code execution.
 
-A file is taken only if it is what it says: its tensors are finite and have the names and shapes that its settings and
-strides ask for, and a digest recorded in it tells that none has changed.
+A file is accepted only if it matches its description: its tensors are finite and have the names and shapes that its
+settings and strides ask for, and the digest recorded in it shows that none has changed.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.tensor_names import PRETRAINED
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.errors import UPGRADE
 
 FORMAT = "swinfuse-encoder"
 # 2: the Domain Invariance Module's cells and positions share one geometry; the weights' digest.
@@ -174,7 +175,7 @@ def encoder_from_content(content: Mapping[str, Any], path: Path) -> Encoder:
 
 
 def weights_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of what says how to use them.
+    """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of settings and strides.
 
     Args:
         content: of an encoder file; `network_weights`, `settings`, `strides` and `input_channels` are read.
@@ -188,7 +189,7 @@ def weights_digest(content: Mapping[str, Any]) -> str:
 
 
 def check_tensors(weights: Any) -> dict[str, Tensor]:
-    """Takes finite floating-point tensors only: whatever else a file holds under an encoder's names is no weight.
+    """Accepts finite floating-point tensors only: anything else under an encoder's names is no weight.
 
     Raises:
         ValueError: naming the tensor.
@@ -258,18 +259,18 @@ def _check_format(content: Mapping[str, Any], path: Path) -> None:
     version = content.get("format_version")
     if type(version) is int and version < FORMAT_VERSION:
         raise EncoderFileError(
-            f"{path}: encoder format {version}, of an older version whose Domain Invariance Module computed something "
-            f"else; this installation reads format {FORMAT_VERSION}. Pretrain again: swinfuse_pretrain -d COLLECTION"
+            f"{path}: encoder format {version}, of an older version with a different Domain Invariance Module; "
+            f"this installation reads format {FORMAT_VERSION}. Pretrain again: swinfuse_pretrain -d COLLECTION"
         )
     if type(version) is not int or version != FORMAT_VERSION:
         raise EncoderFileError(
             f"{path}: encoder format {version}, this installation reads format {FORMAT_VERSION}. "
-            "Upgrade nnunetv2-swinfuse, or pretrain again with this version."
+            f"Either {UPGRADE}, or pretrain again with this version."
         )
 
 
 def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a file says of the encoder's origin; raises ValueError naming the key."""
+    """The encoder's origin as the file records it; raises ValueError naming the key."""
     spacing, modalities, source = content["spacing"], content["modalities"], content["source"]
     collection, normalisation = content["collection"], content.get("normalisation", {})
     if spacing is not None:

@@ -31,7 +31,7 @@ ClampedBias = Literal["monai", "offsets"]
 # Sub-grids in MONAI's `merging` order, first voxel (x, y, z) of each.
 _MERGING_SUBGRIDS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
 
-# In every plain Swin encoder of MONAI, beside the patch embedding.
+# In every plain Swin encoder of MONAI, together with the patch embedding.
 FIRST_BLOCK = "layers1.0.blocks.0."
 _BLOCK_NAMES = {
     "norm1": "norm1",
@@ -130,7 +130,7 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
 
 
 def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tensor], str]:
-    """The state dict that holds an encoder, and what its names begin with: '', 'module.', 'swinViT.', ...
+    """The state dict that holds an encoder, and the prefix of its names: '', 'module.', 'swinViT.', ...
 
     Raises:
         EncoderFileError: when there is none, or more than one.
@@ -145,8 +145,8 @@ def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tens
     if not encoders:
         names = [name for state in states.values() for name in state]
         raise EncoderFileError(
-            f"{path}: no encoder in it: neither a SwinFUSE encoder nor MONAI's Swin UNETR (no tensor "
-            f"'...{PATCH_WEIGHT}' beside '...{FIRST_BLOCK}...'; found {len(names)} tensors"
+            f"{path}: contains no encoder, neither of SwinFUSE nor of MONAI's Swin UNETR (expected tensors "
+            f"'...{PATCH_WEIGHT}' and '...{FIRST_BLOCK}...'; found {len(names)} tensors"
             f"{', such as ' + repr(names[0]) if names else ''}). Name a file that swinfuse_pretrain published, or "
             "MONAI weights"
         )
@@ -156,8 +156,8 @@ def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tens
         key, prefix = max(encoders, key=lambda pair: len(pair[1]))
         state = "state" if key is None else f"state['{key}']"
         raise EncoderFileError(
-            f"{path}: {len(encoders)} encoders in it ({listing}), such as a teacher and a student, and nothing says "
-            'which one to take. Keep one, for example: python -c "import torch; '
+            f"{path}: contains {len(encoders)} encoders ({listing}), such as a teacher and a student; it is not clear "
+            'which one to use. Keep one, for example: python -c "import torch; '
             f"state = torch.load('{path}', weights_only=True); torch.save({{n: t for n, t in {state}.items() "
             f"if n.startswith('{prefix}') and isinstance(t, torch.Tensor)}}, 'encoder.pt')\""
         )

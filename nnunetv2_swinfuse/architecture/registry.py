@@ -1,4 +1,4 @@
-"""The networks and backbones there are: built from encoder settings, named and found again in plans.json."""
+"""All networks and backbones: built from encoder settings, written to plans.json and recognised in it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def plans_architecture(
     spacing: Sequence[float] | None = None,
     **network_settings: Any,
 ) -> dict[str, Any]:
-    """The `architecture` block of a configuration in plans.json, from which nnU-Net alone rebuilds the network.
+    """The `architecture` block of a configuration in plans.json, from which nnU-Net rebuilds the network.
 
     Args:
         strides: the plan's strides; nnU-Net also derives its deep supervision scales from them.

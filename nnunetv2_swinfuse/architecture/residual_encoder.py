@@ -1,4 +1,4 @@
-"""nnU-Net's residual encoder with the Domain Invariance Module behind its stem.
+"""nnU-Net's residual encoder with the Domain Invariance Module after its stem.
 
 Stem and stages are those of dynamic-network-architectures' `ResidualEncoder`, built from the same blocks (Isensee et
 al., nnU-Net Revisited, arXiv 2404.09556); what comes between them is ours.
@@ -90,7 +90,7 @@ class ResidualEncoder(DomainInvariantEncoder):
         return features
 
     def tokens(self, embedding: Tensor) -> tuple[Tensor, Triple]:
-        """Means over 2 x 2 x 2 voxels, as large as a patch of the Swin encoder: a voxel alone shows no tissue."""
+        """Means over 2 x 2 x 2 voxels, as large as a patch of the Swin encoder: a single voxel shows no tissue."""
         return super().tokens(F.avg_pool3d(embedding, 2, ceil_mode=True, count_include_pad=False))
 
 

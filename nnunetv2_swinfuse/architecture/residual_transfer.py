@@ -15,7 +15,7 @@ STRIDED = ".blocks.0.conv1.conv.weight"
 
 
 def name_in_network(name: str, known: Collection[str]) -> str:
-    """The name of a tensor in the network: a shortcut's projection follows a pooling only where there is a stride."""
+    """The name of a tensor in the network: a shortcut's projection follows pooling only in stages with a stride."""
     if name not in known:
         for ours, theirs in ((".skip.1.", ".skip.0."), (".skip.0.", ".skip.1.")):
             if ours in name and name.replace(ours, theirs) in known:
@@ -24,7 +24,7 @@ def name_in_network(name: str, known: Collection[str]) -> str:
 
 
 def adapt_kernel(weight: Tensor, kernel: tuple[int, ...]) -> tuple[Tensor, str]:
-    """Convolution weights (features, channels, kz, ky, kx) for another kernel; also says what was done.
+    """Convolution weights (features, channels, kz, ky, kx) for another kernel; also describes what was done.
 
     A kernel that becomes 1 wide along an axis is summed along it: maps that are constant along the axis keep the
     pretrained response. One that becomes wider keeps its weights in its centre: every map keeps the response.

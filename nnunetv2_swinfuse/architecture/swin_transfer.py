@@ -18,7 +18,7 @@ MERGING_TENSORS = ("reduction.weight", "norm.weight", "norm.bias")
 
 
 def adapt_patch(weight: Tensor, stride: Triple) -> tuple[Tensor, str]:
-    """Patch filters (features, channels, kz, ky, kx) for another stride; also says what was done."""
+    """Patch filters (features, channels, kz, ky, kx) for another stride; also describes what was done."""
     kernel = tuple(weight.shape[2:])
     for axis in range(3):
         weight = _fold(weight, 2 + axis, kernel[axis], stride[axis])

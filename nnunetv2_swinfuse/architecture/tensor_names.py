@@ -35,7 +35,7 @@ def pretrained(tensors: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def stage_prefix(stage: int) -> str:
-    """What the names of an encoder stage's tensors begin with; stages count from 0."""
+    """The prefix of the names of an encoder stage's tensors; stages count from 0."""
     return f"{STAGES}{stage}."
 
 
@@ -46,7 +46,7 @@ def stage_of(name: str) -> int | None:
 
 
 def part_of(name: str) -> str:
-    """In words, the part of the network that a tensor belongs to."""
+    """Describes the part of the network that a tensor belongs to, for messages."""
     if name.startswith(DOMAIN_INVARIANCE):
         return "Domain Invariance Module"
     stage = stage_of(name)

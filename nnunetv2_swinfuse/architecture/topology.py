@@ -7,7 +7,7 @@ A plan lists one stride per stage and axis (z, y, x), the first being 1. The sta
 - stages 2 to 5: a Swin stage each (blocks at the resolution above, then patch merging by the stage's stride),
 - stages beyond (a Swin encoder has at most as many stages as its settings have depths): strided convolutions.
 
-A residual encoder has one stage for each of the plan's, the first at full resolution behind the stem.
+A residual encoder has one stage for each of the plan's, the first at full resolution after the stem.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from nnunetv2_swinfuse.errors import UPGRADE
 
 Triple = tuple[int, int, int]
 
@@ -30,7 +32,7 @@ def triple(values: Sequence[int]) -> Triple:
 class Topology:
     """The strides of a plan, sorted by what carries them out.
 
-    Made by :func:`plan_topology`, or :func:`residual_topology`.
+    Returned by :func:`plan_topology` and :func:`residual_topology`.
 
     Attributes:
         strides: stride of every stage of the plan (z, y, x).
@@ -122,8 +124,7 @@ def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     if arguments:
         raise ValueError(
             f"architecture.arch_kwargs has {sorted(arguments)}, which this version of nnunetv2-swinfuse does not "
-            "know: the model was made with a newer one (pip install --upgrade nnunetv2-swinfuse), or its plans "
-            "were edited"
+            f"know. Either the model is of a newer version: {UPGRADE}; or its plans were edited: undo that"
         )
 
 

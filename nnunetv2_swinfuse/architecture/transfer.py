@@ -212,8 +212,8 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
     if differing:
         listing = "; ".join(f"{name} is {a} in the encoder, {b} in the network" for name, (a, b) in differing.items())
         raise TransferError(
-            f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Let the trainer take the sizes from "
-            "the encoder (plans without a SwinFUSE architecture), or choose the encoder that these plans were made for."
+            f"{encoder.path or 'the encoder'} does not fit the network: {listing}. Use plans without a SwinFUSE "
+            "architecture, so that the trainer uses the encoder's sizes, or use the encoder that these plans are for."
         )
 
 
@@ -257,7 +257,7 @@ def _check_coverage(
 
 
 def _adapt_channels(weight: Tensor, channels: int, image_channels: int) -> tuple[Tensor, str]:
-    """Filters (features, channels, kz, ky, kx) for other input channels; says what was done."""
+    """Filters (features, channels, kz, ky, kx) for other input channels; also describes what was done."""
     pretrained = weight.shape[1]
     if channels == pretrained and image_channels == channels:
         return weight, ""

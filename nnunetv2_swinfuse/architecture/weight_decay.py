@@ -8,7 +8,7 @@ from torch import nn
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay is for it: norms, biases and relative position biases have a size of their own."""
+    """Whether weight decay is for it: norms, biases and relative position biases do not decay."""
     return parameter.ndim > 1 and not name.endswith("relative_position_bias")
 
 

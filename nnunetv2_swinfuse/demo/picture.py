@@ -14,7 +14,7 @@ COLOURS = ListedColormap(["tab:red", "tab:cyan", "tab:orange", "tab:green", "tab
 
 
 def draw_demo(path: Path, dataset: Path, predictions: Path, pretraining_panel: Path) -> Path:
-    """Image, reference and prediction of the test cases beside what pretraining reconstructed.
+    """Image, reference and prediction of the test cases, next to what pretraining reconstructed.
 
     Args:
         path: the PNG to write.

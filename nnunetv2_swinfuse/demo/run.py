@@ -111,7 +111,7 @@ def write_labelled_cases(raw: Path, seed: int = SEED) -> None:
 
 
 def run_demo(folder: Path, seed: int = SEED) -> None:
-    """Everything, in a folder of its own; the user's nnU-Net paths are not touched."""
+    """Runs everything in a new folder; the user's nnU-Net paths are not touched."""
     start = time.time()
     folder.mkdir(parents=True)
     print(f"swinfuse_demo works in {folder}; delete it when you are done.")
@@ -184,7 +184,7 @@ def demo_environment(folder: Path) -> dict[str, str]:
         (folder / name).mkdir(parents=True)
         environment[name] = str(folder / name)
     environment[EXTERNAL_TRAINERS] = str(external_trainers_folder())
-    # Settings and an encoder of the user's own must not be taken for the demo's.
+    # The demo must not use the user's own settings and encoder.
     environment = {name: value for name, value in environment.items() if not name.startswith("SWINFUSE_")}
     environment |= {f"SWINFUSE_{name}": value for name, value in TRAINING.items()}
     # Threads that wait by spinning slow each other down many times over where cores are few.
@@ -216,7 +216,9 @@ def call(command: list[str], environment: Mapping[str, str]) -> None:
     print("$ " + " ".join(command), flush=True)
     program = shutil.which(command[0], path=sysconfig.get_path("scripts")) or shutil.which(command[0])
     if program is None:
-        raise DemoError(f"{command[0]} is not installed in {sys.prefix}; install with: pip install nnunetv2-swinfuse")
+        raise DemoError(
+            f"{command[0]} is not installed in {sys.prefix}; install this package there again (docs/installation.md)"
+        )
     status = subprocess.run([program, *command[1:]], env=dict(environment), check=False).returncode
     if status:
         raise DemoError(f"this command ended with status {status}: {' '.join(command)}")

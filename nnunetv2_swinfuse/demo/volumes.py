@@ -41,7 +41,7 @@ Inside = Callable[[Sequence[float | np.ndarray], Sequence[float]], np.ndarray]
 
 
 class DemoError(SwinFUSEError, RuntimeError):
-    """The demo cannot go on; the message says why and what to do."""
+    """The demo cannot continue; the message says why and what to do."""
 
 
 @dataclass(frozen=True)

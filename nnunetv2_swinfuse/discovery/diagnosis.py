@@ -18,7 +18,7 @@ from nnunetv2_swinfuse.compatibility import NNUNET_BELOW, NNUNET_FROM, nnunet_wa
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, STOCK_TRAINER, TRAINER
 
 TRAINER_MODULE = "nnunetv2_swinfuse.training.trainer"
-# What every folder for the variable that an installation of this package has ends with.
+# The end of the path of this package's folder for the variable, in every installation.
 FOLDER_END = Path("nnunetv2_swinfuse", "discovery", "external_trainers")
 
 # nnU-Net's commands, unlike `python -c`, do not import from the current folder, where a checkout of nnunetv2 may lie.
@@ -74,7 +74,7 @@ def check(path_file: Path, line: str, folder: Path, site: Path | None = None) ->
         return True
     if result.returncode == 0:
         print(f"nnU-Net finds another {TRAINER}: {answer['file']}")
-        print(f"To do: delete that file, or take its folder out of {EXTERNAL_TRAINERS}; what nnU-Net finds first wins.")
+        print(f"To do: delete that file, or remove its folder from {EXTERNAL_TRAINERS}; nnU-Net uses the first match.")
         return False
     problem = (result.stderr.strip().splitlines() or ["no message"])[-1]
     print(f"nnU-Net does not find {TRAINER}: {problem}")
@@ -104,7 +104,7 @@ def variable_words(value: str | None, folder: Path) -> Iterator[str]:
         elif Path(path).resolve() == folder:
             yield f"{path} (this package)"
         elif Path(path).resolve().parts[-len(FOLDER_END.parts) :] == FOLDER_END.parts:
-            yield f"{path} (another installation of this package; take it out, or unset {EXTERNAL_TRAINERS})"
+            yield f"{path} (another installation of this package; remove it, or unset {EXTERNAL_TRAINERS})"
         else:
             yield f"{path} (not of this package; kept)"
 
@@ -121,7 +121,7 @@ def _nnunet_words(imported: str | None) -> Iterator[str]:
         return
     root = Path(imported).resolve().parent
     if root not in installed:
-        yield f"{imported}, which is not what is installed (PYTHONPATH, or a folder of sources, comes first)"
+        yield f"{imported}, which is not the installed package (PYTHONPATH, or a folder of sources, comes first)"
     for source, each in sorted(installed.items(), key=lambda item: item[0] != root):
         kind = "editable" if _is_editable(each) else "installed"
         yield f"{each.version}, {kind} in {source}" + ("" if source == root else " (not the one that Python imports)")
@@ -154,7 +154,7 @@ def _command_words(command: str) -> str:
         interpreter = Path(file.readline().decode(errors="replace").lstrip("#!").strip()).parent
     if Path(path).parent in ours or interpreter in ours:
         return path
-    return f"{path} belongs to another Python; this registration does not count there"
+    return f"{path} belongs to another Python; this registration has no effect there"
 
 
 def _last_answer(output: str) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _remedy(problem: str, output: str, answer: dict[str, Any], registered: bool,
     searched = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("Searching in: ")]
     if searched and "Could not find requested" not in problem:
         whose = "this package's" if Path(searched[-1]).resolve() == folder else "not this package's"
-        remedy = f"repair it or take the folder out of {EXTERNAL_TRAINERS}"
+        remedy = f"repair it or remove the folder from {EXTERNAL_TRAINERS}"
         return f"a module in {searched[-1]} ({whose}) cannot be imported; {remedy}"
     if registered and not answer.get("variable"):
         return (

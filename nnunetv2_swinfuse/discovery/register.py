@@ -20,7 +20,7 @@ from nnunetv2_swinfuse.discovery.diagnosis import check
 from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 
-# Sorts after the `__editable__*.pth` of editable installs, which must have made the package findable before.
+# Sorts after the `__editable__*.pth` of editable installs, which make the package importable first.
 PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
 
 # Python runs a line of a .pth file that begins with "import", at every start: it must neither raise nor name anything
@@ -59,13 +59,15 @@ def register(site: Path | None = None) -> Path:
     """Writes the `.pth` file; doing it twice changes nothing.
 
     Args:
-        site: another folder than this environment's site-packages.
+        site: folder to use instead of this environment's site-packages.
 
     Raises:
         RegistrationError: when the folder cannot be written.
     """
     path = (site or site_packages()) / PTH_NAME
     try:
+        # Not `atomic_write`: its temporary file keeps the suffix, and Python would run a second .pth file that a killed
+        # process left; it also creates the folder, which here is one that was misspelt.
         temporary = path.with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(PTH_LINE)
         os.replace(temporary, path)
@@ -78,7 +80,7 @@ def register(site: Path | None = None) -> Path:
 
 
 def remove(site: Path | None = None) -> bool:
-    """Deletes the `.pth` file; says whether there was one.
+    """Deletes the `.pth` file; returns whether it existed.
 
     Raises:
         RegistrationError: when it cannot be deleted.
@@ -107,9 +109,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Make the SwinFUSE trainers known to nnU-Net in this Python environment, permanently.",
     )
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--check", action="store_true", help="say what nnU-Net sees and what to do, change nothing")
-    action.add_argument("--remove", action="store_true", help="take the registration back; trained models keep working")
-    parser.add_argument("--site", type=Path, metavar="FOLDER", help="another folder than this Python's site-packages")
+    action.add_argument("--check", action="store_true", help="report what nnU-Net finds and what to do, change nothing")
+    action.add_argument("--remove", action="store_true", help="undo the registration; trained models keep working")
+    parser.add_argument(
+        "--site", type=Path, metavar="FOLDER", help="folder to use instead of this Python's site-packages"
+    )
     options = parser.parse_args(arguments)
     with errors_without_traceback("swinfuse_register"):
         path = (options.site or site_packages()) / PTH_NAME

@@ -67,7 +67,8 @@ def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict
 def _claims(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Data identifiers that other plans of the dataset use, and how those preprocess."""
     for path in sorted(folder.glob("*.json")):
-        if path.stem == own_name:
+        # A killed process may have left its temporary file.
+        if path.stem == own_name or ".tmp" in path.suffixes:
             continue
         try:
             other = json.loads(path.read_text())

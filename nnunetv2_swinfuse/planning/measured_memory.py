@@ -34,7 +34,7 @@ HALF_PRECISION = {F.linear, F.conv3d, F.conv_transpose3d, torch.matmul, torch.bm
 
 
 class StorageTracker(TorchDispatchMode):
-    """Adds up the storages that operations make, until they are freed.
+    """Adds up the storages that operations allocate, until they are freed.
 
     Attributes:
         current, peak: bytes, in CUDA's units of 512.
@@ -75,7 +75,7 @@ class StorageTracker(TorchDispatchMode):
 class CudaAutocast(TorchFunctionMode):
     """CUDA's autocast to half precision and its memory-efficient attention, for tensors on any device.
 
-    As there, the half-precision copy of a parameter is made once and kept until the mode ends.
+    As there, the half-precision copy of a parameter is created once and kept until the mode ends.
     """
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ def cuda_step_memory(
 
     Args:
         arch_kwargs, patch_size, batch_size, input_channels, classes: see :func:`meta_step_memory`.
-        compiled: whether torch.compile makes the network, as nnU-Net's default on CUDA.
+        compiled: whether the network is compiled with torch.compile, as is nnU-Net's default on CUDA.
         steps: the first one has no optimiser state yet.
     """
     torch.cuda.empty_cache()

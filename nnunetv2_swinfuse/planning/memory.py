@@ -2,8 +2,8 @@
 
 A step has one of two peaks. At the start of the backward pass all activations are alive: a weighted sum of sizes that a
 plan determines (:class:`StepSizes`). The weights were fitted to measured steps by `benchmarks/planned_memory.py`, which
-prints them; fit them anew when the network keeps other tensors for its backward pass. With large windows the other peak
-is higher: CUDA's attention kernel returns the gradient of the position bias for every window and head before it is
+prints them; fit them again when the network keeps other tensors for its backward pass. With large windows the other
+peak is higher: CUDA's attention kernel returns the gradient of the position bias for every window and head before it is
 summed (:func:`bias_gradient_memory`).
 """
 

@@ -78,11 +78,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="normalise CT with the intensities of the pretraining collection, MR inside its mask as in pretraining",
     )  # fmt: skip
     stock = parser.add_argument_group("as in nnUNetv2_plan_and_preprocess")
-    stock.add_argument("-fpe", default="DatasetFingerprintExtractor", help="class that makes the fingerprint")
+    stock.add_argument("-fpe", default="DatasetFingerprintExtractor", help="class that creates the fingerprint")
     stock.add_argument("-npfp", type=int, default=default_num_processes, help="processes for fingerprints")
     stock.add_argument("--verify_dataset_integrity", action="store_true", help="check the dataset first (recommended)")
     stock.add_argument("--no_pp", action="store_true", help="plan only, do not preprocess")
-    stock.add_argument("--clean", action="store_true", help="make fingerprints and preprocessed data anew")
+    stock.add_argument("--clean", action="store_true", help="create fingerprints and preprocessed data again")
     stock.add_argument("-pl", default=nnUNetPlannerSwinFUSE.__name__, help="only this planner; see -preset")
     stock.add_argument("-gpu_memory_target", type=float, help="in GB; default: the preset's")
     stock.add_argument("-preprocessor_name", default="DefaultPreprocessor", help="class in nnunetv2.preprocessing")
@@ -200,7 +200,7 @@ def _check(options: argparse.Namespace, encoder: Encoder | None) -> None:
         if encoder is None or encoder.spacing is None:
             raise PlanningError(
                 "--spacing_as_pretrained: "
-                + ("there is no pretrained encoder" if encoder is None else f"{encoder.path} does not record a spacing")
+                + ("no pretrained encoder found" if encoder is None else f"{encoder.path} does not record a spacing")
                 + ". Name one that has it with -pretrained FILE"
             )
 

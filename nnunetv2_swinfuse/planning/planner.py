@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
@@ -24,6 +24,7 @@ from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
+from nnunetv2_swinfuse.training.provenance import Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
@@ -44,7 +45,7 @@ class Preset:
 
     Attributes:
         gpu_memory_target_in_gb: of a training step.
-        plans_name: of its own, so that one preset's plans do not replace another's.
+        plans_name: different for each preset, so that one preset's plans do not replace another's.
     """
 
     gpu_memory_target_in_gb: float
@@ -67,8 +68,8 @@ def check_fingerprint(dataset_name: str) -> None:
     if not fingerprint.is_file():
         number = convert_dataset_name_to_id(dataset_name)
         raise PlanningError(
-            f"{fingerprint}: no such file. Make it with nnUNetv2_extract_fingerprint -d {number}, or plan with "
-            f"swinfuse_plan_and_preprocess -d {number}, which makes it when it is missing"
+            f"{fingerprint}: no such file. Create it with nnUNetv2_extract_fingerprint -d {number}, or plan with "
+            f"swinfuse_plan_and_preprocess -d {number}, which creates it when it is missing"
         )
 
 
@@ -279,14 +280,12 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         ):
             batch_size -= 1
         plan["batch_size"] = batch_size
-        plan["swinfuse"] = {
-            "planned": {
-                "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
-                "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIGABYTE, 2),
-            }
+        planned = {
+            "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
+            "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIGABYTE, 2),
         }
-        if self.encoder is not None and self.name_encoder:
-            plan["swinfuse"]["encoder"] = self.encoder.path
+        encoder = self.encoder.path if self.encoder is not None and self.name_encoder else None
+        plan["swinfuse"] = Provenance(encoder=encoder, planned=planned).to_dict()
         return plan
 
     def save_plans(self, plans: dict[str, Any]) -> None:
@@ -302,7 +301,6 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             old = json.loads(plans_file.read_text())["configurations"]
             plans["configurations"].update({name: block for name, block in old.items() if name not in PLANNED})
         share_data_folders(plans, folder, self._preprocesses_as_stock)
-        temporary = plans_file.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(plans, indent=4))
-        os.replace(temporary, plans_file)
+        with atomic_write(plans_file) as temporary:
+            temporary.write_text(json.dumps(plans, indent=4))
         print(f"Plans were saved to {plans_file}")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import ENCODER, RESULTS
+from nnunetv2_swinfuse.training.provenance import Provenance
 
 CHECKPOINTS = "checkpoint_*.pth"
 
 
 class EncoderChoiceError(SwinFUSEError, RuntimeError):
-    """No encoder, or the wrong one; the message says what was looked at and what to do."""
+    """No encoder, or the wrong one; the message says what was searched and what to do."""
 
 
 def find_encoder(named: str | None) -> tuple[Path, str] | None:
@@ -62,26 +61,26 @@ def trained_folds(model_folder: Path) -> list[str]:
     return sorted({checkpoint.parent.name for checkpoint in model_folder.glob(f"fold_*/{CHECKPOINTS}")})
 
 
-def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_folder: Path, fold: int | str) -> None:
+def check_same_encoder(recorded: Provenance, encoder: Encoder, model_folder: Path, fold: int | str) -> None:
     """Refuses a second encoder in one model: its folds could not be compared, nor averaged in inference.
 
-    A model whose only trained fold is trained anew may change its encoder.
+    A model whose only trained fold is trained again may change its encoder.
 
     Args:
-        recorded: the `swinfuse` block of the model's plans.json.
+        recorded: what is recorded in the model's plans.json.
         encoder: the encoder that would be used now.
         model_folder: the model's folder.
         fold: the fold that would be trained now.
 
     Raises:
-        EncoderChoiceError: saying which encoder the other folds began with and how to use it.
+        EncoderChoiceError: saying which encoder the other folds started with and how to use it.
     """
     others = [name for name in trained_folds(model_folder) if name != f"fold_{fold}"]
-    if not others or recorded.get("encoder_sha256") == encoder.sha256:
+    if not others or recorded.encoder_sha256 == encoder.sha256:
         return
-    kept = recorded.get("encoder_source") or recorded.get("encoder")
+    kept = recorded.kept_encoder
     raise EncoderChoiceError(
-        f"{model_folder}: {', '.join(others)} began with the encoder SHA-256 {recorded.get('encoder_sha256')} (kept at "
-        f"{kept}), fold {fold} would begin with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model need "
+        f"{model_folder}: {', '.join(others)} started with the encoder SHA-256 {recorded.encoder_sha256} (kept at "
+        f"{kept}), fold {fold} would start with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model need "
         f"the same one: export {ENCODER}={kept}; or move the model folder away to start a new cross-validation."
     )

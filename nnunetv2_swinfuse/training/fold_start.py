@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.nnunet_names import ENCODER
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.provenance import Provenance
 
 RECORD = "swinfuse.json"
 # Segmentation heads start at random whatever weights are loaded.
 HEADS = ".seg_layers."
+# What a record holds besides the architecture.
+RECORDED = ("encoder", "encoder_sha256", "encoder_source", "pretrained_weights", "training")
 
 
 def weights_digest(network: nn.Module) -> str:
@@ -41,16 +44,15 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
         EncoderChoiceError: when another fold started with another encoder, other weights, another network or other
             settings, or its record cannot be read; this fold's record is then as it was before.
     """
-    provenance = block["swinfuse"]
-    names = ("encoder", "encoder_sha256", "encoder_source", "pretrained_weights", "training")
-    start = {"architecture": block["architecture"], **{name: provenance.get(name) for name in names}}
+    provenance = Provenance.from_dict(block["swinfuse"])
+    start = {"architecture": block["architecture"], **{name: getattr(provenance, name) for name in RECORDED}}
     path = model_folder / f"fold_{fold}" / RECORD
     before = path.read_text() if path.is_file() else None
     _write(path, json.dumps(start, indent=2))
     try:
         for other in sorted(model_folder.glob(f"fold_*/{RECORD}")):
             if other != path:
-                _compare(other, start, fold)
+                _compare(other, provenance, block["architecture"], fold)
     except EncoderChoiceError:
         if before is None:
             path.unlink()
@@ -60,33 +62,32 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text)
 
 
-def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
+def _compare(other: Path, ours: Provenance, architecture: Mapping[str, Any], fold: int | str) -> None:
     try:
-        theirs = json.loads(other.read_text())
+        record = json.loads(other.read_text())
+        theirs = Provenance.from_dict({name: value for name, value in record.items() if name != "architecture"})
         differing = [
-            f"{name} is {theirs.get(name)} in that fold, {start[name]} in this one"
+            f"{name} is {getattr(theirs, name)} in that fold, {getattr(ours, name)} in this one"
             for name in ("encoder_sha256", "pretrained_weights", "training")
-            if theirs.get(name) != start[name]
+            if getattr(theirs, name) != getattr(ours, name)
         ]
-        if not differing and theirs["architecture"] != start["architecture"]:
+        if not differing and record["architecture"] != architecture:
             differing = ["the network has other sizes"]
-    except (json.JSONDecodeError, AttributeError, KeyError) as error:
+    except (ValueError, AttributeError, KeyError) as error:
         raise EncoderChoiceError(
             f"{other}: damaged ({type(error).__name__}: {error}); it records what {other.parent.name} started with. "
             "Delete it if that fold is not running"
         ) from error
     if differing:
-        kept = theirs.get("encoder_source") or theirs.get("encoder")
+        encoder = theirs.kept_encoder if theirs.encoder_sha256 != ours.encoder_sha256 else None
         raise EncoderChoiceError(
-            f"{other}: {other.parent.name} of this model started with something else than fold {fold} would: "
-            f"{'; '.join(differing)}. All folds need the same: "
-            + (f"export {ENCODER}={kept}; " if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept else "")
-            + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was given up, delete "
+            f"{other}: {other.parent.name} of this model did not start with the same weights and settings as fold "
+            f"{fold}: {'; '.join(differing)}. All folds need the same: "
+            + (f"export {ENCODER}={encoder}; " if encoder else "")
+            + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was abandoned, delete "
             f"{other.parent}"
         )

@@ -65,10 +65,10 @@ def parameter_groups(
         {
             "params": parameters,
             "lr": settings.initial_lr * settings.layer_decay**distance,
-            "weight_decay": 0.0 if kept else settings.weight_decay,
+            "weight_decay": 0.0 if exempt else settings.weight_decay,
             "first_epoch": settings.linear_probe_epochs if distance else 0,
         }
-        for (distance, kept), parameters in sorted(sorted_in.items())
+        for (distance, exempt), parameters in sorted(sorted_in.items())
     ]
 
 

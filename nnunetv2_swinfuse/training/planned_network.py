@@ -1,4 +1,4 @@
-"""Plans that were made for SwinFUSE: whether the network can be built from them and the encoder fits it."""
+"""Plans for SwinFUSE networks: whether the network can be built from them and the encoder fits it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def check_buildable(architecture: Mapping[str, Any], configuration: str) -> Enco
     """Builds the network of an `architecture` block without memory and returns its sizes.
 
     Raises:
-        PlansError: naming configuration and field, when plans were edited into something impossible.
+        PlansError: naming configuration and field, when plans were edited into something that cannot be built.
     """
     try:
         with torch.device("meta"):
@@ -42,7 +42,7 @@ def check_buildable(architecture: Mapping[str, Any], configuration: str) -> Enco
 def check_encoder_fits(
     settings: EncoderSettings, encoder: Encoder, plans: Mapping[str, Any], planned: Mapping[str, Any]
 ) -> None:
-    """Refuses an encoder of other sizes than the plans were made for, before anything long begins.
+    """Refuses an encoder whose sizes are not those of the plans, before any long work.
 
     Args:
         settings: of the planned network.
@@ -57,14 +57,14 @@ def check_encoder_fits(
         check_settings(settings, encoder)
     except TransferError as error:
         number = convert_dataset_name_to_id(plans["dataset_name"])
-        again = ["swinfuse_plan_and_preprocess", "-d", str(number), "-pretrained", str(encoder.path)]
-        again += ["-overwrite_plans_name", plans["plans_name"]]
+        arguments = ["swinfuse_plan_and_preprocess", "-d", str(number), "-pretrained", str(encoder.path)]
+        arguments += ["-overwrite_plans_name", plans["plans_name"]]
         if "gpu_memory_target_in_gb" in planned:
-            again += ["-gpu_memory_target", f"{planned['gpu_memory_target_in_gb']:g}"]
-        command = shlex.join(again)
+            arguments += ["-gpu_memory_target", f"{planned['gpu_memory_target_in_gb']:g}"]
+        command = shlex.join(arguments)
         if encoder.settings.backbone == "resenc":
             command = f"{RESENC_PLANNING.format(number)}, and train with -p {RESENC_PLANS}"
         raise EncoderChoiceError(
             f"{error} To plan for this encoder: {command}; to train with the one that "
-            f"{plans['plans_name']} were made for: export {ENCODER}=FILE"
+            f"{plans['plans_name']} are for: export {ENCODER}=FILE"
         ) from error

@@ -17,21 +17,12 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_architecture
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
-from nnunetv2_swinfuse.compatibility import check_plugin_version
+from nnunetv2_swinfuse.compatibility import PACKAGE, check_plugin_version
 from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
 from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
-from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
+from nnunetv2_swinfuse.training.provenance import KEYS, REQUESTS, Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
-
-# Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
-REQUESTS = frozenset({"encoder", "training"})
-RECORDS = frozenset(
-    {
-        "plugin", "pretrained", "encoder_sha256", "encoder_source", "collection", "pretrained_stages", "sizes_from",
-        "pretrained_weights", "planned",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,20 +69,20 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
             f"configuration {configuration} has the patch size {list(patch_size)}: SwinFUSE is for 3d configurations. "
             "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainers for 2d."
         )
-    requests = resolved.get("swinfuse", {})
-    unknown = sorted(set(requests) - REQUESTS - RECORDS)
+    unknown = sorted(set(resolved.get("swinfuse", {})) - KEYS)
     if unknown:
         raise PlansError(
             f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
         )
+    requests = Provenance.from_dict(resolved.get("swinfuse", {}))
     block = plans["configurations"][configuration]
     trained = trained_block(model_folder, configuration)
     if trained is not None:
         planned = _plan_as_trained(block, trained, requests, model_folder / PLANS_FILE)
     elif planned_backbone(resolved["architecture"]) is not None:
-        planned = _plan_as_planned(block, resolved, configuration, plans, pretrained)
+        planned = _plan_as_planned(block, resolved, requests, configuration, plans, pretrained)
     else:
-        planned = _plan_from_stock(block, resolved, configuration, pretrained)
+        planned = _plan_from_stock(block, resolved, requests, configuration, pretrained)
     strides = block["architecture"]["arch_kwargs"]["strides"]
     try:
         check_patch_size(patch_size, plan_topology(strides, len(strides)))
@@ -101,50 +92,58 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
 
 
 def _plan_as_trained(
-    block: dict[str, Any], trained: Mapping[str, Any], requests: Mapping[str, Any], plans_file: Path
+    block: dict[str, Any], trained: Mapping[str, Any], requests: Provenance, plans_file: Path
 ) -> PlannedTraining:
     """The model has trained folds: network and settings are theirs, and no encoder is needed yet."""
-    requested = requested_settings(requests.get("training", {}))
+    requested = requested_settings(requests.training or {})
+    # A newer version may have recorded more than this one can read.
     check_plugin_version(trained["swinfuse"].get("plugin"), plans_file)
-    settings = recorded_settings(trained["swinfuse"].get("training", {}), requested, plans_file)
+    try:
+        recorded = Provenance.from_dict(trained["swinfuse"])
+    except ValueError as error:
+        raise PlansError(f"{plans_file}: {error}. Restore it, or move the model folder away to start over") from error
+    settings = recorded_settings(recorded.training or {}, requested, plans_file)
     block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
     explanation = f"network as in {plans_file}, which its trained folds use"
-    return PlannedTraining(settings, requests.get("encoder"), None, explanation)
+    return PlannedTraining(settings, requests.encoder, None, explanation)
 
 
 def _plan_as_planned(
-    block: dict[str, Any], resolved: Mapping[str, Any], configuration: str, plans: Mapping[str, Any], pretrained: bool
+    block: dict[str, Any],
+    resolved: Mapping[str, Any],
+    requests: Provenance,
+    configuration: str,
+    plans: Mapping[str, Any],
+    pretrained: bool,
 ) -> PlannedTraining:
-    """The plans were made for one of our networks: they keep its sizes, which the encoder must have."""
-    requests = resolved.get("swinfuse", {})
-    requested = requested_settings(requests.get("training", {}))
+    """The plans are for one of our networks: they keep its sizes, which the encoder must have."""
+    requested = requested_settings(requests.training or {})
     settings = FineTuningSettings(**requested)
-    encoder, _ = _encoder(requests.get("encoder"), pretrained)
+    encoder, _ = _encoder(requests.encoder, pretrained)
     architecture = deepcopy(resolved["architecture"])
     sizes = check_buildable(architecture, configuration)
     if pretrained and encoder is not None:
-        check_encoder_fits(sizes, encoder, plans, requests.get("planned", {}))
+        check_encoder_fits(sizes, encoder, plans, requests.planned or {})
     if "drop_path_rate" not in requested:
         settings = replace(settings, drop_path_rate=architecture["arch_kwargs"].get("drop_path_rate", 0.0))
     architecture["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
     _write_block(block, architecture, settings, encoder, pretrained, requests)
-    explanation = "network as in the plans, which were made for it"
-    return PlannedTraining(settings, requests.get("encoder"), encoder, explanation)
+    explanation = "network as in the plans, which are for SwinFUSE"
+    return PlannedTraining(settings, requests.encoder, encoder, explanation)
 
 
 def _plan_from_stock(
-    block: dict[str, Any], resolved: Mapping[str, Any], configuration: str, pretrained: bool
+    block: dict[str, Any], resolved: Mapping[str, Any], requests: Provenance, configuration: str, pretrained: bool
 ) -> PlannedTraining:
     """The plans are for nnU-Net's network: ours takes its place, with the encoder's sizes or the default ones."""
-    requests = resolved.get("swinfuse", {})
-    settings = FineTuningSettings(**requested_settings(requests.get("training", {})))
-    encoder, who = _encoder(requests.get("encoder"), pretrained)
+    settings = FineTuningSettings(**requested_settings(requests.training or {}))
+    encoder, who = _encoder(requests.encoder, pretrained)
     sizes = EncoderSettings() if encoder is None else encoder.settings
     spacing = resolved["spacing"]
     architecture = _swinfuse_architecture(resolved["architecture"], configuration, spacing, sizes, settings)
     _write_block(block, architecture, settings, encoder, pretrained, requests)
     origin = "SwinFUSE's default sizes" if encoder is None else f"the sizes of {encoder.path} ({who})"
-    return PlannedTraining(settings, requests.get("encoder"), encoder, f"network with {origin}")
+    return PlannedTraining(settings, requests.encoder, encoder, f"network with {origin}")
 
 
 def _write_block(
@@ -153,16 +152,14 @@ def _write_block(
     settings: FineTuningSettings,
     encoder: Encoder | None,
     pretrained: bool,
-    requests: Mapping[str, Any],
+    requests: Provenance,
 ) -> None:
-    block["architecture"] = architecture
-    block["swinfuse"] = {
-        "plugin": version("nnunetv2-swinfuse"),
-        "pretrained": pretrained,
-        **encoder_provenance(encoder, pretrained, architecture),
-        "training": settings.to_dict(),
-        **({"planned": requests["planned"]} if "planned" in requests else {}),
-    }
+    provenance = Provenance(version(PACKAGE), pretrained, training=settings.to_dict(), planned=requests.planned)
+    if encoder is not None and pretrained:
+        provenance = provenance.with_encoder(encoder, architecture)
+    elif encoder is not None:
+        provenance = replace(provenance, sizes_from=encoder.path)
+    block["architecture"], block["swinfuse"] = architecture, provenance.to_dict()
 
 
 def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
@@ -182,24 +179,9 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
-            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start anew"
+            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start over"
         ) from error
     return block
-
-
-def encoder_provenance(encoder: Encoder | None, pretrained: bool, architecture: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder's part of the `swinfuse` block in plans.json and every checkpoint; empty without an encoder."""
-    if encoder is None:
-        return {}
-    if not pretrained:
-        return {"sizes_from": encoder.path}
-    return {
-        "encoder": encoder.path,
-        "encoder_sha256": encoder.sha256,
-        "encoder_source": encoder.source,
-        "collection": dict(encoder.collection),
-        "pretrained_stages": pretrained_stages(architecture, encoder),
-    }
 
 
 def _encoder(named: str | None, needed: bool) -> tuple[Encoder | None, str]:

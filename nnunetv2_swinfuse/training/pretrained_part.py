@@ -12,8 +12,8 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import planned_settings
 from nnunetv2_swinfuse.architecture.tensor_names import DOMAIN_INVARIANCE, PATCH_EMBEDDING, stage_of
 from nnunetv2_swinfuse.architecture.transfer import TransferReport
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 
-DEFAULT_PLANS = "nnUNetPlans"
 # The patch embedding (or stem) and the Domain Invariance Module come before the stages.
 LAYERS_BEFORE_STAGES = 2
 
@@ -61,8 +61,7 @@ def little_used_warning(report: TransferReport, plans: Mapping[str, Any]) -> str
     number = convert_dataset_name_to_id(plans["dataset_name"])
     name = plans["plans_name"]
     share = f"{100 * report.used_share:.1f} %"
-    share = f"{100 * report.used_share:.1f} %"
-    made_for = f"--for {number}" + ("" if name == DEFAULT_PLANS else f" --for_plans {name}")
+    made_for = f"--for {number}" + ("" if name == STOCK_PLANS else f" --for_plans {name}")
     return (
         f"only {share} of the encoder's parameters are used: the plans have fewer stages than the encoder. "
         f"swinfuse_pretrain -d COLLECTION {made_for} takes stages, patch and spacing from these plans"

@@ -34,7 +34,7 @@ class FineTuningSettings:
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
         layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
-        linear_probe_epochs: for so many epochs only what is new is trained, then everything.
+        linear_probe_epochs: number of epochs in which only new layers are trained; everything is trained afterwards.
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block, or of the last residual stage.
@@ -134,7 +134,7 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
 
     Args:
         recorded: the `swinfuse.training` block of the model's plans.json.
-        requested: what is asked for now; see :func:`requested_settings`.
+        requested: what the user asks for now; see :func:`requested_settings`.
         plans: that file, for the message.
 
     Raises:
@@ -143,7 +143,7 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
     try:
         settings = FineTuningSettings(**{**EARLIER, **recorded})
     except TypeError as error:
-        raise SettingsError(f"{plans}: 'swinfuse.training' is of another version ({error})") from error
+        raise SettingsError(f"{plans}: 'swinfuse.training' was written by another version ({error})") from error
     changed = [
         f"{name} is {value} now, {getattr(settings, name)} in {plans}"
         for name, value in requested.items()
@@ -153,6 +153,6 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
         raise SettingsError(
             f"this model was trained with other settings: {'; '.join(changed)}. Its folds and continued trainings keep "
             f"them. Unset the {PREFIX}* variables (or the plan's swinfuse.training), or move the model folder away to "
-            "start anew"
+            "start over"
         )
     return settings

@@ -1,4 +1,4 @@
-"""`swinfuse_train`: nnUNetv2_train that finds this package's trainers and plans without any set-up."""
+"""`swinfuse_train`: nnUNetv2_train that finds this package's trainers and plans without any setup."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class TrainingInputError(SwinFUSEError, ValueError):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: nnU-Net's own, with our trainers visible, and `-tr` and `-p` filled in where they are missing.
 
-    Exits with 2 and a sentence when something is missing or does not fit.
+    Exits with 2 and a message when something is missing or does not fit.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     make_trainers_visible()
     if "-h" in arguments or "--help" in arguments or not arguments:
         print(
-            f"{PROGRAM} is nnUNetv2_train that finds this package's trainers. Unless given: -tr {TRAINER}, and -p "
+            f"{PROGRAM} is nnUNetv2_train that finds this package's trainers. Defaults: -tr {TRAINER}, and -p "
             f"{SWINFUSE_PLANS} where the dataset has these plans (swinfuse_plan_and_preprocess), else {STOCK_PLANS}.\n"
         )
         arguments = ["-h"]
     else:
         with errors_without_traceback(PROGRAM):
             arguments = complete(arguments)
-    # Importing nnU-Net and torch takes seconds, which a wrong command should not.
+    # Importing nnU-Net and torch takes seconds, which a wrong command should not cost.
     from nnunetv2.run.run_training import run_training_entry
 
     from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
@@ -97,7 +97,7 @@ def _check_plans(folder: Path, plans_name: str, configuration: str) -> None:
     if not path.is_file():
         existing = sorted(other.stem for other in folder.glob("*Plans*.json"))
         raise TrainingInputError(
-            f"{path}: no such plans; the dataset has {', '.join(existing) or 'none'}. Make them with: "
+            f"{path}: no such plans; the dataset has {', '.join(existing) or 'none'}. Create them with: "
             f"swinfuse_plan_and_preprocess -d {number}"
         )
     try:

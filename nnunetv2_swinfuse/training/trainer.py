@@ -13,7 +13,6 @@ import shutil
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_results
@@ -35,13 +34,14 @@ from nnunetv2_swinfuse.training.encoder_choice import (
 )
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
-from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
+from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.pretrained_part import (
     evaluate_frozen,
     little_used_warning,
     pretrained_layers,
     set_frozen,
 )
+from nnunetv2_swinfuse.training.provenance import Provenance
 
 
 class CheckpointError(SwinFUSEError, RuntimeError):
@@ -102,21 +102,22 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> Provenance:
         """The configuration's `swinfuse` block: encoder, collection, plugin version and settings."""
-        return self.configuration_manager.configuration["swinfuse"]
+        return Provenance.from_dict(self.configuration_manager.configuration["swinfuse"])
 
-    def _set_provenance(self, provenance: dict[str, Any]) -> None:
-        self.configuration_manager.configuration["swinfuse"] = provenance
-        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = provenance
+    def _set_provenance(self, provenance: Provenance) -> None:
+        block = provenance.to_dict()
+        self.configuration_manager.configuration["swinfuse"] = block
+        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = block
 
     def _pretrained_layers(self) -> dict[str, int]:
         """Names of the pretrained parameters and the layer of each, counted from the image; empty without any."""
-        stages = self.provenance.get("pretrained_stages")
+        stages = self.provenance.pretrained_stages
         return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
 
     def initialize(self) -> None:
-        """Builds everything as nnU-Net does, then fills in the pretrained encoder, unless a checkpoint follows."""
+        """Builds everything as nnU-Net does, then loads the pretrained encoder, unless a checkpoint is loaded next."""
         encoder = self._encoder_to_transfer()
         # Tensors must not linger here: nnU-Net prints every attribute into debug.json.
         self.encoder = None
@@ -133,8 +134,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 self.print_to_log_file(f"SwinFUSE: WARNING: {little_used_warning(report, self.plans_manager.plans)}")
         if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
-                "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the stage before, from "
-                "which this cascade gains nothing. Train it with -tr nnUNetTrainerSwinFUSE"
+                "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the previous stage, so "
+                "this cascade gains nothing from it. Train it with -tr nnUNetTrainerSwinFUSE"
             )
         if not self.restoring:
             self.initial_digest = weights_digest(unwrapped(self.network))
@@ -144,15 +145,15 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             return None
         if self.encoder is not None:
             return self.encoder
-        # An earlier fold decided the network; this one must begin with the same encoder.
+        # An earlier fold decided the network; this one must start with the same encoder.
         model_folder = Path(self.output_folder_base)
-        if self.provenance.get("pretrained_weights") and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
-            # The others began with -pretrained_weights; whether this one does is seen when training starts.
+        if self.provenance.pretrained_weights and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
+            # The others started with -pretrained_weights; whether this one does too is known when training starts.
             return None
         encoder, _ = choose_encoder(self.named_encoder)
         check_same_encoder(self.provenance, encoder, model_folder, self.fold)
         architecture = self.configuration_manager.configuration["architecture"]
-        self._set_provenance({**self.provenance, **encoder_provenance(encoder, self.pretrained, architecture)})
+        self._set_provenance(self.provenance.with_encoder(encoder, architecture))
         return encoder
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
@@ -161,7 +162,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         return optimizer, WarmupPolynomial(optimizer, self.num_epochs, self.warmup_epochs)
 
     def on_train_start(self) -> None:
-        """As nnU-Net, after a check that this fold starts from the same weights as the model's other folds.
+        """As nnU-Net, after checking that this fold starts as the model's others did.
 
         Raises:
             EncoderChoiceError: when another fold started from something else.
@@ -179,17 +180,16 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         """nnU-Net does not tell the trainer of `-pretrained_weights`: weights are compared with the initial ones."""
         digest = weights_digest(unwrapped(self.network))
         if digest != self.initial_digest:
-            ours = ("encoder", "encoder_sha256", "encoder_source", "collection")
-            kept = {name: value for name, value in self.provenance.items() if name not in ours}
-            self._set_provenance({**kept, "pretrained_weights": digest})
+            self._set_provenance(self.provenance.with_loaded_weights(digest))
             self.print_to_log_file(
                 "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
-                f"the segmentation heads have the SHA-256 {digest}. The published encoder plays no part."
+                f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
-        elif self.provenance.get("pretrained_weights"):
+        elif self.provenance.pretrained_weights:
             raise EncoderChoiceError(
-                f"{self.output_folder_base}: the other folds began with -pretrained_weights, fold {self.fold} without. "
-                "Use the same file for all folds, or move the model folder away to start a new cross-validation."
+                f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "
+                "without. Use the same file for all folds, or move the model folder away to start a new "
+                "cross-validation."
             )
 
     def on_train_epoch_start(self) -> None:
@@ -228,15 +228,15 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             reason = (str(error).splitlines() or ["no message"])[0]
             raise CheckpointError(
                 f"{filename_or_checkpoint}: cannot be loaded ({type(error).__name__}: {reason}). It is damaged or "
-                "belongs to another network. Restore it from a copy, or move it away: --c then goes on from "
-                "checkpoint_latest.pth or checkpoint_best.pth of the same folder, or starts anew."
+                "belongs to another network. Restore it from a copy, or move it away: --c then resumes from "
+                "checkpoint_latest.pth or checkpoint_best.pth of the same folder, or starts over."
             ) from error
 
     def save_checkpoint(self, filename: str) -> None:
         """As nnU-Net, atomically, and so that stock nnU-Net loads it: the true trainer is recorded under `swinfuse`.
 
         Raises:
-            CheckpointError: when it cannot be written; the checkpoint before it is left as it was.
+            CheckpointError: when it cannot be written; the previous checkpoint is left as it was.
         """
         if self.local_rank != 0 or self.disable_checkpointing:
             super().save_checkpoint(filename)
@@ -247,7 +247,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
         checkpoint["swinfuse"] = {
-            **self.provenance,
+            **self.provenance.to_dict(),
             "trainer": type(self).__name__,
             "fold": self.fold,
             "nnunetv2": version("nnunetv2"),
@@ -258,8 +258,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.output_folder).free / 1e9
             raise CheckpointError(
-                f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The checkpoint before it is "
-                "intact: make room and go on with --c."
+                f"{filename}: cannot be written ({error}); {free:.1f} GB are free there. The previous checkpoint is "
+                "intact: free some space and resume with --c."
             ) from error
 
 

@@ -55,7 +55,7 @@ class ModalityMap:
             where: the file that names it, for the error message.
 
         Raises:
-            InputError: for a modality that is not in the map; says how to add it.
+            InputError: for a modality that is not in the map, with the option that adds it.
         """
         domain = self._domains.get(_normalise(modality))
         if domain is None:

@@ -56,7 +56,7 @@ def find_preprocessed(names: Sequence[str], preprocessed_root: Path, folder: str
     listing = ", ".join(path.parent.name for path in matching or existing) or "nothing"
     raise InputError(
         f"{' '.join(names)}: {'several are' if matching else 'nothing is'} preprocessed under this name in "
-        f"{preprocessed_root}; there is {listing}. "
+        f"{preprocessed_root}; available: {listing}. "
         + ("Give the full name" if matching else "First run the same command with --preprocess_only")
     )
 

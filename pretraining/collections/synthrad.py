@@ -35,7 +35,9 @@ def read(name: str, root: Path) -> Collection:
         if len(masks) > 1:
             raise InputError(f"two files for one mask: {masks[0]} and {masks[1]}; remove one of them")
         if masks and not files:
-            raise InputError(f"{masks[0]}: a mask without its image; restore ct or mr beside it, or remove the folder")
+            raise InputError(
+                f"{masks[0]}: a mask without its image; restore ct or mr in the same folder, or remove the folder"
+            )
         if not files:
             continue
         volumes = tuple(

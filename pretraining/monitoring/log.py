@@ -51,7 +51,7 @@ class RunLog:
             self._scalars.record(step, kind, values)
 
     def close(self) -> None:
-        """Closes what is open; records are on disk before."""
+        """Closes open files; each record is already on disk."""
         if self._scalars is not None:
             self._scalars.close()
 

@@ -107,7 +107,7 @@ def _summary(configuration: Configuration, step: int, seconds: float | None, not
 
 def _warnings(validations: Sequence[dict[str, Any]], steps: int) -> str:
     if not validations:
-        return page.box("There was no validation yet, so there are no measures of the run's health.", warning=True)
+        return page.box("No validation has run yet, so the run's health cannot be assessed.", warning=True)
     last = validations[-1]
     warnings = health_warnings(_numbers(last), last["step"] / max(steps, 1))
     if not warnings:

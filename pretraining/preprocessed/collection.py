@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
 
@@ -169,7 +169,7 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
-        crop_size: crops that the chunks of the files are made for (z, y, x).
+        crop_size: crop size that the chunks of the files are optimised for (z, y, x).
         header: content of `index.json`.
         table: content of `index.npz`: patients and volumes.
     """
@@ -204,8 +204,7 @@ class PreprocessedCollection:
             raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
         if version > INDEX_VERSION:
             raise InputError(
-                f"{path}: version {version}, this installation reads version {INDEX_VERSION}. "
-                "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+                f"{path}: version {version}, this installation reads version {INDEX_VERSION}. To use it, {UPGRADE}"
             )
         if version < INDEX_VERSION:
             raise InputError(
@@ -255,7 +254,7 @@ class PreprocessedCollection:
         return self.table.patients[int(self.table.patient[volume])]
 
     def reading_notes(self, crop_size: Sequence[int]) -> list[str]:
-        """Notes for the log on reading crops of this size: padded volumes, and chunks made for another crop size."""
+        """Notes for the log on reading crops of this size: padded volumes, and chunks for another crop size."""
         notes, size = [], _format_size(crop_size)
         if small := self.smaller_than(crop_size):
             notes.append(
@@ -264,7 +263,7 @@ class PreprocessedCollection:
             )
         if self.crop_size != tuple(crop_size):
             notes.append(
-                f"The chunks of the files are made for crops of {_format_size(self.crop_size)} voxels; crops of "
+                f"The chunks of the files are optimised for crops of {_format_size(self.crop_size)} voxels; crops of "
                 f"{size} read more than they need. --overwrite with this crop size would rewrite them"
             )
         return notes

@@ -33,7 +33,7 @@ class Element(NamedTuple):
 
 
 class CropDataset(Dataset):
-    """Batches of CT and MR crops; sample `n` of item `step` is a function of the seed, the split, `step` and `n` alone.
+    """Batches of CT and MR crops; sample `n` of item `step` depends only on the seed, the split, `step` and `n`.
 
     Therefore a resumed run continues with the crops of the uninterrupted run, the sampler has no state to save, and
     processes that train together load the parts of the batch that a single process would load whole.

@@ -64,7 +64,7 @@ def _body(volume: Volume, data: np.ndarray) -> np.ndarray:
         return (data > CT_BODY_HU).astype(np.uint8)
     otsu = sitk.OtsuThreshold(sitk.GetImageFromArray(data[0]), 0, 1)
     mask = sitk.GetArrayFromImage(otsu)[None].astype(np.uint8)
-    # If the threshold finds nothing, the whole volume is taken for body.
+    # If the threshold finds nothing, the whole volume is treated as body.
     return mask if mask.any() else np.ones_like(mask)
 
 

@@ -238,7 +238,7 @@ def test_two_encoders_in_one_file_are_refused_by_their_names(tmp_path, case):
 
     path = tmp_path / "both.pt"
     torch.save(TWO[case](state, state), path)
-    with pytest.raises(EncoderFileError, match=r"2 encoders in it .*teacher and a student") as refused:
+    with pytest.raises(EncoderFileError, match=r"contains 2 encoders .*teacher and a student") as refused:
         load_pretrained(path)
     # The command in the message keeps one, which can be loaded.
     command = str(refused.value).split('python -c "')[1].removesuffix('"')

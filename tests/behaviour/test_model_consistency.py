@@ -39,26 +39,26 @@ def started(fold=0, weights=None, name=TRAINER):
 def test_pretrained_weights_are_recorded_in_place_of_the_published_encoder(copied, weights, name):
     trainer = started(weights=weights, name=name)
     plans = json.loads((copied.model(name) / "plans.json").read_text())["configurations"]["3d_fullres"]["swinfuse"]
-    assert trainer.provenance == plans
+    assert trainer.provenance.to_dict() == plans
     assert len(plans["pretrained_weights"]) == 64
     assert not {"encoder", "encoder_sha256", "encoder_source", "collection"} & set(plans)
     loaded = torch.load(weights, map_location="cpu", weights_only=False)["network_weights"]
     state = trainer.network.state_dict()
     assert all(torch.equal(state[key], loaded[key]) for key in state if ".seg_layers." not in key)
-    # Its checkpoints go on, and a second fold needs the same weights.
+    # Its checkpoints resume, and a second fold needs the same weights.
     trainer.save_checkpoint(str(copied.model(name) / "fold_0" / "checkpoint_latest.pth"))
     again = make_trainer(name)
     maybe_load_checkpoint(again, True, False)
     again.on_train_start()
-    assert again.provenance == plans
-    with pytest.raises(EncoderChoiceError, match="the other folds began with -pretrained_weights, fold 1 without"):
+    assert again.provenance.to_dict() == plans
+    with pytest.raises(EncoderChoiceError, match="the other folds started with -pretrained_weights, fold 1 without"):
         started(fold=1, name=name)
-    assert started(fold=1, weights=weights, name=name).provenance == plans
+    assert started(fold=1, weights=weights, name=name).provenance.to_dict() == plans
 
 
 def test_pretrained_weights_for_one_fold_only_are_refused(copied, weights):
     started()
-    with pytest.raises(EncoderChoiceError, match="pretrained_weights is None there"):
+    with pytest.raises(EncoderChoiceError, match="pretrained_weights is None in that fold"):
         started(fold=1, weights=weights)
 
 
@@ -73,7 +73,7 @@ def test_folds_that_start_at_once_from_two_encoders_are_refused(published):
     with pytest.raises(EncoderChoiceError, match=f"{published.model() / 'fold_0' / RECORD}: fold_0 .* encoder_sha256"):
         second.on_train_start()
     plans = json.loads((published.model() / "plans.json").read_text())["configurations"]["3d_fullres"]
-    assert plans["swinfuse"] == first.provenance
+    assert plans["swinfuse"] == first.provenance.to_dict()
 
 
 def test_folds_that_start_at_once_with_two_settings_are_refused(published, monkeypatch):
@@ -89,7 +89,7 @@ def test_a_model_of_a_newer_version_is_refused(copied, arguments):
     plans = json.loads(path.read_text())
     plans["configurations"]["3d_fullres"]["swinfuse"]["plugin"] = "99.1.0"
     path.write_text(json.dumps(plans))
-    with pytest.raises(VersionError, match=r"plans.json: made with nnunetv2-swinfuse 99.1.0, installed is"):
+    with pytest.raises(VersionError, match=r"plans.json: written by nnunetv2-swinfuse 99.1.0; installed is"):
         run_training("901", "3d_fullres", 0, TRAINER, device=CPU, **arguments)
 
 

@@ -62,7 +62,7 @@ BAD = {
     "pickle": (lambda path: path.write_bytes(pickle.dumps(print)), "needs code execution .* or is corrupted.*Restore"),
     "foreign": (lambda path: torch.save({"a": 1}, path), "not a checkpoint of swinfuse_pretrain"),
     "list": (lambda path: torch.save([1], path), "not a checkpoint of swinfuse_pretrain .found 'list'"),
-    "newer": (lambda path: change(path, format_version=9), "checkpoint format 9.*Upgrade"),
+    "newer": (lambda path: change(path, format_version=9), "checkpoint format 9.*newer wheel"),
     "older": (lambda path: change(path, format_version=2), "checkpoint format 2.*without --c, with --overwrite"),
     "no version": (lambda path: change(path, format_version=None), "checkpoint format None"),
     "tensor version": (lambda path: change(path, format_version=torch.zeros(3)), "checkpoint format tensor"),

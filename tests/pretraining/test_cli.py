@@ -243,7 +243,7 @@ def test_train_only_refuses_volumes_of_other_settings_and_missing_ones(root, cap
     error = fails(capsys, *command("--train_only", "--overwrite", "--spacing", "9", "9", "9"))
     assert "spacing 3.6 x 4 x 4 mm in the folder, 9 x 9 x 9 mm now" in error
     assert run_folder(root).is_dir()
-    assert "there is SynthRAD" in fails(capsys, "-d", "501", "--train_only")
+    assert "available: SynthRAD" in fails(capsys, "-d", "501", "--train_only")
     (root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json").unlink()
     assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
@@ -295,5 +295,5 @@ def test_a_run_starts_from_an_encoder_and_resumes_with_the_same_command(root, ca
 def test_a_wrong_initial_encoder_is_refused_before_any_work(root, capsys):
     torch.save({"weight": torch.zeros(1)}, root / "other.pth")
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
-    assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
+    assert "contains no encoder" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))
     assert not (root / "preprocessed" / "SynthRAD").exists()

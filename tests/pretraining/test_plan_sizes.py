@@ -146,12 +146,12 @@ BAD = {
     "no dataset": (
         lambda _: None,
         ["77"],
-        "Dataset077_.*does not exist. Make it with: nnUNetv2_plan_and_preprocess -d 77",
+        "Dataset077_.*does not exist. Create it with: nnUNetv2_plan_and_preprocess -d 77",
     ),
     "no plans": (
         lambda folder: (folder / PATH).unlink(),
         ["501"],
-        f"{PATH} does not exist. Make it with: .* -d 501. The dataset has nnUNetResEncUNetMPlans: --for_plans NAME",
+        f"{PATH} does not exist. Create it with: .* -d 501. The dataset has nnUNetResEncUNetMPlans: --for_plans NAME",
     ),
     "no number": (lambda _: None, ["Hippocampus"], "expected the number or name of an nnU-Net dataset, such as 501"),
     "two folders": (lambda folder: (folder / "Dataset501_B").mkdir(), ["501"], "several folders .*Dataset501_B"),
@@ -207,7 +207,7 @@ def test_plans_that_cannot_be_used_are_named(preprocessed, case):
     ],
 )
 def test_the_command_makes_the_plans_that_are_missing(preprocessed, name, command):
-    with pytest.raises(InputError, match=f"{name}.json does not exist. (Make it with: )?{command}. "):
+    with pytest.raises(InputError, match=f"{name}.json does not exist. (Create it with: )?{command}. "):
         read_plan(preprocessed, "503", name)
 
 

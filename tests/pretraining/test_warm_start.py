@@ -90,5 +90,5 @@ def test_another_backbone_is_named_with_the_options_that_take_it(tmp_path):
 
 def test_a_file_without_an_encoder_is_an_error(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match=r"init_from: .*other.pt: no encoder in it"):
+    with pytest.raises(InputError, match=r"init_from: .*other.pt: contains no encoder"):
         load_initial(tiny(init_from=str(tmp_path / "other.pt")))

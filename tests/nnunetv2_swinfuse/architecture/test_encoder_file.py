@@ -78,7 +78,7 @@ BAD = {
     "code": (lambda path: torch.save({"format": print}, path), "code execution.*refused"),
     "foreign": (lambda path: torch.save({"state_dict": {}}, path), "not a SwinFUSE encoder"),
     "list": (lambda path: torch.save([1], path), "holds a list"),
-    "newer": (lambda path: change(path, format_version=99), "encoder format 99.*Upgrade"),
+    "newer": (lambda path: change(path, format_version=99), "encoder format 99.*newer wheel"),
     "settings": (lambda path: change(path, settings={"size": 3}), "inconsistent.*unknown encoder settings"),
     "older": (
         lambda path: change(path, format_version=1),

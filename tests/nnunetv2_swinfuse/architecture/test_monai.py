@@ -176,7 +176,7 @@ def without(state, ending):
 def test_files_that_are_no_usable_encoder(tmp_path):
     state = peer_network("merging").state_dict()
     cases = {
-        "nothing.pt": ({"conv.weight": torch.zeros(2)}, "no encoder in it.*'conv.weight'"),
+        "nothing.pt": ({"conv.weight": torch.zeros(2)}, "contains no encoder.*'conv.weight'"),
         "incomplete.pt": (without(state, "qkv.bias"), "qkv.bias: missing, expected shape .36,."),
         "v2.pt": ({**state, "layers1c.0.conv.weight": torch.zeros(2)}, "layers1c.*use_v2"),
         "patch4.pt": ({**state, "patch_embed.proj.weight": torch.zeros(12, 1, 4, 4, 4)}, "patch size"),

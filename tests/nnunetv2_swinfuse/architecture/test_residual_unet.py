@@ -136,7 +136,7 @@ def test_channels_stop_at_nnunets_limit(residual_settings):
 
 
 def test_what_stands_in_plans_is_checked(residual_settings):
-    with pytest.raises(ValueError, match=r"'window_size'.*newer one .pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"'window_size'.*newer version: install the newer wheel"):
         build(HALVINGS, residual_settings, window_size=7)
     with pytest.raises(ValueError, match="kernel_sizes lists 2 stages, strides lists 4"):
         build(HALVINGS, residual_settings, kernel_sizes=[[3, 3, 3]] * 2)

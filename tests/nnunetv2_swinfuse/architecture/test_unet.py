@@ -103,7 +103,7 @@ def test_kernels_of_another_plan_are_refused(settings):
 
 
 def test_a_model_of_a_newer_version_says_so_where_stock_nnunet_builds_it(settings):
-    with pytest.raises(ValueError, match=r"'rotary'.*newer one .pip install --upgrade"):
+    with pytest.raises(ValueError, match=r"'rotary'.*newer version: install the newer wheel"):
         build(HALVINGS, settings, rotary=True)
 
 

@@ -68,7 +68,7 @@ def test_sources_before_the_installed_nnunet_are_named(says, alone, tmp_path, mo
     wheel = distribution(tmp_path / "site", "2.8.1")
     monkeypatch.setattr(sys, "path", [str(wheel), *sys.path])
     _, said = says(tmp_path / "checkout", NOT_FOUND)
-    assert f"{tmp_path / 'checkout' / 'nnunetv2'}, which is not what is installed (PYTHONPATH" in said
+    assert f"{tmp_path / 'checkout' / 'nnunetv2'}, which is not the installed package (PYTHONPATH" in said
     assert f"2.8.1, installed in {wheel} (not the one" in said
 
 
@@ -139,7 +139,7 @@ def test_every_folder_of_the_variable_is_judged(tmp_path):
     assert list(diagnosis.variable_words(value, ours)) == [
         f"{tmp_path} (not of this package; kept)",
         f"{tmp_path / 'gone'} (no such folder; nnU-Net skips it)",
-        f"{leftover} (another installation of this package; take it out, or unset nnUNet_extTrainer)",
+        f"{leftover} (another installation of this package; remove it, or unset nnUNet_extTrainer)",
         f"{ours} (this package)",
     ]
     assert list(diagnosis.variable_words(None, ours)) == ["not set"]

@@ -101,6 +101,18 @@ def test_other_files_and_broken_plans_do_not_disturb(planned, capsys):
     assert "loopPlans.json: not looked at" in said
 
 
+def test_the_temporary_plans_of_a_killed_process_do_not_count(planned):
+    plans, folder = planned
+    other = write_plans(folder, plans, "nnUNetPlans", spacing=[9.0, 9.0, 9.0])
+    (folder / "nnUNetPlans.json").rename(folder / "nnUNetPlans.json.0a1b2c3d.tmp.json")
+    before = identifiers(plans)
+    share_data_folders(plans, folder, as_stock=True)
+    assert identifiers(plans) == before
+    write_plans(folder, other, "nnUNetPlans")
+    share_data_folders(plans, folder, as_stock=True)
+    assert identifiers(plans) != before
+
+
 @pytest.fixture
 def preprocessed(planned, tmp_path):
     """The plans, the dataset's folder and two raw cases with their preprocessed files, as nnU-Net writes them."""

@@ -125,7 +125,7 @@ def test_presets_have_plans_of_their_own(planned, preset, plans_name, target):
         (["-overwrite_plans_name", "my__Plans"], "no '__'"),
         (["-overwrite_target_spacing", "1", "1"], "expected three numbers"),
         (["-np", "1", "2", "3"], "-np lists 3 numbers"),
-        (["--spacing_as_pretrained"], "there is no pretrained encoder"),
+        (["--spacing_as_pretrained"], "no pretrained encoder found"),
         (["--normalisation_as_pretrained"], "not recorded how its volumes were normalised"),
         (["-c", "3d_lowres"], "-c 3d_lowres: not planned. Dataset903_Tiny has 2d, 3d_fullres"),
         (["-c", "3d_fullers"], "-c 3d_fullers: not planned"),

@@ -8,6 +8,7 @@ from nnunetv2_swinfuse.training.encoder_choice import (
     find_encoder,
     trained_folds,
 )
+from nnunetv2_swinfuse.training.provenance import Provenance
 
 from .workshop import publish_encoder
 
@@ -41,14 +42,14 @@ def test_a_named_file_that_is_missing_or_broken_is_named(published, tmp_path):
 
 def test_another_encoder_is_refused_when_another_fold_is_trained(published, tmp_path):
     encoder, _ = choose_encoder(None)
-    recorded = {"encoder_sha256": "0" * 64, "encoder": "published.pth", "encoder_source": "/runs/first/encoder.pth"}
+    recorded = Provenance(encoder_sha256="0" * 64, encoder="published.pth", encoder_source="/runs/first/encoder.pth")
     model = tmp_path / "model"
     (model / "fold_0").mkdir(parents=True)
     check_same_encoder(recorded, encoder, model, fold=1)
     (model / "fold_0" / "checkpoint_best.pth").touch()
     assert trained_folds(model) == ["fold_0"]
     check_same_encoder(recorded, encoder, model, fold=0)
-    check_same_encoder({"encoder_sha256": encoder.sha256}, encoder, model, fold=1)
+    check_same_encoder(Provenance(encoder_sha256=encoder.sha256), encoder, model, fold=1)
     with pytest.raises(EncoderChoiceError, match=r"export SWINFUSE_CHECKPOINT=/runs/first/encoder.pth") as error:
         check_same_encoder(recorded, encoder, model, fold=1)
     assert str(encoder.path) in str(error.value)

@@ -152,7 +152,7 @@ def test_the_same_encoder_serves_another_fold(copied, trained):
     trainer = make_trainer(fold=1)
     trainer.initialize()
     assert trainer.configuration_manager.configuration["architecture"] == before["architecture"]
-    assert trainer.provenance["encoder_sha256"] == before["swinfuse"]["encoder_sha256"]
+    assert trainer.provenance.encoder_sha256 == before["swinfuse"]["encoder_sha256"]
 
 
 def test_the_only_fold_may_be_trained_anew_from_another_encoder(copied):
@@ -160,7 +160,7 @@ def test_the_only_fold_may_be_trained_anew_from_another_encoder(copied):
     trainer = make_trainer(fold=0)
     trainer.initialize()
     sha256 = load_encoder(copied.encoder).sha256
-    assert trainer.provenance["encoder_sha256"] == sha256
+    assert trainer.provenance.encoder_sha256 == sha256
     saved = trainer.plans_manager.plans["configurations"]["3d_fullres"]["swinfuse"]
     assert saved["encoder_sha256"] == sha256
 
@@ -310,5 +310,5 @@ def test_starts_from_a_monai_checkpoint(published, tmp_path, monkeypatch):
     # MONAI's axes are x, y, z; the sums over a patch survive another patch stride.
     expected = peer.swinViT.patch_embed.proj.weight
     torch.testing.assert_close(weight.sum((2, 3, 4)), expected.sum((2, 3, 4)))
-    assert trainer.provenance["encoder"] == str(tmp_path / "swin_unetr.pt")
-    assert "merging=merging" in trainer.provenance["collection"]["name"]
+    assert trainer.provenance.encoder == str(tmp_path / "swin_unetr.pt")
+    assert "merging=merging" in trainer.provenance.collection["name"]

@@ -45,5 +45,5 @@ def test_preprocessed_folders_are_found_by_the_names_of_the_command_line(tmp_pat
 @pytest.mark.parametrize("names", [("B",), ("502",), ("A", "502"), ("A", "A")])
 def test_a_missing_name_is_refused_with_the_existing_ones(tmp_path, names):
     make(tmp_path, "A", "Joint+A+Dataset501_X")
-    with pytest.raises(InputError, match=r"nothing is preprocessed.*there is A, Joint\+A.*--preprocess_only"):
+    with pytest.raises(InputError, match=r"nothing is preprocessed.*available: A, Joint\+A.*--preprocess_only"):
         found(tmp_path, *names)

@@ -60,7 +60,7 @@ def test_volumes_smaller_than_a_crop_are_counted(tmp_path):
     assert collection.reading_notes((8, 8, 8)) == []
     padded, chunks = collection.reading_notes((21, 8, 8))
     assert "5 of 5 volumes are smaller than a crop of 21 x 8 x 8" in padded
-    assert "made for crops of 8 x 8 x 8" in chunks
+    assert "optimised for crops of 8 x 8 x 8" in chunks
 
 
 def test_settings_that_differ_are_named(tmp_path):
@@ -108,7 +108,7 @@ def test_a_damaged_table_is_named(tmp_path, damage):
         PreprocessedCollection.open(tmp_path)
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(99, "Upgrade"), (1, "--overwrite")])
+@pytest.mark.parametrize(("version", "remedy"), [(99, "newer wheel"), (1, "--overwrite")])
 def test_an_index_of_another_version_says_what_to_do(tmp_path, version, remedy):
     (tmp_path / "index.json").write_text(json.dumps({"version": version}))
     with pytest.raises(InputError, match=rf"version {version}.*{remedy}"):
