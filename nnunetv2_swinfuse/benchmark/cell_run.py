@@ -231,13 +231,15 @@ def describe(
         [path for case in split.test for path in (*dataset.images[case], dataset.label[case])],
         workspace.root / "digests.json",
     )
+    encoder = encoder_of(arm, workspace)
+    if encoder is not None:
+        # A path of this machine says nothing elsewhere; the SHA-256 does.
+        del encoder["path"]
     return {
         "cell": asdict(cell),
-        "arm": arm.to_dict(),
+        "arm": {**arm.to_dict(), "encoder": Path(arm.encoder).name},
         "plans_sha256": content_sha256(plans),
         "split_sha256": split.sha256,
-        "train_cases": list(split.train),
-        "test_cases": list(split.test),
         "labels_sha256": joined_sha256(f"{case} {digests[str(dataset.label[case])]}" for case in split.test),
         "images_sha256": joined_sha256(
             f"{case} {digests[str(path)]}" for case in split.test for path in dataset.images[case]
@@ -247,7 +249,7 @@ def describe(
         "tolerance_mm": experiment.tolerance_mm,
         "length": asdict(experiment.length),
         "settings": dict(experiment.settings),
-        "encoder": encoder_of(arm, workspace),
+        "encoder": encoder,
         "versions": {name: installed(name) for name in VERSIONED},
         "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
         "device": experiment.device,

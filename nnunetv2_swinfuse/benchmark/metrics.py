@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 
@@ -37,7 +36,7 @@ def emptiness(reference: int, prediction: int) -> str:
 
 
 def surface_measures(
-    reference: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: tuple[float, ...], tolerance_mm: float
+    reference: np.ndarray, prediction: np.ndarray, spacing: tuple[float, ...], tolerance_mm: float
 ) -> tuple[float, float]:
     """HD95 in mm and the surface Dice of two masks (z, y, x), by DeepMind's surface-distance.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
@@ -56,8 +57,8 @@ class nnUNetTrainerSwinUNETR(nnUNetTrainer):
 
     @staticmethod
     def build_network_architecture(
-        plans_manager,
-        configuration_manager,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,

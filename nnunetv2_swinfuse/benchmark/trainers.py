@@ -7,6 +7,7 @@ weights; it fixes the whole run where augmentation is done in the training proce
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from torch import nn
 
 from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 
@@ -43,6 +46,8 @@ class SeededTraining(nnUNetTrainer):
     Raises:
         BenchmarkError: when a variable of the benchmark is not set or no number.
     """
+
+    inference_allowed_mirroring_axes: tuple[int, ...] | None
 
     def __init__(
         self,
@@ -74,12 +79,11 @@ class SeededTraining(nnUNetTrainer):
         axes = self.inference_allowed_mirroring_axes
         if not self.mirroring:
             self.inference_allowed_mirroring_axes = None
-        start = time.perf_counter()
-        super().perform_actual_validation(save_probabilities)
-        seconds = time.perf_counter() - start
+        with timed_passes(self.network, self.device) as seconds:
+            super().perform_actual_validation(save_probabilities)
         self.inference_allowed_mirroring_axes = axes
         cases = len(self.do_split()[1])
-        _update(self, {"inference_seconds_per_case": seconds / cases, "predicted_cases": cases})
+        _update(self, {"inference_seconds_per_case": sum(seconds) / cases, "predicted_cases": cases})
 
 
 def __getattr__(name: str) -> type[nnUNetTrainer]:
@@ -97,6 +101,26 @@ def seed_generators(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def timed_passes(network: nn.Module, device: torch.device) -> Iterator[list[float]]:
+    """Seconds of each forward pass: what is left out, reading and export, is the same for all networks."""
+    seconds: list[float] = []
+    begun = [0.0]
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter()
+
+    before = network.register_forward_pre_hook(lambda *_: begun.__setitem__(0, now()))
+    after = network.register_forward_hook(lambda *_: seconds.append(now() - begun[0]))
+    try:
+        yield seconds
+    finally:
+        before.remove()
+        after.remove()
 
 
 def training_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
