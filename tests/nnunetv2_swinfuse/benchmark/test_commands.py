@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -34,9 +35,7 @@ def test_a_program_that_is_not_installed_is_named():
         commands.executable(["nnUNetv2_dance"])
 
 
-def test_stopping_ends_commands_and_their_children(shell, tmp_path):
-    import threading
-
+def test_stopping_ends_commands_and_their_children(shell, tmp_path, monkeypatch):
     processes = Processes()
     caught = []
 
@@ -46,7 +45,7 @@ def test_stopping_ends_commands_and_their_children(shell, tmp_path):
         except KeyboardInterrupt:
             caught.append(True)
 
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     thread = threading.Thread(target=run)
     thread.start()
     while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text().strip():

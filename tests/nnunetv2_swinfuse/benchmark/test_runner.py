@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
 from nnunetv2_swinfuse.benchmark.preparation import file_digests, find_dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
-from nnunetv2_swinfuse.benchmark.table import read_kept
+from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
 
 from .tables import DATASET, make_experiment, result_of, rows_of
 
@@ -121,8 +122,6 @@ def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, 
     other = Runner(runner.experiment, Workspace(tmp_path / "other", tmp_path / "other" / "results"))
     module.store_splits(other.workspace.results, other.splits)
     folder = other.workspace.cell(first)
-    from nnunetv2_swinfuse.benchmark.table import write_table
-
     write_table(table, folder / "cases.csv")
     write_json(folder / RESULT, result)
     cells_run["names"] = []
@@ -254,8 +253,6 @@ def test_files_are_known_by_what_they_hold(raw, tmp_path):
     first = file_digests(images, cache)
     assert len(set(first.values())) == 12
     # Compressed again, in another second and under another name, it is the same image.
-    import gzip
-
     copy = tmp_path / "copy.nii.gz"
     copy.write_bytes(gzip.compress(gzip.decompress(images[3].read_bytes()), compresslevel=1, mtime=1))
     assert content_sha256(copy) == first[str(images[3])]
