@@ -19,6 +19,7 @@ from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json
 
 TIMED_STEPS = 20
 ENCODER = "encoder.json"
+PREPARED = "prepared.json"
 WAITS = "Waiting for it to prepare what is needed here as well."
 
 
@@ -101,24 +102,34 @@ class Preparation:
         return environment
 
     def preprocess(self, dataset: Dataset, planner: str) -> None:
-        """Plans and preprocesses with nnU-Net's command."""
+        """Plans and preprocesses with nnU-Net's commands; data that other plans share are made once."""
         folder = self.workspace.preprocessed / dataset.name
-        marker = folder / f"{PLANS[planner]}.{self.experiment.configuration}.done"
+        configuration = self.experiment.configuration
+        record = folder / PREPARED
         with locked(self.workspace.root / f"{dataset.name}.lock", WAITS) as lock:
-            if marker.is_file():
+            done: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
+            name = f"{PLANS[planner]} {configuration}"
+            if name in done:
                 return
             print(f"Planning and preprocessing {dataset.name} with {planner}", flush=True)
-            program = "swinfuse_plan_and_preprocess" if planner == SWINFUSE_PLANNER else "nnUNetv2_plan_and_preprocess"
-            count = str(self.threads or min(4, os.cpu_count() or 1))
-            command = [program, "-d", str(dataset.number), "-c", self.experiment.configuration]
-            command += ["-npfp", count, "-np", count]
-            command += [] if planner == SWINFUSE_PLANNER else ["-pl", planner]
-            log = self.workspace.root / f"{dataset.name}.log"
-            self.processes.call(command, self.environment(self.workspace.root / "nnUNet_results"), log, lock)
             plans = folder / f"{PLANS[planner]}.json"
-            if self.experiment.configuration not in json.loads(plans.read_text())["configurations"]:
-                raise BenchmarkError(f"{plans}: nnU-Net planned no {self.experiment.configuration} for {dataset.name}")
-            marker.touch()
+            options = ["-d", str(dataset.number)]
+            processes = ["-np", str(self.threads or min(4, os.cpu_count() or 1))]
+
+            def call(*command: str) -> None:
+                environment = self.environment(self.workspace.root / "nnUNet_results")
+                self.processes.call(command, environment, self.workspace.root / f"{dataset.name}.log", lock)
+
+            if planner == SWINFUSE_PLANNER:
+                # Looks for shared data itself.
+                call("swinfuse_plan_and_preprocess", *options, "-c", configuration, "-npfp", processes[1], *processes)
+            else:
+                planning = [*options, "-pl", planner, "-npfp", processes[1], "--no_pp"]
+                call("nnUNetv2_plan_and_preprocess", *planning)
+            identifier = _data_identifier(plans, configuration)
+            if planner != SWINFUSE_PLANNER and identifier not in done.values():
+                call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
+            write_json(record, {**done, name: identifier})
 
     def pretrain(self, recipe: str, test_images: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
         """The encoder of a recipe; what `encoder.json` holds of it.
@@ -207,6 +218,14 @@ def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
     if not record.is_file():
         raise BenchmarkError(f"{record}: missing; the pretraining of recipe {arm.recipe} is not done")
     return json.loads(record.read_text())
+
+
+def _data_identifier(plans: Path, configuration: str) -> str:
+    """Of the folder of preprocessed data; plans that name the same one preprocess alike."""
+    configurations = json.loads(plans.read_text())["configurations"]
+    if configuration not in configurations:
+        raise BenchmarkError(f"{plans}: nnU-Net planned no {configuration}; it has {', '.join(configurations)}")
+    return str(configurations[configuration]["data_identifier"])
 
 
 def _training_seconds(results: Path) -> float:

@@ -62,10 +62,8 @@ class Runner:
     def prepare(self) -> None:
         """Splits, plans, preprocessed data and encoders."""
         store_splits(self.workspace.results, self.splits)
-        count = os.cpu_count() or 1
-        preparation = Preparation(
-            self.experiment, self.workspace, self.processes, count if self.experiment.device == "cpu" else 0
-        )
+        threads = limited(len(available_cores())) if self.experiment.device == "cpu" else 0
+        preparation = Preparation(self.experiment, self.workspace, self.processes, threads)
         for dataset in self.datasets.values():
             for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
                 preparation.preprocess(dataset, planner)
@@ -120,10 +118,13 @@ class Runner:
             sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
         )
         if self.workers == 1:
-            return [Place(threads=len(cores))]
+            return [Place(threads=limited(len(cores)))]
         share = max(1, len(cores) // self.workers)
         return [
-            Place(share, tuple(cores[index % len(cores)] for index in range(worker * share, (worker + 1) * share)))
+            Place(
+                limited(share),
+                tuple(cores[index % len(cores)] for index in range(worker * share, (worker + 1) * share)),
+            )
             for worker in range(self.workers)
         ]
 
@@ -161,6 +162,12 @@ class Runner:
             if cell.name not in kept and (folder / RESULT).is_file():
                 found[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
         keep(self.workspace.results, found)
+
+
+def limited(threads: int) -> int:
+    """So many threads, or fewer where OMP_NUM_THREADS asks for that."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
 
 
 def visible_gpus() -> list[str]:

@@ -102,6 +102,7 @@ def test_a_budget_ends_between_cells_by_what_a_kind_took_before(raw, cells_run, 
 
 def test_workers_share_the_cores_and_run_together(raw, cells_run, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "available_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runner = make_runner(tmp_path, workers=2)
     assert len(runner.run(runner.cells).done) == 6
     assert cells_run["most"] == 2

@@ -126,7 +126,7 @@ def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(environment)
     shutil.rmtree(first)
     for name in ("cases.csv", "cells.json"):
         (root / "results" / name).unlink()
-    run(environment, "-num_workers", "2")
+    run(environment)
     pd.testing.assert_frame_equal(read_rows(root / "results"), table)
     report = (root / "report.html").read_text()
     assert "swinfuse against scratch" in report
