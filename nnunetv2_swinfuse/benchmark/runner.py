@@ -114,19 +114,12 @@ class Runner:
         if self.experiment.device == "cuda":
             gpus = visible_gpus()
             return [Place(gpu=gpus[worker % len(gpus)] if len(gpus) > 1 else "") for worker in range(self.workers)]
-        cores = (
-            sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-        )
+        cores = available_cores()
         if self.workers == 1:
             return [Place(threads=limited(len(cores)))]
         share = max(1, len(cores) // self.workers)
-        return [
-            Place(
-                limited(share),
-                tuple(cores[index % len(cores)] for index in range(worker * share, (worker + 1) * share)),
-            )
-            for worker in range(self.workers)
-        ]
+        numbers = [[cores[(worker * share + i) % len(cores)] for i in range(share)] for worker in range(self.workers)]
+        return [Place(limited(share), tuple(own)) for own in numbers]
 
     def _run_cell(self, cell: Cell, places: queue.SimpleQueue[Place]) -> Finished:
         place = places.get()
@@ -162,6 +155,13 @@ class Runner:
             if cell.name not in kept and (folder / RESULT).is_file():
                 found[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
         keep(self.workspace.results, found)
+
+
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def limited(threads: int) -> int:
