@@ -173,22 +173,21 @@ def test_slurm_scripts_run_every_cell_once(raw, tmp_path):
     assert "--report_only" in report
 
 
-def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, cells_run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(Runner, "prepare", lambda self: module.store_splits(self.workspace.results, self.splits))
+def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkeypatch):
+    monkeypatch.setattr(Runner, "prepare", lambda self: None)
     flags = ["-d", "901", "--arms", "nnunet", "resenc_m", "--labels", "3", "--test_cases", "4", "-device", "cpu"]
-    with pytest.raises(SystemExit) as ended:
-        main([*flags, "--epochs", "2"])
-    assert ended.value.code == 0
+
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            main([*flags, "--prepare_only", *options])
+        return ended.value.code, capsys.readouterr().err
+
+    assert run("--epochs", "2")[0] == 0
     # More seeds are another sitting of the same experiment; another length is not.
-    with pytest.raises(SystemExit) as ended:
-        main([*flags, "--epochs", "2", "--seeds", "0", "1", "2", "3"])
-    assert ended.value.code == 0
-    assert len(cells_run["names"]) == 8
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main([*flags, "--epochs", "3"])
-    assert ended.value.code == 2
-    assert "differs in length" in capsys.readouterr().err
+    assert run("--epochs", "2", "--seeds", "0", "1", "2", "3")[0] == 0
+    status, message = run("--epochs", "3")
+    assert status == 2
+    assert "differs in length" in message
 
 
 @pytest.mark.parametrize(
