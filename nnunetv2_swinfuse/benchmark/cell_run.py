@@ -22,7 +22,7 @@ from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
-from nnunetv2_swinfuse.benchmark.preparation import Dataset, encoder_of, file_digests
+from nnunetv2_swinfuse.benchmark.preparation import Dataset, encoder_of, file_digests, seen_cases
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
 
@@ -235,6 +235,8 @@ def describe(
     if encoder is not None:
         # A path of this machine says nothing elsewhere; the SHA-256 does.
         del encoder["path"]
+        images = {case: [digests[str(path)] for path in dataset.images[case]] for case in split.test}
+        encoder["saw"] = seen_cases(arm, workspace, images)
     return {
         "cell": asdict(cell),
         "arm": {**arm.to_dict(), "encoder": Path(arm.encoder).name},

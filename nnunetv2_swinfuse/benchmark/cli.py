@@ -64,7 +64,8 @@ def run(options: argparse.Namespace) -> int:
     failed = 0
     if not options.report_only:
         cells = [find_cell(runner.cells, options.cell)] if options.cell else runner.cells
-        if not options.cell or any(workspace.state(cell, {}) != "done" for cell in cells):
+        results = read_results(workspace, cells)
+        if options.prepare_only or any(cell.name not in results for cell in cells):
             runner.prepare()
         if options.prepare_only:
             print(f"Prepared: {root}")

@@ -20,6 +20,7 @@ from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json
 TIMED_STEPS = 20
 ENCODER = "encoder.json"
 PREPARED = "prepared.json"
+VOLUMES = "volumes.json"
 WAITS = "Waiting for it to prepare what is needed here as well."
 
 
@@ -131,13 +132,8 @@ class Preparation:
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
             write_json(record, {**done, name: identifier})
 
-    def pretrain(self, recipe: str, test_images: Mapping[str, Sequence[Path]]) -> dict[str, Any]:
-        """The encoder of a recipe; what `encoder.json` holds of it.
-
-        Args:
-            recipe: of `swinfuse_pretrain`.
-            test_images: files of the test cases, by `dataset/case`.
-        """
+    def pretrain(self, recipe: str) -> None:
+        """The encoder of a recipe of `swinfuse_pretrain`, and which images it learnt from."""
         pretraining = self.experiment.pretraining
         assert pretraining is not None
         folder = self.workspace.pretraining(recipe)
@@ -153,6 +149,7 @@ class Preparation:
                 command += ["--c"] if begun else []
                 self.processes.call(command, self.environment(results), folder / "log.txt", lock)
                 encoder = results / "swinfuse" / "encoder.pth"
+                write_json(folder / VOLUMES, self.learnt_digests(recipe))
                 write_json(
                     record,
                     {
@@ -162,10 +159,8 @@ class Preparation:
                         "seconds": _training_seconds(results),
                         "sha256": file_hash(encoder),
                         "path": str(encoder),
-                        "saw": self._seen(pretraining, recipe, test_images),
                     },
                 )
-            return json.loads(record.read_text())
 
     def _pretraining_command(self, pretraining: Pretraining, recipe: str) -> list[str]:
         command = ["swinfuse_pretrain", "-d", *pretraining.collections, "-p", pretraining.preset, "--recipe", recipe]
@@ -187,20 +182,33 @@ class Preparation:
         self.processes.call(timed, self.environment(results), folder / "log.txt", lock)
         return max(1, round(pretraining.minutes * 60 / (_training_seconds(results) / TIMED_STEPS)))
 
-    def _seen(self, pretraining: Pretraining, recipe: str, test_images: Mapping[str, Sequence[Path]]) -> list[str]:
-        """Test cases of which the recipe learnt from an image, by what the files hold."""
+    def learnt_digests(self, recipe: str) -> list[str]:
+        """SHA-256 of what the volumes hold that a recipe learns from, sorted."""
         from pretraining.collections.collection import DOMAINS
         from pretraining.collections.modalities import ModalityMap
         from pretraining.collections.resolve import find_collections
         from pretraining.configuration import load_preset
 
+        pretraining = self.experiment.pretraining
+        assert pretraining is not None
         raw = Path(os.environ["nnUNet_raw"])
         collection = find_collections(list(pretraining.collections), raw, ModalityMap.from_words([]), False, False)
-        cache = self.workspace.root / "digests.json"
         domains = load_preset(pretraining.preset, recipe).get("modalities", DOMAINS)
         volumes = [volume.path for volume in collection.volumes if volume.domain in domains]
-        learnt = set(file_digests(volumes, cache).values())
-        return sorted(case for case, paths in test_images.items() if learnt & set(file_digests(paths, cache).values()))
+        return sorted(set(file_digests(volumes, self.workspace.root / "digests.json").values()))
+
+
+def seen_cases(arm: Arm, workspace: Workspace, images: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """Which cases an arm's pretraining learnt from an image of; None where that is not known.
+
+    Args:
+        arm: with an encoder.
+        images: SHA-256 of what the images of each case hold.
+    """
+    if not arm.recipe:
+        return None
+    learnt = set(json.loads((workspace.pretraining(arm.recipe) / VOLUMES).read_text()))
+    return sorted(case for case, digests in images.items() if learnt & set(digests))
 
 
 def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
@@ -211,7 +219,7 @@ def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
     """
     if arm.encoder:
         path = Path(arm.encoder).absolute()
-        return {"recipe": "", "path": str(path), "sha256": file_hash(path), "saw": None, "collections": None}
+        return {"recipe": "", "path": str(path), "sha256": file_hash(path), "collections": None}
     if not arm.recipe:
         return None
     record = workspace.pretraining(arm.recipe) / ENCODER

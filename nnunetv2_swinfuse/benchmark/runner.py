@@ -50,15 +50,6 @@ class Runner:
         self.splits = {name: draw_splits(experiment, name, list(d.label)) for name, d in self.datasets.items()}
         self.cells = all_cells(experiment, list(self.datasets))
 
-    def test_images(self) -> dict[str, Any]:
-        """Image files of all test cases, by `dataset/case`."""
-        return {
-            f"{name}/{case}": self.datasets[name].images[case]
-            for name, splits in self.splits.items()
-            for split in splits.values()
-            for case in split.test
-        }
-
     def prepare(self) -> None:
         """Splits, plans, preprocessed data and encoders."""
         store_splits(self.workspace.results, self.splits)
@@ -68,7 +59,7 @@ class Runner:
             for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
                 preparation.preprocess(dataset, planner)
         for recipe in self.experiment.recipes:
-            preparation.pretrain(recipe, self.test_images())
+            preparation.pretrain(recipe)
 
     def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
         """Runs the cells that are not done; a failed one is reported and the others go on.

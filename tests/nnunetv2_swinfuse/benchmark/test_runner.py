@@ -13,10 +13,10 @@ from nnunetv2_swinfuse.benchmark import runner as module
 from nnunetv2_swinfuse.benchmark.cell_run import change_plans
 from nnunetv2_swinfuse.benchmark.cells import RESULT, Workspace, measured_seconds, read_results
 from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main
-from nnunetv2_swinfuse.benchmark.commands import CommandError
+from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes
 from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
-from nnunetv2_swinfuse.benchmark.preparation import file_digests, find_dataset
+from nnunetv2_swinfuse.benchmark.preparation import Preparation, encoder_of, file_digests, find_dataset, seen_cases
 from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
 from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
@@ -260,3 +260,33 @@ def test_files_are_known_by_what_they_hold(raw, tmp_path):
     images[3].write_bytes(images[4].read_bytes())
     os.utime(images[3], (1, 1))
     assert file_digests(images, cache)[str(images[3])] == first[str(images[4])]
+
+
+def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw, tmp_path):
+    images = raw / "imagesTr"
+    for name, side, source in (("a", "ct", 0), ("b", "ct", 1), ("a", "mr", 5), ("b", "mr", 6)):
+        path = raw.parent / "Pairs" / side / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The same image, compressed otherwise.
+        content = gzip.decompress((images / f"case_{source:03d}_0000.nii.gz").read_bytes())
+        path.write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
+    pretraining = {"collections": ["Pairs"], "steps": 1}
+    experiment = make_experiment(arms=["swinfuse", "mr"], pretraining=pretraining)
+    workspace = Workspace(tmp_path / "work", tmp_path / "work" / "results")
+    preparation = Preparation(experiment, workspace, Processes(), 1)
+    dataset = find_dataset(901)
+    digests = {
+        case: list(file_digests(paths, tmp_path / "cache.json").values()) for case, paths in dataset.images.items()
+    }
+    expected = {"swinfuse": ["case_000", "case_001", "case_005", "case_006"], "mr": ["case_005", "case_006"]}
+    for recipe, cases in expected.items():
+        write_json(workspace.pretraining(recipe) / "volumes.json", preparation.learnt_digests(recipe))
+        assert seen_cases(experiment.arm(recipe), workspace, digests) == cases
+
+
+def test_an_unfinished_pretraining_is_named(tmp_path):
+    experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    assert encoder_of(experiment.arm("nnunet"), workspace) is None
+    with pytest.raises(BenchmarkError, match="the pretraining of recipe swinfuse is not done"):
+        encoder_of(experiment.arm("swinfuse"), workspace)
