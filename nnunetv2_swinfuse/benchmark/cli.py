@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ FREE = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0; 1 when a cell failed; 2 on bad input; 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # `kill` and a cluster's time limit end the trainings as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = build_parser().parse_args(words)
     try:
         raise SystemExit(run(options))
