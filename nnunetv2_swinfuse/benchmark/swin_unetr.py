@@ -30,6 +30,9 @@ class PaddedSwinUNETR(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, z, y, x) -> logits (B, classes, z, y, x)."""
         missing = [-size % MULTIPLE for size in x.shape[2:]]
+        if max(x.shape[2:]) <= MULTIPLE:
+            # A bottleneck of one voxel has nothing that instance normalisation could normalise.
+            missing[-1] += MULTIPLE
         padding = [length for axis in reversed(missing) for length in (0, axis)]
         z, y, x_size = x.shape[2:]
         return self.network(nn.functional.pad(x, padding))[:, :, :z, :y, :x_size]

@@ -84,6 +84,13 @@ def test_swin_unetr_takes_patches_of_any_size():
     assert torch.equal(y, expected)
 
 
+def test_swin_unetr_trains_on_tiny_patches():
+    # MONAI's own fails: its bottleneck is one voxel.
+    network = PaddedSwinUNETR(1, 2, feature_size=12).train()
+    network(torch.randn(1, 1, 16, 16, 16)).square().mean().backward()
+    assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
 def test_nothing_else_lives_in_the_folder_that_nnunet_searches():
     folder = Path(trainers.__file__).parent / "external_trainers"
     assert [path.name for path in folder.glob("*.py")] == ["swinfuse_benchmark_trainers.py"]
