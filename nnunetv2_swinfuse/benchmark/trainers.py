@@ -74,6 +74,13 @@ class SeededTraining(nnUNetTrainer):
         super().on_train_end()
         _update(self, training_cost(self))
 
+    def save_checkpoint(self, filename: str) -> None:
+        """Under another name first: nnU-Net's own, killed while it writes, leaves half a file that --c fails at."""
+        temporary = Path(f"{filename}.tmp")
+        super().save_checkpoint(str(temporary))
+        if temporary.is_file():
+            os.replace(temporary, filename)
+
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """nnU-Net's own, without mirroring where the experiment says so."""
         axes = self.inference_allowed_mirroring_axes

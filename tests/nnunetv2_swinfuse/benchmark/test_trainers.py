@@ -38,6 +38,26 @@ def test_seeding_comes_before_the_trainers_own_start():
     assert made.frozen
 
 
+def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
+    class Written(nnUNetTrainer):
+        content, dies = "first", False
+
+        def save_checkpoint(self, filename):
+            Path(filename).write_text(self.content)
+            if self.dies:
+                raise KeyboardInterrupt
+
+    trainer = object.__new__(type("WrittenSeeded", (trainers.SeededTraining, Written), {}))
+    path = tmp_path / "checkpoint_final.pth"
+    trainer.save_checkpoint(str(path))
+    assert path.read_text() == "first"
+    trainer.content, trainer.dies = "half", True
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(path))
+    assert path.read_text() == "first"
+    assert list(tmp_path.glob("checkpoint_*.pth")) == [path]
+
+
 def test_a_trainer_that_does_not_exist_is_nnunets_error():
     with pytest.raises(RuntimeError, match="Could not find requested nnunet trainer nnUNetTrainerNone"):
         recursive_find_trainer_class_by_name("nnUNetTrainerNoneSeeded")
