@@ -33,6 +33,7 @@ img { display: block; max-width: 100%; height: auto; border: 1px solid #e5e9ee; 
 table { border-collapse: collapse; font-size: .92rem; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .9rem .25rem 0; border-bottom: 1px solid #e5e9ee; }
 td { overflow-wrap: anywhere; }
+thead + tbody td { overflow-wrap: break-word; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .tables { display: grid; gap: 0 2rem; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); }
 pre { padding: .7rem; background: #f4f6f8; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .88rem; }

@@ -1,0 +1,183 @@
+"""Everything that a report shows, from what is kept: comparisons, refusals, means, ranks, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pandas as pd
+
+from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
+from nnunetv2_swinfuse.benchmark.comparability import Refusal, check_rows, reasons_against
+from nnunetv2_swinfuse.benchmark.comparison import (
+    Comparison,
+    Scores,
+    absent_classes,
+    case_scores,
+    compare,
+    emptiness_counts,
+    foreground_means,
+    mean_ranks,
+    sentence,
+    summary_means,
+)
+from nnunetv2_swinfuse.benchmark.cost import cost_table
+from nnunetv2_swinfuse.benchmark.experiment import Experiment
+from nnunetv2_swinfuse.benchmark.metrics import METRICS
+from nnunetv2_swinfuse.benchmark.statistics import critical_difference
+from nnunetv2_swinfuse.benchmark.table import read_rows
+
+PRIMARY = "Dice"
+
+
+@dataclass(frozen=True)
+class Group:
+    """All arms that may be compared with each other on a dataset with a number of labels."""
+
+    dataset: str
+    labels: str
+    scores: Scores
+    ranks: dict[str, tuple[float, float, float]]
+    critical_difference: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What a report shows.
+
+    Attributes:
+        comparisons: by metric; that of Dice is the declared family, the others are described beside it.
+        refusals: comparisons that are not made.
+        groups: by dataset and number of labels.
+        means: figures as in nnU-Net's summary.json, over runs; see :func:`means_table`.
+        empties: see `comparison.emptiness_counts`.
+        absent: classes that no reference has.
+        costs: of each arm and dataset.
+        results: of each finished cell.
+        cells: of the experiment.
+    """
+
+    comparisons: dict[str, list[Comparison]]
+    refusals: list[Refusal]
+    groups: list[Group]
+    means: pd.DataFrame
+    empties: pd.DataFrame
+    absent: list[str]
+    costs: pd.DataFrame
+    results: dict[str, dict[str, Any]]
+    cells: list[Cell]
+
+    @property
+    def sentences(self) -> list[str]:
+        """The verdicts in words."""
+        return [sentence(comparison) for comparison in self.comparisons[PRIMARY]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; what is not defined is None."""
+        return {
+            "verdicts": [
+                {
+                    **_plain(asdict(comparison)),
+                    "interval": _plain(list(comparison.estimate.interval())),
+                    "verdict": comparison.verdict,
+                    "sentence": sentence(comparison),
+                }
+                for comparison in self.comparisons[PRIMARY]
+            ],
+            "other_metrics": [
+                {**_plain(asdict(comparison)), "interval": _plain(list(comparison.estimate.interval()))}
+                for metric, comparisons in self.comparisons.items()
+                if metric != PRIMARY
+                for comparison in comparisons
+            ],
+            "refusals": [asdict(refusal) for refusal in self.refusals],
+            "ranks": [{"dataset": g.dataset, "labels": g.labels, "ranks": g.ranks} for g in self.groups],
+            "means": _plain(self.means.to_dict("records")),
+            "empty": self.empties.to_dict("records"),
+            "absent_classes": self.absent,
+            "cost": _plain(self.costs.to_dict("records")),
+        }
+
+
+def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell], command: Sequence[str]) -> Analysis:
+    """Compares what is done.
+
+    Args:
+        experiment, workspace, cells: what and where.
+        command: that goes on with the experiment, for cells that are not finished.
+
+    Raises:
+        BenchmarkError: when the kept table does not hold what the splits say.
+    """
+    results = read_results(workspace, cells)
+    rows = read_rows(workspace.results)
+    rows = rows[rows["cell"].isin([cell.name for cell in cells])]
+    check_rows(rows, cells, workspace.results)
+    by_group: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    for cell in cells:
+        arms = by_group.setdefault((cell.dataset, str(cell.labels)), {})
+        arms.setdefault(cell.arm, []).append(cell)
+    refusals, pairs, groups = [], [], []
+    for (dataset, labels), arms in by_group.items():
+
+        def against(first: str, second: str, arms: dict[str, list[Cell]] = arms) -> tuple[str, ...]:
+            return reasons_against(arms[first], arms[second], results, experiment, command)
+
+        for first, second in experiment.comparisons:
+            if reasons := against(first, second):
+                refusals.append(Refusal(first, second, dataset, labels, reasons))
+            else:
+                pairs.append((dataset, labels, first, second))
+        together: list[str] = []
+        for name in arms:
+            # With itself: whether its own runs may be put together.
+            if not any(against(name, other) for other in (*together, name)):
+                together.append(name)
+        if len(together) > 1:
+            scores = case_scores(rows, dataset, labels, PRIMARY, together)
+            blocks = sum(map(len, scores.cases))
+            difference = critical_difference(len(together), blocks, experiment.alpha)
+            groups.append(Group(dataset, labels, scores, mean_ranks(scores), difference))
+    comparable = {(group.dataset, group.labels): group.scores.arms for group in groups}
+    comparisons = {}
+    for metric in METRICS:
+        family = []
+        for dataset, labels, first, second in pairs:
+            arms_of_pair = [first, second]
+            if experiment.baseline in comparable.get((dataset, labels), ()):
+                arms_of_pair = list(dict.fromkeys([first, second, experiment.baseline]))
+            family.append((case_scores(rows, dataset, labels, metric, arms_of_pair), first, second))
+        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha)
+    return Analysis(
+        comparisons,
+        refusals,
+        groups,
+        means_table(rows),
+        emptiness_counts(rows),
+        absent_classes(rows),
+        cost_table(cells, results),
+        results,
+        list(cells),
+    )
+
+
+def means_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """For each arm, dataset, labels, metric and class (and `foreground`, nnU-Net's mean of classes): mean over runs.
+
+    A run's figure is that of its summary.json; `deviation` is the standard deviation of the runs, `runs` how many.
+    """
+    foreground = foreground_means(rows).assign(**{"class": "foreground"})
+    both = pd.concat([summary_means(rows), foreground], ignore_index=True)
+    keys = ["dataset", "labels", "arm", "metric", "class"]
+    grouped = both.groupby(keys, observed=True, sort=True)["value"]
+    return grouped.agg(mean="mean", deviation="std", runs="count").reset_index()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

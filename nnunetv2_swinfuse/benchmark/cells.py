@@ -1,0 +1,104 @@
+"""The cells of an experiment: one training each, in a folder of its own, and what is known of it."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nnunetv2_swinfuse.benchmark.experiment import Experiment, Labels
+
+State = Literal["done", "failed", "begun", "waiting"]
+# Files of a cell's folder.
+RESULT, CASES, FAILURE, SPENT = "result.json", "cases.csv", "failure.json", "seconds.json"
+SCRIPT, LOG = "run.sh", "log.txt"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training: an arm on a split of a dataset."""
+
+    arm: str
+    dataset: str
+    labels: Labels
+    seed: int
+    fold: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.arm}__{self.dataset}__{self.labels}_labels__seed_{self.seed}__fold_{self.fold}"
+
+    @property
+    def kind(self) -> tuple[str, str]:
+        """What costs the same: arm and dataset (a training has a fixed number of iterations)."""
+        return self.arm, self.dataset
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Folders of an experiment.
+
+    Attributes:
+        root: holds everything that can be made again: preprocessed data, encoders, models.
+        results: what is kept and may be committed: the per-case table, what each cell was, the splits.
+    """
+
+    root: Path
+    results: Path
+
+    @property
+    def preprocessed(self) -> Path:
+        """nnU-Net's, shared by the cells."""
+        return self.root / "nnUNet_preprocessed"
+
+    def pretraining(self, recipe: str) -> Path:
+        return self.root / "pretraining" / recipe
+
+    def cell(self, cell: Cell) -> Path:
+        return self.root / "cells" / cell.name
+
+    def state(self, cell: Cell, kept: Mapping[str, Any]) -> State:
+        """`kept` are the results of earlier sittings, by the cell's name."""
+        folder = self.cell(cell)
+        if cell.name in kept or (folder / RESULT).is_file():
+            return "done"
+        if (folder / FAILURE).is_file():
+            return "failed"
+        return "begun" if folder.is_dir() else "waiting"
+
+
+def all_cells(experiment: Experiment, datasets: Sequence[str]) -> list[Cell]:
+    """The product, in the order of running: a seed of all arms before the next, so that a part is comparable."""
+    return [
+        Cell(arm.name, dataset, labels, seed, fold)
+        for seed in experiment.seeds
+        for dataset in datasets
+        for labels in experiment.labels
+        for fold in (experiment.folds or (0,))
+        for arm in experiment.arms
+    ]
+
+
+def measured_seconds(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """Median duration of the finished cells of each kind, seconds."""
+    durations: dict[tuple[str, str], list[float]] = {}
+    for cell in cells:
+        seconds = results.get(cell.name, {}).get("seconds")
+        if seconds is not None:
+            durations.setdefault(cell.kind, []).append(float(seconds))
+    return {kind: statistics.median(values) for kind, values in durations.items()}
+
+
+def read_results(workspace: Workspace, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
+    """What is known of finished cells, by name: of earlier sittings and of the cells' folders."""
+    from nnunetv2_swinfuse.benchmark.table import read_kept
+
+    found = dict(read_kept(workspace.results))
+    for cell in cells:
+        path = workspace.cell(cell) / RESULT
+        if path.is_file():
+            found[cell.name] = json.loads(path.read_text())
+    return found

@@ -1,0 +1,135 @@
+"""What may be compared: the same splits and files, all runs, final checkpoints, the same prediction and versions."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nnunetv2_swinfuse.benchmark.cell_run import FINAL
+from nnunetv2_swinfuse.benchmark.cells import Cell
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.experiment import Experiment
+from nnunetv2_swinfuse.benchmark.splits import FILE, key
+
+Results = Mapping[str, Mapping[str, Any]]
+# Must be equal in two cells of the same run (seed, fold); how the difference is told.
+EQUAL = {
+    "split_sha256": "other training or test cases",
+    "labels_sha256": "other reference labels (SHA-256 of the files)",
+    "images_sha256": "other test images (SHA-256 of the files)",
+    "mirroring": "other test-time augmentation",
+    "tolerance_mm": "another tolerance of the surface Dice",
+    "length": "another length of training",
+    "settings": "other settings of fine-tuning",
+    "versions": "other versions",
+}
+# Must be equal in all cells of an arm on a dataset.
+STEADY = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A comparison that is not made, and why."""
+
+    first: str
+    second: str
+    dataset: str
+    labels: str
+    reasons: tuple[str, ...]
+
+    def __str__(self) -> str:
+        where = f"{self.first} against {self.second} on {self.dataset}, {self.labels} labels"
+        return f"{where}: not compared. {'; '.join(self.reasons)}."
+
+
+def reasons_against(
+    first: Sequence[Cell], second: Sequence[Cell], results: Results, experiment: Experiment, command: Sequence[str]
+) -> tuple[str, ...]:
+    """Why two arms may not be compared on a dataset with a number of labels; empty when they may.
+
+    Args:
+        first, second: the cells of either arm, in the same order of seeds and folds.
+        results: what is known of finished cells, by name.
+        experiment: says whether pretraining may have seen test cases.
+        command: that goes on with the experiment.
+    """
+    unfinished = [cell.name for cell in (*first, *second) if cell.name not in results]
+    if unfinished:
+        more = f" and {len(unfinished) - 1} others" if len(unfinished) > 1 else ""
+        return (f"{unfinished[0]}{more} not finished; finish with: {shlex.join([*command, '--cell', unfinished[0]])}",)
+    found: list[str] = []
+    for arm in (first, second):
+        known = [results[cell.name] for cell in arm]
+        found += _of_an_arm(arm[0].arm, known, experiment.transductive)
+    for one, other in zip(first, second, strict=True):
+        a, b = results[one.name], results[other.name]
+        for name, words in EQUAL.items():
+            if a.get(name) != b.get(name):
+                found.append(
+                    f"seed {one.seed}, fold {one.fold}: {words} ({_short(a.get(name))}, {_short(b.get(name))})"
+                )
+    return tuple(dict.fromkeys(found))
+
+
+def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], transductive: bool) -> list[str]:
+    found = []
+    for result in known:
+        if result.get("checkpoint") != FINAL:
+            found.append(
+                f"{arm}: evaluated {result.get('checkpoint')}, expected {FINAL}: a best epoch is chosen on test cases"
+            )
+    for name, words in STEADY.items():
+        different = {json.dumps(result.get(name), sort_keys=True) for result in known}
+        if len(different) > 1:
+            machines = " and ".join(sorted({str(result.get("machine")) for result in known}))
+            values = ", ".join(sorted(map(_short, different)))
+            found.append(f"{arm}: its runs have different {words} ({values}; made on {machines})")
+    encoders = [result.get("encoder") or {} for result in known]
+    if len({encoder.get("sha256") for encoder in encoders}) > 1:
+        found.append(f"{arm}: its runs began with different encoders")
+    seen = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
+    uses = "Scratch" not in str(known[0].get("arm", {}).get("trainer"))
+    if seen and uses and not transductive:
+        found.append(
+            f"{arm}: its pretraining saw {len(seen)} test cases ({', '.join(seen[:3])}...). Pretrain on others, or say "
+            'so in the experiment: "transductive": true'
+        )
+    return found
+
+
+def check_rows(rows: pd.DataFrame, cells: Iterable[Cell], splits: Path) -> None:
+    """Every finished cell has a value of every test case of its split, and of no other.
+
+    Raises:
+        BenchmarkError: naming the cell and the cases.
+    """
+    path = splits / FILE
+    if not path.is_file():
+        raise BenchmarkError(f"{path}: missing; it is kept and committed with the per-case table")
+    stored = json.loads(path.read_text())
+    found = rows.groupby("cell", observed=True)["case"].agg(set)
+    for cell in cells:
+        if cell.name not in found.index:
+            continue
+        try:
+            wanted = set(stored[cell.dataset][key(cell.labels, cell.seed, cell.fold)]["val"])
+        except KeyError as error:
+            raise BenchmarkError(f"{path}: no split of {cell.name}") from error
+        if found[cell.name] != wanted:
+            differing = sorted(found[cell.name] ^ wanted)
+            raise BenchmarkError(
+                f"{cell.name}: the table has {len(found[cell.name])} cases, its split in {path} {len(wanted)}; "
+                f"differing: {', '.join(differing[:5])}"
+            )
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    text = text.strip('"')
+    return f"{text[:8]}..." if len(text) == 64 else text[:120]

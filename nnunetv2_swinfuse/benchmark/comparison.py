@@ -1,0 +1,263 @@
+"""From the per-case table to verdicts: scores of cases, differences between arms, the declared family, ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
+from nnunetv2_swinfuse.benchmark.statistics import (
+    Estimate,
+    estimate,
+    hierarchical_bootstrap,
+    rank_biserial,
+    runs_needed,
+    wilcoxon_p,
+)
+
+Verdict = Literal["better", "worse", "not shown"]
+# Of a class that is rightly absent: reference and prediction are both empty.
+PERFECT = {"Dice": 1.0, "SurfaceDice": 1.0, "HD95": 0.0, "VolumeError": 0.0}
+# With one difference between runs (two runs on one test split) 95 % intervals were measured to cover 89 %.
+FEWEST_CLUSTERS = 2
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score for each case and run of each arm, on one dataset with one number of labels.
+
+    Attributes:
+        dataset, labels, metric: of what.
+        folds: for each fold values (arms, runs, cases).
+        arms, seeds: names along the first two axes.
+        cases: names along the last, for each fold.
+    """
+
+    dataset: str
+    labels: str
+    metric: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cases: tuple[tuple[str, ...], ...]
+    folds: tuple[np.ndarray, ...]
+
+    def of(self, arm: str) -> list[np.ndarray]:
+        """(runs, cases) for each fold."""
+        index = self.arms.index(arm)
+        return [fold[index] for fold in self.folds]
+
+    def run_means(self, arm: str) -> np.ndarray:
+        """Mean over the cases of all folds, for each run."""
+        return np.concatenate(self.of(arm), axis=1).mean(axis=1)
+
+    def case_means(self, arm: str) -> np.ndarray:
+        """Mean over the runs, for each case of all folds."""
+        return np.concatenate(self.of(arm), axis=1).mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of arms on one dataset with one number of labels; differences are first minus second.
+
+    Attributes:
+        estimate: the difference and its error.
+        wilcoxon: p of the signed-rank test over the cases, averaged over runs.
+        p, wilcoxon_adjusted: both after Holm over the family.
+        effect: rank-biserial correlation.
+        noise: standard deviation of the baseline's repeated runs; NaN with one.
+        needed: runs of each arm that would show a difference of this size; None: no number would.
+    """
+
+    first: str
+    second: str
+    dataset: str
+    labels: str
+    metric: str
+    estimate: Estimate
+    wilcoxon: float
+    p: float
+    wilcoxon_adjusted: float
+    effect: float
+    noise: float
+    needed: int | None
+    alpha: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Both tests must agree, and there must be runs enough to see how much they differ."""
+        if self.estimate.clusters < FEWEST_CLUSTERS or max(self.p, self.wilcoxon_adjusted) >= self.alpha:
+            return "not shown"
+        return "better" if (self.estimate.mean > 0) == HIGHER_IS_BETTER[self.metric] else "worse"
+
+
+def case_scores(rows: pd.DataFrame, dataset: str, labels: str, metric: str, arms: Sequence[str]) -> Scores:
+    """The mean over the classes of each case and run.
+
+    A class that neither the reference nor any prediction of these arms has is left out of that case. Where some
+    prediction has it, being rightly absent counts as perfect and being invented as it was measured.
+
+    Args:
+        rows: of the per-case table.
+        dataset, labels, metric: which rows.
+        arms: that are compared; all must have the same runs and cases.
+
+    Raises:
+        BenchmarkError: when a value is missing, or no case has any class.
+    """
+    chosen = rows[
+        (rows["dataset"] == dataset)
+        & (rows["labels"] == labels)
+        & (rows["metric"] == metric)
+        & rows["arm"].isin(list(arms))
+    ]
+    keys = ["fold", "case", "class"]
+    by_run = chosen.assign(absent=(chosen["empty"] == "both").astype(float)).set_index([*keys, "arm", "seed"])
+    table, absent = (by_run[column].unstack(["arm", "seed"]) for column in ("value", "absent"))
+    seeds = tuple(sorted(int(seed) for seed in chosen["seed"].unique()))
+    wanted = pd.MultiIndex.from_product([list(arms), list(seeds)])
+    table, absent = table.reindex(columns=wanted), absent.reindex(columns=wanted)
+    counts = chosen.groupby(keys, observed=True).size().reindex(table.index)
+    if not (counts == len(wanted)).all():
+        fold, case, name = counts.index[counts != len(wanted)][0]
+        raise BenchmarkError(
+            f"{dataset}, {labels} labels: case {case}, class {name}, fold {fold} has {counts.min()} values of "
+            f"{metric}, expected {len(wanted)} (arms {', '.join(arms)}; seeds {', '.join(map(str, seeds))})"
+        )
+    everywhere = (absent == 1).all(axis=1)
+    table = table.mask(absent == 1, PERFECT[metric])[~everywhere]
+    if table.empty:
+        raise BenchmarkError(f"{dataset}, {labels} labels: no test case has any class, in reference or prediction")
+    by_case = table.groupby(level=["fold", "case"], observed=True).mean()
+    folds, names = [], []
+    for fold in sorted(by_case.index.get_level_values("fold").unique()):
+        block = by_case.loc[fold]
+        names.append(tuple(str(case) for case in block.index))
+        folds.append(block.to_numpy().T.reshape(len(arms), len(seeds), len(block)))
+    return Scores(dataset, labels, metric, tuple(arms), seeds, tuple(names), tuple(folds))
+
+
+def compare(family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: float = 0.05) -> list[Comparison]:
+    """All pairs of a family, in which Holm's method keeps the error rate.
+
+    Args:
+        family: scores of one metric, and the two arms in them to compare.
+        baseline: the arm whose runs show the noise; the pair's second where it has no scores.
+        alpha: family-wise error rate.
+    """
+    found = []
+    for score, first, second in family:
+        differences = [a - b for a, b in zip(score.of(first), score.of(second), strict=True)]
+        by_case = np.concatenate(differences, axis=1).mean(axis=0)
+        noisy = score.run_means(baseline if baseline in score.arms else second)
+        found.append((score, first, second, estimate(differences), by_case, noisy))
+    if not found:
+        return []
+    adjusted = holm([entry[3].p for entry in found])
+    of_ranks = [wilcoxon_p(entry[4]) for entry in found]
+    adjusted_ranks = holm(of_ranks)
+    return [
+        Comparison(
+            first,
+            second,
+            score.dataset,
+            score.labels,
+            score.metric,
+            error,
+            of_ranks[index],
+            adjusted[index],
+            adjusted_ranks[index],
+            rank_biserial(by_case),
+            float(noisy.std(ddof=1)) if len(noisy) > 1 else float("nan"),
+            # Holm's first step is the strictest: what is shown there is shown in the family.
+            runs_needed(error, 1 - alpha / len(found)),
+            alpha,
+        )
+        for index, (score, first, second, error, by_case, noisy) in enumerate(found)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values of a family."""
+    try:
+        from statsmodels.stats.multitest import multipletests
+    except ImportError as error:
+        raise BenchmarkError('statsmodels is not installed: pip install "nnunetv2-swinfuse[benchmark]"') from error
+    return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
+
+
+def mean_ranks(score: Scores, draws: int = 2000) -> dict[str, tuple[float, float, float]]:
+    """Mean rank of each arm over runs and cases, 1 being best, with a hierarchical bootstrap interval (95 %)."""
+    sign = -1 if HIGHER_IS_BETTER[score.metric] else 1
+    ranks = [stats.rankdata(sign * fold, axis=0).transpose(1, 2, 0) for fold in score.folds]
+    drawn = hierarchical_bootstrap(ranks, draws)
+    means = np.concatenate([fold.reshape(-1, len(score.arms)) for fold in ranks]).mean(axis=0)
+    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    return {arm: (float(means[i]), float(low[i]), float(high[i])) for i, arm in enumerate(score.arms)}
+
+
+def sentence(comparison: Comparison) -> str:
+    """The verdict in words."""
+    error = comparison.estimate
+    low, high = error.interval()
+    where = f"{comparison.dataset}, {comparison.labels} labels"
+    subject = f"{comparison.first} against {comparison.second} on {where}"
+    size = f"{comparison.metric} {error.mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+    tests = f"p = {comparison.p:.2g} over runs and cases, {comparison.wilcoxon_adjusted:.2g} Wilcoxon, both after Holm"
+    if comparison.verdict != "not shown":
+        return f"{subject}: {comparison.verdict} ({size}; {tests})."
+    if error.clusters < FEWEST_CLUSTERS:
+        return (
+            f"{subject}: not shown ({error.runs} run(s) of each arm; {comparison.metric} {error.mean:+.4f}). How much "
+            "runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds."
+        )
+    if error.mean == 0:
+        more = "The arms do not differ at all."
+    elif 2.0 ** (1 - error.cases) >= comparison.alpha:
+        more = f"The Wilcoxon test cannot reach p < {comparison.alpha:g} with {error.cases} test cases."
+    elif comparison.needed is None:
+        more = "No number of runs would show a difference of this size, since cases differ too much: test more cases."
+    else:
+        missing = comparison.needed - error.runs
+        more = (
+            f"A difference of this size would take {comparison.needed} runs of each arm, {missing} more (power 80 %)."
+            if missing > 0
+            else "So many runs show a difference of this size four times in five; another sitting may."
+        )
+    return f"{subject}: not shown ({size}; {tests}). {more}"
+
+
+def emptiness_counts(rows: pd.DataFrame) -> pd.DataFrame:
+    """How often each arm missed a class, invented it or was right that it is absent; one row for each class."""
+    chosen = rows[(rows["metric"] == "Dice")]
+    table = chosen.assign(empty=chosen["empty"].replace("", "present")).pivot_table(
+        index=["dataset", "labels", "arm", "class"], columns="empty", values="case", aggfunc="count", fill_value=0
+    )
+    for name in ("present", "missed", "invented", "both"):
+        if name not in table.columns:
+            table[name] = 0
+    return table[["present", "missed", "invented", "both"]].reset_index()
+
+
+def absent_classes(rows: pd.DataFrame) -> list[str]:
+    """Classes that no reference has: of these nothing can be said."""
+    chosen = rows[rows["metric"] == "Dice"].assign(there=rows["empty"].isin(["", "missed"]))
+    there = chosen.groupby(["dataset", "class"], observed=True)["there"].any()
+    return [f"{name} in {dataset}" for (dataset, name), found in there.items() if not found]
+
+
+def summary_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Figures as in nnU-Net's summary.json: mean over the cases that have a value, class by class, for each cell."""
+    keys: list[str] = ["cell", "arm", "dataset", "labels", "seed", "fold", "metric", "class"]
+    return rows.groupby(keys, observed=True)["value"].mean().reset_index()
+
+
+def foreground_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """nnU-Net's foreground mean of each cell: the mean of :func:`summary_means` over the classes."""
+    keys: list[str] = ["cell", "arm", "dataset", "labels", "seed", "fold", "metric"]
+    return summary_means(rows).groupby(keys, observed=True)["value"].mean().reset_index()

@@ -1,0 +1,224 @@
+"""An experiment as data: datasets, arms, labelled cases, seeds, folds or a test split, length, device."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import combinations
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from nnunetv2_swinfuse.benchmark.arms import Arm, resolve_arm
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+
+Labels = int | Literal["all"]
+PLANS_CHANGES = ("patch_size", "batch_size", "features_per_stage")
+Block = TypeVar("Block")
+
+
+def _refuse_unknown(name: str, values: Mapping[str, Any], known: Sequence[str]) -> None:
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise BenchmarkError(f"{name} has no field {', '.join(unknown)}; there are {', '.join(known)}")
+
+
+def _require_count(name: str, value: object, expected: str = "; expected a whole number above 0") -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BenchmarkError(f"{name} is {value!r}{expected}")
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a training, the same for all arms; the defaults are nnU-Net's."""
+
+    epochs: int = 1000
+    iterations: int = 250
+    validation_iterations: int = 50
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            _require_count(f"length.{entry.name}", getattr(self, entry.name))
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """What the arms' encoders are pretrained on, and for how long; the same for all of them.
+
+    Attributes:
+        collections: as `swinfuse_pretrain -d` takes them.
+        preset: of `swinfuse_pretrain`.
+        steps: the budget in steps; or
+        minutes: the budget in minutes of training steps on this machine: 20 steps are timed first for each recipe.
+        settings: further options of `swinfuse_pretrain`, such as `{"learning_rate": 2e-3}`.
+    """
+
+    collections: tuple[str, ...]
+    preset: str = "tiny"
+    steps: int | None = None
+    minutes: float | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "collections", tuple(map(str, self.collections)))
+        if not self.collections:
+            raise BenchmarkError("pretraining.collections is empty; name what swinfuse_pretrain -d would get")
+        if (self.steps is None) == (self.minutes is None):
+            raise BenchmarkError("pretraining: give its budget as 'steps' or as 'minutes', one of the two")
+        if self.steps is not None:
+            _require_count("pretraining.steps", self.steps)
+        if self.minutes is not None and not self.minutes > 0:
+            raise BenchmarkError(f"pretraining.minutes is {self.minutes}; expected more than 0")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that decides the results of a comparison.
+
+    Attributes:
+        name: of the folder and the report.
+        datasets: numbers of nnU-Net datasets in nnUNet_raw.
+        arms: what is compared; see `arms.py`.
+        labels: numbers of labelled training cases, or `all`.
+        seeds: of the runs; they set the initial weights and which cases are labelled.
+        folds: of nnU-Net's five-fold cross-validation; or
+        test_cases: how many cases, or which, are the test split of all runs.
+        configuration: of the plans.
+        length: of a training.
+        device: `cpu` or `cuda`.
+        mirroring: whether predictions are averaged over mirrored images, as nnU-Net does by default.
+        plans: changes of every arm's plans: `patch_size`, `batch_size`, `features_per_stage` (of nnU-Net's U-Nets).
+        settings: of fine-tuning, for all SwinFUSE arms (`initial_lr`...).
+        pretraining: needed where an arm has a recipe.
+        comparisons: pairs of arms whose differences are tested; default: all pairs.
+        baseline: the arm whose repeated runs show the noise; default: the first.
+        tolerance_mm: of the surface Dice.
+        alpha: family-wise error rate.
+        transductive: pretraining may have seen images of test cases; printed in every table.
+    """
+
+    name: str
+    datasets: tuple[int, ...]
+    arms: tuple[Arm, ...]
+    labels: tuple[Labels, ...] = ("all",)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    folds: tuple[int, ...] = ()
+    test_cases: int | tuple[str, ...] | None = None
+    configuration: str = "3d_fullres"
+    length: Length = Length()
+    device: Literal["cpu", "cuda"] = "cuda"
+    mirroring: bool = True
+    plans: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, float] = field(default_factory=dict)
+    pretraining: Pretraining | None = None
+    comparisons: tuple[tuple[str, str], ...] = ()
+    baseline: str = ""
+    tolerance_mm: float = 1.0
+    alpha: float = 0.05
+    transductive: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("datasets", "arms", "labels", "seeds", "folds"):
+            values = tuple(getattr(self, name))
+            if name != "folds" and not values:
+                raise BenchmarkError(f"{name} is empty; expected one or several")
+            if len({v.name if isinstance(v, Arm) else v for v in values}) != len(values):
+                raise BenchmarkError(f"{name} names something twice")
+            object.__setattr__(self, name, values)
+        if isinstance(self.test_cases, list | tuple):
+            object.__setattr__(self, "test_cases", tuple(map(str, self.test_cases)))
+        self._check_split()
+        for count in self.labels:
+            if count != "all":
+                _require_count("labels", count, '; expected numbers of cases, or "all"')
+        for seed in (*self.seeds, *self.datasets):
+            if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+                raise BenchmarkError(f"seeds and datasets: {seed!r} is no number; expected 0 or more")
+        if self.device not in ("cpu", "cuda"):
+            raise BenchmarkError(f"device is {self.device!r}; expected 'cpu' or 'cuda'")
+        if self.configuration.startswith("2d"):
+            raise BenchmarkError("configuration 2d: SwinFUSE is a 3D network; expected one such as 3d_fullres")
+        for plans in (self.plans, *(arm.plans for arm in self.arms)):
+            _refuse_unknown("plans", plans, PLANS_CHANGES)
+        for name in ("tolerance_mm", "alpha"):
+            if not getattr(self, name) > 0:
+                raise BenchmarkError(f"{name} is {getattr(self, name)}; expected more than 0")
+        self._check_arms()
+
+    def _check_split(self) -> None:
+        if bool(self.folds) == (self.test_cases is not None):
+            raise BenchmarkError("give either 'folds' (such as [0, 1, 2, 3, 4]) or 'test_cases' (such as 40)")
+        if not set(self.folds) <= set(range(5)):
+            raise BenchmarkError(f"folds are {list(self.folds)}; nnU-Net's cross-validation has 0 to 4")
+        count = len(self.test_cases) if isinstance(self.test_cases, tuple) else self.test_cases
+        if count is not None and count < 2:
+            raise BenchmarkError(
+                f"test_cases: {count} case(s). Differences between cases cannot be seen in fewer than 2; the Wilcoxon "
+                "test can reach p < 0.05 from 6 on"
+            )
+
+    def _check_arms(self) -> None:
+        names = [arm.name for arm in self.arms]
+        recipes = [arm.name for arm in self.arms if arm.recipe]
+        if recipes and self.pretraining is None:
+            raise BenchmarkError(
+                f"arms {', '.join(recipes)} need a pretrained encoder: give 'pretraining' (such as "
+                '{"collections": ["CTMR"], "preset": "tiny", "steps": 400}) or arms with an "encoder" file'
+            )
+        pairs = self.comparisons or tuple(combinations(reversed(names), 2))
+        object.__setattr__(self, "comparisons", tuple((first, second) for first, second in pairs))
+        object.__setattr__(self, "baseline", self.baseline or names[0])
+        for name in (self.baseline, *(name for pair in self.comparisons for name in pair)):
+            if name not in names:
+                raise BenchmarkError(f"comparisons: {name!r} is no arm of this experiment; it has {', '.join(names)}")
+
+    def arm(self, name: str) -> Arm:
+        """The arm of this name."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+    @property
+    def recipes(self) -> tuple[str, ...]:
+        """The pretrainings that the arms need, each once."""
+        return tuple(dict.fromkeys(arm.recipe for arm in self.arms if arm.recipe))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; :func:`from_dict` reads them."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+def from_dict(values: Mapping[str, Any], where: str = "experiment") -> Experiment:
+    """Raises BenchmarkError that names `where` and, for an unknown field, lists those that exist."""
+    try:
+        entries = dict(values)
+        _refuse_unknown("experiment", entries, [entry.name for entry in fields(Experiment)])
+        missing = [name for name in ("name", "datasets", "arms") if name not in entries]
+        if missing:
+            raise BenchmarkError(f"{', '.join(missing)} missing")
+        entries["arms"] = [resolve_arm(arm) for arm in entries["arms"]]
+        if "length" in entries:
+            entries["length"] = _block(Length, "length", entries["length"])
+        if entries.get("pretraining") is not None:
+            entries["pretraining"] = _block(Pretraining, "pretraining", entries["pretraining"])
+        return Experiment(**entries)
+    except BenchmarkError as error:
+        raise BenchmarkError(f"{where}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise BenchmarkError(f"{where}: a value is of the wrong kind ({error}); see docs/benchmark.md") from error
+
+
+def load_experiment(path: Path) -> Experiment:
+    """Reads an experiment from its JSON file."""
+    try:
+        values = json.loads(path.read_text())
+    except OSError as error:
+        raise BenchmarkError(f"{path}: cannot be read ({error.strerror}); expected an experiment as JSON") from error
+    except ValueError as error:
+        raise BenchmarkError(f"{path}: not JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise BenchmarkError(f"{path}: holds a {type(values).__name__}; expected a mapping with 'datasets' and 'arms'")
+    return from_dict({"name": path.stem, **values}, str(path))
+
+
+def _block(kind: type[Block], name: str, values: Mapping[str, Any]) -> Block:
+    _refuse_unknown(name, values, [entry.name for entry in fields(kind)])  # type: ignore[arg-type]
+    return kind(**values)

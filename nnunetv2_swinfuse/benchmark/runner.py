@@ -1,0 +1,185 @@
+"""Runs an experiment: what cells share, then the cells, several at a time, as far as the budget goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from nnunetv2_swinfuse.benchmark.cell_run import Place, run_cell
+from nnunetv2_swinfuse.benchmark.cells import CASES, RESULT, Cell, Workspace, all_cells, measured_seconds, read_results
+from nnunetv2_swinfuse.benchmark.commands import Processes
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.experiment import Experiment
+from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset
+from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits
+from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_table
+
+Finished = tuple[dict[str, Any], pd.DataFrame]
+
+
+@dataclass
+class Outcome:
+    """What a sitting came to: cells done now, failed (with the message) and left for the next."""
+
+    done: list[Cell] = field(default_factory=list)
+    failed: dict[Cell, str] = field(default_factory=dict)
+    left: list[Cell] = field(default_factory=list)
+
+
+class Runner:
+    """Everything of an experiment that is on disk is looked at again: a runner that was killed is simply made anew."""
+
+    def __init__(self, experiment: Experiment, workspace: Workspace, workers: int = 1) -> None:
+        self.experiment = experiment
+        self.workspace = workspace
+        self.workers = workers
+        self.processes = Processes()
+        self.datasets: dict[str, Dataset] = {}
+        for number in experiment.datasets:
+            dataset = find_dataset(number)
+            self.datasets[dataset.name] = dataset
+        self.splits = {name: draw_splits(experiment, name, list(d.label)) for name, d in self.datasets.items()}
+        self.cells = all_cells(experiment, list(self.datasets))
+
+    def prepare(self) -> None:
+        """Splits, plans, preprocessed data and encoders."""
+        store_splits(self.workspace.results, self.splits)
+        threads = limited(len(available_cores())) if self.experiment.device == "cpu" else 0
+        preparation = Preparation(self.experiment, self.workspace, self.processes, threads)
+        for dataset in self.datasets.values():
+            for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
+                preparation.preprocess(dataset, planner)
+        for recipe in self.experiment.recipes:
+            preparation.pretrain(recipe)
+
+    def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
+        """Runs the cells that are not done; a failed one is reported and the others go on.
+
+        Args:
+            cells: of this experiment.
+            minutes: none begins that would, by what its kind took before, not end within the budget.
+        """
+        start = time.monotonic()
+        results = read_results(self.workspace, self.cells)
+        waiting = [cell for cell in cells if cell.name not in results]
+        self._keep_finished()
+        outcome = Outcome()
+        places: queue.SimpleQueue[Place] = queue.SimpleQueue()
+        for place in self.places():
+            places.put(place)
+        seconds = measured_seconds(self.cells, results)
+        running: dict[Future[Finished], Cell] = {}
+        # Nothing is drawn where the output is no terminal: a log of a cluster's job stays readable.
+        with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < self.workers:
+                        spent = time.monotonic() - start
+                        if minutes is not None and spent + seconds.get(waiting[0].kind, 0.0) >= minutes * 60:
+                            outcome.left, waiting = waiting, []
+                            break
+                        cell = waiting.pop(0)
+                        running[pool.submit(self._run_cell, cell, places)] = cell
+                    ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        cell = running.pop(future)
+                        self._note(cell, future, outcome, results)
+                        seconds = measured_seconds(self.cells, results)
+                        bar.update()
+            except BaseException:
+                self.processes.stop()
+                raise
+        return outcome
+
+    def places(self) -> list[Place]:
+        """One for each worker: a GPU each in turn, or a share of the cores."""
+        if self.experiment.device == "cuda":
+            gpus = visible_gpus()
+            return [Place(gpu=gpus[worker % len(gpus)] if len(gpus) > 1 else "") for worker in range(self.workers)]
+        cores = available_cores()
+        if self.workers == 1:
+            return [Place(threads=limited(len(cores)))]
+        share = max(1, len(cores) // self.workers)
+        numbers = [[cores[(worker * share + i) % len(cores)] for i in range(share)] for worker in range(self.workers)]
+        return [Place(limited(share), tuple(own)) for own in numbers]
+
+    def _run_cell(self, cell: Cell, places: queue.SimpleQueue[Place]) -> Finished:
+        place = places.get()
+        try:
+            dataset = self.datasets[cell.dataset]
+            return run_cell(self.experiment, self.workspace, cell, dataset, self.splits_of(cell), self.processes, place)
+        finally:
+            places.put(place)
+
+    def splits_of(self, cell: Cell) -> dict[int, Split]:
+        """By fold, of the cell's labels and seed."""
+        drawn = self.splits[cell.dataset]
+        return {fold: drawn[key(cell.labels, cell.seed, fold)] for fold in (self.experiment.folds or (0,))}
+
+    def _note(self, cell: Cell, future: Future[Finished], outcome: Outcome, results: dict[str, Any]) -> None:
+        try:
+            finished = future.result()
+        except BenchmarkError as error:
+            outcome.failed[cell] = str(error)
+            tqdm.write(f"FAILED {cell.name}: {error}")
+            return
+        keep(self.workspace.results, {cell.name: finished})
+        results[cell.name] = finished[0]
+        outcome.done.append(cell)
+        tqdm.write(f"done   {cell.name}: Dice {finished[0]['foreground_mean']:.3f}, {finished[0]['seconds']:.0f} s")
+
+    def _keep_finished(self) -> None:
+        """Adds to the kept results what a killed runner had finished but not added."""
+        kept = read_kept(self.workspace.results)
+        found: dict[str, Finished] = {}
+        for cell in self.cells:
+            folder = self.workspace.cell(cell)
+            if cell.name not in kept and (folder / RESULT).is_file():
+                found[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
+        keep(self.workspace.results, found)
+
+
+def available_cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def limited(threads: int) -> int:
+    """So many threads, or fewer where OMP_NUM_THREADS asks for that."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
+
+
+def visible_gpus() -> list[str]:
+    """Identifiers for CUDA_VISIBLE_DEVICES.
+
+    Raises:
+        BenchmarkError: when there is none.
+    """
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    if named:
+        return named
+    import torch
+
+    if not torch.cuda.is_available():
+        raise BenchmarkError('device is cuda, but PyTorch sees no GPU here; set "device": "cpu" or -device cpu')
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+def estimate(cells: Sequence[Cell], results: Mapping[str, Any]) -> tuple[float, list[tuple[str, str]]]:
+    """Seconds that the cells which are not done will take one after another, and the kinds never measured."""
+    seconds = measured_seconds(cells, results)
+    waiting = [cell for cell in cells if cell.name not in results]
+    unknown = sorted({cell.kind for cell in waiting if cell.kind not in seconds})
+    return sum(seconds.get(cell.kind, 0.0) for cell in waiting), unknown

@@ -1,0 +1,125 @@
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.benchmark.cells import read_results
+from nnunetv2_swinfuse.benchmark.comparability import check_rows, reasons_against
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.table import read_rows
+
+from .tables import fill, make_experiment, noisy
+
+COMMAND = ["swinfuse_benchmark", "made.json"]
+SAW = {"sha256": "e" * 64, "saw": ["Dataset901_Made/case_001"], "recipe": "swinfuse", "seconds": 1.0}
+
+
+def reasons(tmp_path, changes=None, skip=(), **entries):
+    experiment = make_experiment(**entries)
+    workspace, cells = fill(experiment, tmp_path, noisy, changes, skip)
+    arms = [[cell for cell in cells if cell.arm == arm] for arm in ("resenc_m", "nnunet")]
+    return reasons_against(*arms, read_results(workspace, cells), experiment, COMMAND)
+
+
+def test_what_is_the_same_may_be_compared(tmp_path):
+    assert reasons(tmp_path) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split_sha256": "x"}, "other training or test cases"),
+        ({"labels_sha256": "x"}, "other reference labels"),
+        ({"images_sha256": "x"}, "other test images"),
+        ({"mirroring": False}, "other test-time augmentation (false, true)"),
+        ({"tolerance_mm": 2.0}, "another tolerance"),
+        ({"length": {"epochs": 2}}, "another length of training"),
+        ({"settings": {"initial_lr": 1}}, "other settings"),
+        (
+            {"checkpoint": "checkpoint_best.pth"},
+            "resenc_m: evaluated checkpoint_best.pth, expected checkpoint_final.pth",
+        ),
+        ({"versions": {"torch": "2.4"}}, "other versions"),
+    ],
+)
+def test_refusals(tmp_path, change, message):
+    found = reasons(tmp_path, lambda cell: change if cell.arm == "resenc_m" else {})
+    assert any(message in reason for reason in found), found
+
+
+def test_two_machines_with_different_plans(tmp_path):
+    def changes(cell):
+        return {"plans_sha256": "q" * 64, "machine": "there"} if (cell.arm, cell.seed) == ("resenc_m", 2) else {}
+
+    (reason,) = reasons(tmp_path, changes)
+    assert reason == "resenc_m: its runs have different plans (pppppppp..., qqqqqqqq...; made on here and there)"
+
+
+def test_two_machines_with_different_versions(tmp_path):
+    found = reasons(tmp_path, lambda cell: {"versions": {"torch": "2.4"}} if cell.seed == 2 else {})
+    assert {reason.split(":")[0] for reason in found} == {"resenc_m", "nnunet"}
+    assert all("different versions" in reason for reason in found)
+
+
+def test_runs_with_different_encoders(tmp_path):
+    found = reasons(tmp_path, lambda cell: {"encoder": {**SAW, "saw": [], "sha256": str(cell.seed)}})
+    assert "resenc_m: its runs began with different encoders" in found
+
+
+def test_test_cases_that_pretraining_saw(tmp_path):
+    changes = lambda cell: {"encoder": SAW if cell.arm == "resenc_m" else None}  # noqa: E731
+    (reason,) = reasons(tmp_path / "inductive", changes)
+    assert "its pretraining saw 1 test cases (Dataset901_Made/case_001...)" in reason
+    assert '"transductive": true' in reason
+    assert reasons(tmp_path / "transductive", changes, transductive=True) == ()
+
+
+def test_the_twin_from_scratch_saw_nothing(tmp_path):
+    assert reasons(tmp_path, lambda cell: {"encoder": SAW, "arm": {"trainer": "nnUNetTrainerSwinFUSEScratch"}}) == ()
+
+
+def test_an_unfinished_cell_comes_with_the_command_that_finishes_it(tmp_path):
+    name = "nnunet__Dataset901_Made__3_labels__seed_1__fold_0"
+    (reason,) = reasons(tmp_path, skip=(name,))
+    assert reason == f"{name} not finished; finish with: swinfuse_benchmark made.json --cell {name}"
+
+
+def test_missing_folds(tmp_path):
+    name = "resenc_m__Dataset901_Made__3_labels__seed_0__fold_4"
+    (reason,) = reasons(tmp_path, skip=(name,), folds=[0, 1, 2, 3, 4], test_cases=None, seeds=[0])
+    assert name in reason
+
+
+def test_rows_of_other_cases_than_the_splits(tmp_path):
+    experiment = make_experiment()
+    workspace, cells = fill(experiment, tmp_path, noisy)
+    rows = read_rows(workspace.results)
+    check_rows(rows, cells, workspace.results)
+    gone = rows["case"].iloc[0]
+    less = rows[(rows["case"] != gone) | (rows["cell"] != cells[0].name)]
+    with pytest.raises(
+        BenchmarkError, match=f"{cells[0].name}: the table has 9 cases, its split .* 10; differing: {gone}"
+    ):
+        check_rows(less, cells, workspace.results)
+    (workspace.results / "splits.json").unlink()
+    with pytest.raises(BenchmarkError, match="kept and committed with the per-case table"):
+        check_rows(rows, cells, workspace.results)
+
+
+def test_a_table_without_the_rows_of_a_listed_cell(tmp_path):
+    workspace, _ = fill(make_experiment(), tmp_path, noisy)
+    table = workspace.results / "cases.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines[:41]) + "\n")
+    with pytest.raises(BenchmarkError, match=r"no rows of .* take both from one commit"):
+        read_rows(workspace.results)
+
+
+def test_results_of_the_next_sitting_are_added(tmp_path):
+    experiment = make_experiment()
+    late = "resenc_m__Dataset901_Made__3_labels__seed_2__fold_0"
+    workspace, _ = fill(experiment, tmp_path, noisy, skip=(late,))
+    before = read_rows(workspace.results)
+    fill(experiment, tmp_path, noisy)
+    after = read_rows(workspace.results)
+    assert len(after) == len(before) * 6 // 5
+    old = after[after["cell"] != late].reset_index(drop=True)
+    np.testing.assert_array_equal(old["value"], before["value"])

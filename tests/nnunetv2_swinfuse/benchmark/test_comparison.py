@@ -1,0 +1,174 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from nnunetv2_swinfuse.benchmark.comparison import (
+    absent_classes,
+    case_scores,
+    compare,
+    emptiness_counts,
+    foreground_means,
+    holm,
+    mean_ranks,
+    sentence,
+)
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.table import read_rows
+
+from .tables import DATASET, fill, make_experiment, noisy
+
+ARMS = ("nnunet", "resenc_m")
+
+
+def compared(tmp_path, values, metric="Dice", **changes):
+    experiment = make_experiment(**changes)
+    workspace, _ = fill(experiment, tmp_path, values)
+    scores = case_scores(read_rows(workspace.results), DATASET, "3", metric, ARMS)
+    (found,) = compare([(scores, "resenc_m", "nnunet")], "nnunet")
+    return found, scores
+
+
+def test_a_known_shift_is_better_and_the_other_way_round_worse(tmp_path):
+    found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.1))
+    assert found.estimate.mean == pytest.approx(0.1, abs=0.02)
+    assert found.verdict == "better"
+    (other,) = compare([(scores, "nnunet", "resenc_m")], "nnunet")
+    assert other.verdict == "worse"
+    assert other.estimate.mean == -found.estimate.mean
+    assert "worse" in sentence(other)
+
+
+def test_of_a_distance_less_is_better(tmp_path):
+    found, _ = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.1), metric="HD95")
+    assert found.estimate.mean < 0
+    assert found.verdict == "better"
+
+
+def test_figures_agree_with_scipy_on_what_was_written(tmp_path):
+    found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.01))
+    by_case = scores.case_means("resenc_m") - scores.case_means("nnunet")
+    assert found.wilcoxon == pytest.approx(stats.wilcoxon(by_case, zero_method="pratt").pvalue)
+    assert found.noise == pytest.approx(np.std(scores.run_means("nnunet"), ddof=1))
+    assert scores.of("nnunet")[0].shape == (3, 10)
+
+
+def test_no_difference_is_not_shown_and_says_how_many_runs_it_would_take(tmp_path):
+    def values(cell, cases):
+        return noisy(cell, cases, run=0.0) + (0.0, 0.03, -0.01)[cell.seed] * (cell.arm == "resenc_m")
+
+    found, _ = compared(tmp_path, values)
+    assert found.verdict == "not shown"
+    assert found.needed > 3
+    assert f"would take {found.needed} runs of each arm, {found.needed - 3} more" in sentence(found)
+
+
+def test_ties_everywhere(tmp_path):
+    found, _ = compared(tmp_path, lambda cell, cases: np.full(len(cases), 0.5))
+    assert (found.verdict, found.wilcoxon, found.p, found.effect) == ("not shown", 1.0, 1.0, 0.0)
+    assert "do not differ at all" in sentence(found)
+
+
+def test_one_lucky_run_proves_nothing(tmp_path):
+    def values(cell, cases):
+        lucky = cell.arm == "resenc_m" and cell.seed == 1
+        return noisy(cell, cases, run=0.001, rest=0.001) + (0.1 if lucky else 0.0)
+
+    found, _ = compared(tmp_path, values)
+    assert found.estimate.mean == pytest.approx(0.033, abs=0.01)
+    assert found.wilcoxon < 0.01
+    assert found.verdict == "not shown"
+
+
+def test_two_runs_are_too_few_for_a_verdict(tmp_path):
+    found, _ = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.3), seeds=[0, 1])
+    assert found.verdict == "not shown"
+    assert "fewer than 3" in sentence(found)
+
+
+def test_few_test_cases_cannot_reach_significance(tmp_path):
+    found, _ = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.3), test_cases=4)
+    assert found.verdict == "not shown"
+    assert "4 test cases" in sentence(found)
+
+
+def test_folds_are_put_together(tmp_path):
+    experiment = make_experiment(folds=[0, 1, 2, 3, 4], test_cases=None, seeds=[0])
+    workspace, _ = fill(experiment, tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.1))
+    scores = case_scores(read_rows(workspace.results), DATASET, "3", "Dice", ARMS)
+    assert [fold.shape for fold in scores.folds] == [(2, 1, 6)] * 5
+    (found,) = compare([(scores, "resenc_m", "nnunet")], "nnunet")
+    assert found.verdict == "better"
+    assert np.isnan(found.noise)
+
+
+def test_holm_by_hand():
+    # Sorted 0.01, 0.02, 0.04 times 3, 2, 1; never below the one before.
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+
+
+def test_a_family_is_stricter_than_one_comparison(tmp_path):
+    found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.03))
+    family = compare([(scores, "resenc_m", "nnunet")] * 8, "nnunet")
+    assert family[0].p == pytest.approx(min(1.0, 8 * found.p))
+    assert family[0].wilcoxon == found.wilcoxon
+
+
+def test_ranks(tmp_path):
+    _, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.3))
+    ranks = mean_ranks(scores)
+    assert ranks["nnunet"] == pytest.approx((2.0, 2.0, 2.0))
+    assert ranks["resenc_m"] == pytest.approx((1.0, 1.0, 1.0))
+
+
+def with_empties(tmp_path, empty):
+    experiment = make_experiment(test_cases=7)
+    workspace, _ = fill(experiment, tmp_path, lambda cell, cases: np.full(len(cases), 0.8), empty=empty)
+    return read_rows(workspace.results)
+
+
+def test_a_class_that_nobody_has_is_left_out_of_its_case(tmp_path):
+    rows = with_empties(
+        tmp_path, lambda cell: {(case, "core"): "both" for case in [f"case_{i:03d}" for i in range(30)]}
+    )
+    scores = case_scores(rows, DATASET, "3", "Dice", ARMS)
+    assert np.unique(scores.folds[0]) == pytest.approx([0.8])
+    assert absent_classes(rows) == [f"core in {DATASET}"]
+
+
+def test_all_empty_classes_are_an_error(tmp_path):
+    names = [(f"case_{i:03d}", name) for i in range(30) for name in ("core", "shell")]
+    rows = with_empties(tmp_path, lambda cell: dict.fromkeys(names, "both"))
+    with pytest.raises(BenchmarkError, match="no test case has any class"):
+        case_scores(rows, DATASET, "3", "Dice", ARMS)
+
+
+def test_an_invented_class_costs_the_arm_that_invents_it(tmp_path):
+    def empty(cell):
+        verdict = "invented" if cell.arm == "resenc_m" else "both"
+        return {(f"case_{i:03d}", "core"): verdict for i in range(30)}
+
+    rows = with_empties(tmp_path, empty)
+    scores = case_scores(rows, DATASET, "3", "Dice", ARMS)
+    # Rightly absent is 1, invented 0, the other class 0.8.
+    assert scores.case_means("nnunet") == pytest.approx([0.9] * 7)
+    assert scores.case_means("resenc_m") == pytest.approx([0.4] * 7)
+    counts = emptiness_counts(rows).set_index(["arm", "class"])
+    assert counts.loc[("resenc_m", "core"), "invented"] == 21
+    assert counts.loc[("nnunet", "core"), "both"] == 21
+    assert counts.loc[("nnunet", "shell"), "present"] == 21
+
+
+def test_means_leave_out_what_nnunet_leaves_out(tmp_path):
+    rows = with_empties(tmp_path, lambda cell: {(f"case_{i:03d}", "core"): "both" for i in range(0, 30, 2)})
+    means = foreground_means(rows)
+    assert means[means["metric"] == "Dice"]["value"].to_numpy() == pytest.approx([0.8] * 6)
+
+
+def test_a_missing_value_is_named(tmp_path):
+    experiment = make_experiment()
+    workspace, cells = fill(experiment, tmp_path, noisy)
+    rows = read_rows(workspace.results)
+    case = rows["case"].iloc[0]
+    rows = rows.drop(rows[(rows["cell"] == cells[0].name) & (rows["case"] == case)].index)
+    with pytest.raises(BenchmarkError, match=f"case {case}.*has 5 values of Dice, expected 6"):
+        case_scores(rows, DATASET, "3", "Dice", ARMS)

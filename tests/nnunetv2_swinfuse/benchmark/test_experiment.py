@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS, resolve_arm
+from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.benchmark.experiment import from_dict, load_experiment
+from pretraining.preset_files import recipe_names
+
+from .tables import make_experiment
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": ["nnunet", "resenc"]}, "no arm 'resenc'; there are nnunet, resenc_m"),
+        ({"arms": [{"name": "mine", "lr": 1}]}, "unknown fields lr; an arm has name, trainer"),
+        ({"arms": [{"trainer": "nnUNetTrainer"}]}, "'name' is missing"),
+        ({"arms": [{"name": "a__b"}]}, "single underscores"),
+        ({"arms": [{"name": "mine", "planner": "Mine"}]}, "no planner 'Mine'; there are ExperimentPlanner"),
+        ({"arms": [{"name": "mine", "like": "swinfuse", "encoder": "/none.pth"}]}, "/none.pth: no such encoder"),
+        ({"arms": ["nnunet", "nnunet"]}, "arms names something twice"),
+        ({"arms": ["nnunet", "swinfuse"]}, "arms swinfuse need a pretrained encoder: give 'pretraining'"),
+        ({"colour": "red"}, "no field colour; there are name, datasets, arms"),
+        ({"length": {"epoch": 1}}, "length has no field epoch; there are epochs, iterations"),
+        ({"length": {"epochs": 0}}, "length.epochs is 0; expected a whole number above 0"),
+        ({"plans": {"spacing": [1, 1, 1]}}, "plans has no field spacing; there are patch_size"),
+        ({"folds": [0]}, "either 'folds'"),
+        ({"folds": [5], "test_cases": None}, "nnU-Net's cross-validation has 0 to 4"),
+        ({"test_cases": 1}, "1 case\\(s\\)"),
+        ({"labels": [0]}, 'labels is 0; expected numbers of cases, or "all"'),
+        ({"labels": []}, "labels is empty"),
+        ({"seeds": [-1]}, "-1 is no number"),
+        ({"device": "tpu"}, "expected 'cpu' or 'cuda'"),
+        ({"configuration": "2d"}, "3D network"),
+        ({"comparisons": [["nnunet", "swinfuse"]]}, "'swinfuse' is no arm of this experiment; it has nnunet, resenc_m"),
+        ({"baseline": "scratch"}, "'scratch' is no arm"),
+        ({"pretraining": {"collections": ["CTMR"]}}, "'steps' or as 'minutes'"),
+        ({"pretraining": {"collections": ["CTMR"], "steps": 1, "minutes": 1}}, "one of the two"),
+        ({"pretraining": {"collections": [], "steps": 1}}, "collections is empty"),
+        ({"datasets": 501}, "wrong kind"),
+    ],
+)
+def test_bad_experiments_say_what_exists(changes, message):
+    with pytest.raises(BenchmarkError, match=message):
+        make_experiment(**changes)
+
+
+def test_an_experiment_survives_its_json(tmp_path):
+    pretraining = {"collections": ["CTMR", 501], "minutes": 2.5, "settings": {"learning_rate": 2e-3}}
+    experiment = make_experiment(arms=["nnunet", "swinfuse", "scratch"], pretraining=pretraining)
+    path = tmp_path / "made.json"
+    path.write_text(json.dumps(experiment.to_dict()))
+    assert load_experiment(path) == experiment
+
+
+def test_the_file_names_the_experiment(tmp_path):
+    path = tmp_path / "few_labels.json"
+    path.write_text('{"datasets": [1], "arms": ["nnunet"], "test_cases": 3}')
+    assert load_experiment(path).name == "few_labels"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "not JSON"), ("[]", "holds a list"), ("{}", "datasets, arms missing")]
+)
+def test_files_that_are_no_experiment_are_named(tmp_path, text, message):
+    path = tmp_path / "bad.json"
+    path.write_text(text)
+    with pytest.raises(BenchmarkError, match=f"bad.json: .*{message}"):
+        load_experiment(path)
+
+
+def test_all_pairs_are_compared_where_none_are_declared():
+    assert make_experiment().comparisons == (("resenc_m", "nnunet"),)
+    assert make_experiment().baseline == "nnunet"
+
+
+def test_known_arms_are_described_and_their_recipes_exist():
+    assert set(ARMS) == set(DESCRIPTIONS)
+    assert {arm.recipe for arm in ARMS.values() if arm.recipe} <= set(recipe_names())
+
+
+def test_the_twin_differs_in_its_trainer_alone():
+    twin, pretrained = ARMS["scratch"].to_dict(), ARMS["swinfuse"].to_dict()
+    assert {name for name in twin if twin[name] != pretrained[name]} == {"name", "trainer"}
+    assert ARMS["swinfuse"].pretrained
+    assert not ARMS["scratch"].pretrained
+
+
+def test_an_encoder_file_takes_the_place_of_the_recipe(tmp_path):
+    file = tmp_path / "encoder.pth"
+    file.touch()
+    arm = resolve_arm({"name": "mine", "like": "swinfuse", "encoder": str(file)})
+    assert (arm.recipe, arm.trainer, arm.encoder) == ("", "nnUNetTrainerSwinFUSE", str(file))
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks" / "experiments").glob("*.json")), ids=lambda path: path.stem
+)
+def test_experiments_of_this_repository_can_be_read(path):
+    assert load_experiment(path).comparisons
+
+
+def test_values_of_from_dict_are_not_changed():
+    values = {"name": "made", "datasets": [1], "arms": ["nnunet"], "test_cases": 3}
+    before = json.dumps(values)
+    from_dict(values)
+    assert json.dumps(values) == before
