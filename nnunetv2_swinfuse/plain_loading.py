@@ -61,8 +61,11 @@ def load_plain(path: Path | IO[bytes], name: str | None = None, mmap: bool = Fal
         with numpy_numbers():
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
+        # torch's message is a page; its reason is one line.
+        reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error" in line), "")
+        reason = reason.strip().removeprefix("WeightsUnpickler error: ") or "no pickle of tensors"
         raise PlainFileError(
-            f"{name}: needs code execution to be read, or is damaged, and was refused ({_first_line(error)}). Get it "
+            f"{name}: damaged, or needs code execution to be read, and was refused ({reason}). Get it "
             "again from its source; open it with torch.load(weights_only=False) only if you would run any program of "
             "its author's"
         ) from error

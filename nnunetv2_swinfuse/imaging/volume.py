@@ -13,7 +13,8 @@ from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason
 from nnunetv2_swinfuse.imaging.nifti import scan_nifti
 
-ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd", ".gipl")
+# Not .gipl, which nnU-Net also reads: ITK takes a truncated GIPL file for a whole one.
+ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 # Compression that zlib cannot reach: 1032 to 1. A header that announces more than that is damaged or an attack.
 HIGHEST_RATIO = 1100
 # Beyond this a float32 standard deviation, nnU-Net's, can overflow. The largest MR intensities are about 1e6.

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.inference.training_images import RECORD
 
 SHAPE, SPACING = (20, 24, 28), (3.0, 2.0, 1.5)
@@ -109,3 +112,81 @@ def ct_model(tmp_path: Path) -> Path:
 @pytest.fixture
 def mr_model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "mr_model", ("MR",))
+
+
+PATCH = (16, 16, 16)
+TRAINER = "nnUNetTrainerSwinFUSE"
+
+
+def write_whole_model(
+    results: Path,
+    domain: str = "CT",
+    folds: tuple[str, ...] = ("fold_0",),
+    dataset: str = "Dataset900_Made",
+    seed: int = 0,
+) -> Path:
+    """A model that stock nnU-Net runs: a tiny network with random weights, as our trainer would have left it."""
+    folder = write_model(results / dataset / f"{TRAINER}__nnUNetPlans__3d_fullres", (domain,))
+    settings = EncoderSettings(
+        feature_size=12, depths=(1,), num_heads=(2,), window_size=3, domain_invariance={"layers": 1, "max_tokens": 16}
+    )
+    strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
+    architecture = plans_architecture(strides, settings, kernel_sizes=[[3, 3, 3]] * 3)
+    resampling = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
+    block = {
+        "data_identifier": "nnUNetPlans_3d_fullres",
+        "preprocessor_name": "DefaultPreprocessor",
+        "batch_size": 2,
+        "patch_size": list(PATCH),
+        "spacing": list(SPACING),
+        "normalization_schemes": ["CTNormalization" if domain == "CT" else "ZScoreNormalization"],
+        "use_mask_for_norm": [False],
+        **{f"resampling_fn_{what}": "resample_data_or_seg_to_shape" for what in ("data", "seg", "probabilities")},
+        **{f"resampling_fn_{what}_kwargs": resampling for what in ("data", "probabilities")},
+        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True},
+        "architecture": architecture,
+        "batch_dice": False,
+        "swinfuse": {"plugin": "0.1.0", "encoder": "/home/alice/encoder.pth", "encoder_sha256": "0" * 64},
+    }
+    statistics = json.loads((folder / "dataset_fingerprint.json").read_text())
+    intensities = statistics["foreground_intensity_properties_per_channel"]
+    for channel in intensities.values():
+        channel.update(mean=20.0, std=80.0)
+    plans = {
+        "dataset_name": dataset,
+        "plans_name": "nnUNetPlans",
+        "image_reader_writer": "SimpleITKIO",
+        "label_manager": "LabelManager",
+        "transpose_forward": [0, 1, 2],
+        "transpose_backward": [0, 1, 2],
+        "foreground_intensity_properties_per_channel": intensities,
+        "configurations": {"3d_fullres": block},
+    }
+    (folder / "plans.json").write_text(json.dumps(plans))
+    files = {"file list": ["imagesTr/Doe_John_0000.nii.gz"]}
+    content = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**content, "dataset": files, "licence": "CC0"}))
+    for number, fold in enumerate(folds):
+        torch.manual_seed(seed + number)
+        network = build_network(architecture, 1, 2)
+        # Random logits near zero would make one class win everywhere.
+        with torch.no_grad():
+            for head in network.decoder.seg_layers:
+                head.weight.mul_(20)
+        checkpoint = {
+            "network_weights": network.state_dict(),
+            "optimizer_state": {"state": {0: torch.zeros(1000)}},
+            "logging": {"train_losses": [np.float64(0.5)], "epoch_start_timestamps": [1.0]},
+            "current_epoch": 7,
+            "init_args": {"configuration": "3d_fullres", "fold": number, "device": torch.device("cpu")},
+            "trainer_name": "nnUNetTrainer",
+            "inference_allowed_mirroring_axes": (0, 1),
+            "swinfuse": {"trainer": TRAINER, "encoder": "/home/alice/encoder.pth", "collection": {"name": "Made"}},
+        }
+        (folder / fold / "validation").mkdir(parents=True)
+        torch.save(checkpoint, folder / fold / "checkpoint_final.pth")
+        metrics = {"Dice": 0.875 + 0.05 * number, "IoU": 0.8}
+        case = {"metrics": {"1": metrics}, "prediction_file": "/data/Doe_John.nii.gz"}
+        summary = {"foreground_mean": metrics, "mean": {"1": metrics}, "metric_per_case": [case]}
+        (folder / fold / "validation" / "summary.json").write_text(json.dumps(summary))
+    return folder
