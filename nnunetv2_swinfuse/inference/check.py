@@ -61,11 +61,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
 
 
-def add_accept_argument(parser: argparse.ArgumentParser) -> None:
-    """`--accept`: refusals that are to be warnings."""
+def add_accept_argument(parser: argparse._ActionsContainer, *more: str) -> None:
+    """`--accept`: refusals that are to be warnings; `more` are checks that only this command makes."""
     parser.add_argument(
-        "--accept", nargs="+", default=[], choices=ACCEPTABLE, metavar="CHECK",
-        help=f"make warnings of these checks' refusals, and record it: {', '.join(ACCEPTABLE)}",
+        "--accept", nargs="+", default=[], choices=[*ACCEPTABLE, *more], metavar="CHECK",
+        help=f"make warnings of these checks' refusals, and record it: {', '.join([*ACCEPTABLE, *more])}",
     )  # fmt: skip
 
 
