@@ -45,6 +45,10 @@ class PlainFileError(InputError):
     """A file that is damaged, or that could run code and was refused; the message names it and what to do."""
 
 
+class UnsafeFileError(PlainFileError):
+    """A file whose pickle needs code execution, or is none."""
+
+
 def load_plain(path: Path | IO[bytes], name: str | None = None, mmap: bool = False) -> dict[str, Any]:
     """A dictionary of tensors (on the CPU) and plain values.
 
@@ -64,7 +68,7 @@ def load_plain(path: Path | IO[bytes], name: str | None = None, mmap: bool = Fal
         # torch's message is a page; its reason is one line.
         reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error" in line), "")
         reason = reason.strip().removeprefix("WeightsUnpickler error: ") or "no pickle of tensors"
-        raise PlainFileError(
+        raise UnsafeFileError(
             f"{name}: damaged, or needs code execution to be read, and was refused ({reason}). Get it "
             "again from its source; open it with torch.load(weights_only=False) only if you would run any program of "
             "its author's"
@@ -85,6 +89,19 @@ def numpy_numbers() -> AbstractContextManager[None]:
     kinds = [type(np.dtype(kind)) for kind in ("f8", "f4", "f2", "i8", "i4", "?")]
     allowed: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
     return torch.serialization.safe_globals(allowed)
+
+
+def plain_values(content: Any) -> Any:
+    """The same with numpy's numbers and arrays as Python's, all the way down: what any `weights_only=True` reads."""
+    if isinstance(content, np.generic):
+        return content.item()
+    if isinstance(content, np.ndarray):
+        return content.tolist()
+    if isinstance(content, dict):
+        return type(content)((key, plain_values(value)) for key, value in content.items())
+    if type(content) in (list, tuple):
+        return type(content)(plain_values(value) for value in content)
+    return content
 
 
 def inspect_checkpoint(file: IO[bytes], name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically, save_encoder
+from nnunetv2_swinfuse.plain_loading import PlainFileError, load_plain
 from pretraining.configuration import Configuration
 from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
@@ -88,15 +88,16 @@ def load_checkpoint(path: Path) -> TrainingState:
     if not path.is_file():
         raise InputError(f"{path}: no checkpoint to go on from. Start the run without --c.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        content = load_plain(path)
+    except PlainFileError as error:
         raise InputError(
-            f"{path}: corrupted checkpoint ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"{path}: corrupted checkpoint ({str(error).removeprefix(f'{path}: ')}). "
             "Restore it from a copy, or delete it and start the run again without --c."
         ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: not a checkpoint of swinfuse_pretrain (found {found!r}, expected {FORMAT!r})")
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{path}: not a checkpoint of swinfuse_pretrain (found {content.get('format')!r}, expected {FORMAT!r})"
+        )
     if content["format_version"] > FORMAT_VERSION:
         raise InputError(
             f"{path}: checkpoint format {content['format_version']}, this installation reads up to {FORMAT_VERSION}. "

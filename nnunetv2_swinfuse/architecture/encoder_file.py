@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse import plain_loading
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 
@@ -165,25 +165,20 @@ def load_plain(path: Path) -> dict[str, Any]:
         EncoderFileError: saying what is wrong with the file and what to do.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        return plain_loading.load_plain(path)
+    except plain_loading.UnsafeFileError as error:
         raise EncoderFileError(
             f"{path}: needs code execution to be read, or is corrupted, and was refused "
-            f"({str(error).splitlines()[0]}). "
+            f"({error.__cause__ and str(error.__cause__).splitlines()[0]}). "
             'If you trust its origin, convert it: python -c "import torch; '
             f"state = torch.load('{path}', map_location='cpu', weights_only=False); "
             "torch.save(state.get('state_dict', state), 'tensors.pth')\" and use tensors.pth."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except plain_loading.PlainFileError as error:
         raise EncoderFileError(
-            f"{path}: corrupted or not a PyTorch file ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "Copy it again from its source or pretrain anew."
+            f"{error}. It is corrupted: copy it again from its source or pretrain anew; expected a dictionary with "
+            f"'format' {FORMAT!r}."
         ) from error
-    if not isinstance(content, dict):
-        raise EncoderFileError(
-            f"{path}: holds a {type(content).__name__}, expected a dictionary with 'format' {FORMAT!r}"
-        )
-    return content
 
 
 def _checked_weights(weights: Any) -> dict[str, Tensor]:

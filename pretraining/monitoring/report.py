@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder import Backbone
+from nnunetv2_swinfuse.plain_loading import load_plain
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
 from pretraining.errors import InputError
@@ -188,7 +189,7 @@ def _seconds(folder: Path) -> float | None:
     if not path.is_file():
         return None
     # Mapped: the tensors are not read.
-    return float(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["seconds"])
+    return float(load_plain(path, mmap=True)["seconds"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
