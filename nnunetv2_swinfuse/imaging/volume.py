@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason
 from nnunetv2_swinfuse.imaging.nifti import scan_nifti
+from nnunetv2_swinfuse.imaging.text_header import TextHeaderError, count_voxel_bytes, parse_text_header
 
 # Not .gipl, which nnU-Net also reads: ITK takes a truncated GIPL file for a whole one.
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -19,7 +19,6 @@ ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 HIGHEST_RATIO = 1100
 # Beyond this a float32 standard deviation, nnU-Net's, can overflow. The largest MR intensities are about 1e6.
 LARGEST_INTENSITY = 1e9
-_TEXT_HEADER = 1 << 16
 
 
 class VolumeError(InputError):
@@ -76,8 +75,13 @@ def read_volume(path: Path) -> VoxelVolume:
         size = path.stat().st_size
         if size == 0:
             raise VolumeError(path, "readable", "empty, 0 bytes", "export or copy it again")
-        _check_attached(path, ending)
+        if ending in (".mha", ".nrrd"):
+            # Before ITK opens whatever file it names.
+            with path.open("rb") as file:
+                parse_text_header(file.read(1 << 16), ending)
         scanned = scan_nifti(path)
+    except TextHeaderError as error:
+        raise VolumeError(path, "readable", str(error), "save it again, as one file") from error
     except VolumeError:
         raise
     except InputError as error:
@@ -101,10 +105,10 @@ def read_volume(path: Path) -> VoxelVolume:
         raise VolumeError(
             path, "finite", f"{scanned.broken} voxel(s) are NaN or infinite", "export it again without them"
         )
-    return _read_with_itk(path, size)
+    return _read_with_itk(path, size, ending)
 
 
-def _read_with_itk(path: Path, size: int) -> VoxelVolume:
+def _read_with_itk(path: Path, size: int, ending: str) -> VoxelVolume:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -125,7 +129,19 @@ def _read_with_itk(path: Path, size: int) -> VoxelVolume:
                 path, "readable", f"its header announces {announced} voxels, which {size} bytes cannot hold",
                 "export or copy it again",
             )  # fmt: skip
+        if ending in (".mha", ".nrrd"):
+            length = announced * sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
+            counted = count_voxel_bytes(path, ending, length)
+            if counted != length:
+                raise VolumeError(
+                    path,
+                    "readable",
+                    f"{counted} bytes of voxels, its header announces {length}",
+                    "export or copy it again",
+                )
         image = reader.Execute()
+    except TextHeaderError as error:
+        raise VolumeError(path, "readable", str(error), "save it again, as one file") from error
     except RuntimeError as error:
         raise VolumeError(
             path, "readable", f"cannot be read ({itk_reason(error)})", "export or copy it again"
@@ -147,23 +163,3 @@ def _read_with_itk(path: Path, size: int) -> VoxelVolume:
     integer = bool(np.issubdtype(array.dtype, np.integer)) or bool((voxels == np.rint(voxels)).all())
     grid = Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
     return VoxelVolume(path, voxels, grid, integer)
-
-
-def _check_attached(path: Path, ending: str) -> None:
-    """MetaImage and NRRD headers may name other files, which would be read in place of what was given."""
-    if ending not in (".mha", ".nrrd"):
-        return
-    with path.open("rb") as file:
-        header = file.read(_TEXT_HEADER)
-    if ending == ".mha":
-        line = re.search(rb"^[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*)", header, re.MULTILINE | re.IGNORECASE)
-        named = b"nowhere" if line is None else line.group(1).strip()
-        where = None if named == b"LOCAL" else named
-    else:
-        line = re.search(rb"^data ?file:[ \t]*([^\r\n]*)", header.split(b"\n\n")[0], re.MULTILINE | re.IGNORECASE)
-        where = None if line is None else line.group(1)
-    if where is not None:
-        raise VolumeError(
-            path, "readable", f"its voxels are said to be in another file ({where[:80].decode(errors='replace')!r})",
-            "save it as one file",
-        )  # fmt: skip

@@ -151,3 +151,17 @@ def test_impossible_headers_are_no_crash(tmp_path, offset, value):
     with pytest.raises(HeaderError):
         parse_header(bytes(content))
     assert "damaged header" in refusal(path).reason
+
+
+@pytest.mark.parametrize(("ending", "sizes"), [(".mha", b"DimSize = %d 7 6"), (".nrrd", b"sizes: %d 7 6")])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("wrong", [7, 9])
+def test_a_text_header_of_another_size_than_its_voxels(tmp_path, ending, sizes, compress, wrong):
+    path = write(tmp_path / f"a{ending}", compress=compress)
+    content = path.read_bytes()
+    assert sizes % 8 in content
+    path.write_bytes(content.replace(sizes % 8, sizes % wrong))
+    if wrong == 7:
+        # ITK cuts the volume and shifts its rows.
+        assert sitk.ReadImage(str(path)).GetSize() == (7, 7, 6)
+    assert refusal(path).check == "readable"

@@ -114,7 +114,7 @@ def mr_model(tmp_path: Path) -> Path:
     return write_model(tmp_path / "mr_model", ("MR",))
 
 
-PATCH = (16, 16, 16)
+PATCH = (16, 24, 24)
 TRAINER = "nnUNetTrainerSwinFUSE"
 
 

@@ -74,7 +74,9 @@ def test_masks_are_those_of_stock_nnunet_bit_for_bit(model, images, tmp_path):
 
 
 def test_the_report_says_what_was_done_with_what(model, images, tmp_path):
-    run("-i", images / "case_1_0000.nii.gz", "-o", tmp_path / "out", "-m", model, "-f", 0, "--overlays")
+    run(
+        "-i", images / "case_1_0000.nii.gz", "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--overlays"
+    )
     report = report_of(tmp_path / "out")
     assert (report["format"], report["format_version"], report["finished"]) == ("swinfuse-report", 1, True)
     assert report["model"]["folds"] == ["0"]
@@ -101,7 +103,7 @@ def test_refused_and_failing_cases_do_not_stop_the_others(model, images, tmp_pat
         return original(result, predictor)
 
     monkeypatch.setattr(case_runner, "_preprocess", fails_for_one)
-    assert run("-i", images, "-o", tmp_path / "out", "-m", model, "-f", 0) == 4
+    assert run("-i", images, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
     assert statuses(tmp_path / "out") == {
         "case_0": "predicted", "case_1": "failed", "case_2": "predicted", "mr": "refused", "zero": "refused",
     }  # fmt: skip
@@ -113,28 +115,28 @@ def test_refused_and_failing_cases_do_not_stop_the_others(model, images, tmp_pat
 
 def test_existing_masks_are_kept_unless_asked_and_only_for_the_same_image_and_model(model, images, tmp_path):
     out = tmp_path / "out"
-    run("-i", images, "-o", out, "-m", model, "-f", 0)
+    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0)
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
     (out / "case_2.nii.gz").unlink()
-    run("-i", images, "-o", out, "-m", model, "-f", 0)
+    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0)
     assert statuses(out) == {"case_0": "kept", "case_1": "kept", "case_2": "predicted"}
     assert {n: (out / n).stat().st_mtime_ns for n in ("case_0.nii.gz", "case_1.nii.gz")} == {
         n: before[n] for n in ("case_0.nii.gz", "case_1.nii.gz")
     }
     write_image(images / "case_0_0000.nii.gz", ct_voxels(9))
     (out / "case_1.nii.gz").write_bytes(b"edited by hand")
-    assert run("-i", images, "-o", out, "-m", model, "-f", 0) == 4
+    assert run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0) == 4
     assert statuses(out) == {"case_0": "refused", "case_1": "kept", "case_2": "kept"}
     assert (out / "case_1.nii.gz").read_bytes() == b"edited by hand"
-    assert run("-i", images / "case_2_0000.nii.gz", "-o", out, "-m", model, "-f", 1) == 4
-    run("-i", images, "-o", out, "-m", model, "-f", 0, "--overwrite")
+    assert run("-i", images / "case_2_0000.nii.gz", "-o", out, "-m", model, "--disable_tta", "-f", 1) == 4
+    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0, "--overwrite")
     assert set(statuses(out).values()) == {"predicted"}
 
 
 def test_a_kill_between_record_and_mask_is_no_finished_case(model, images, tmp_path, monkeypatch):
     out = tmp_path / "out"
     image = images / "case_0_0000.nii.gz"
-    run("-i", image, "-o", out, "-m", model, "-f", 0)
+    run("-i", image, "-o", out, "-m", model, "--disable_tta", "-f", 0)
     write_image(image, ct_voxels(9))
     replace = os.replace
 
@@ -146,8 +148,23 @@ def test_a_kill_between_record_and_mask_is_no_finished_case(model, images, tmp_p
     with monkeypatch.context() as patch:
         patch.setattr("nnunetv2_swinfuse.inference.output_folder.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            main(["-i", str(image), "-o", str(out), "-m", str(model), "-f", "0", "-device", "cpu", "--overwrite"])
-    run("-i", image, "-o", out, "-m", model, "-f", 0)
+            main(
+                [
+                    "-i",
+                    str(image),
+                    "-o",
+                    str(out),
+                    "-m",
+                    str(model),
+                    "-f",
+                    "0",
+                    "-device",
+                    "cpu",
+                    "--overwrite",
+                    "--disable_tta",
+                ]
+            )
+    run("-i", image, "-o", out, "-m", model, "--disable_tta", "-f", 0)
     assert statuses(out) == {"case_0": "predicted"}
     assert not list(out.glob(".swinfuse/partial*"))
 
@@ -158,7 +175,7 @@ def test_two_processes_on_one_folder(model, images, tmp_path, capsys):
         assert run("-i", images, "-o", out, "-m", model) == 2
     assert f"process {os.getpid()}" in capsys.readouterr().err
     for part in (0, 1):
-        run("-i", images, "-o", out, "-m", model, "-f", 0, "-num_parts", 2, "-part_id", part)
+        run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0, "-num_parts", 2, "-part_id", part)
     assert len(list(out.glob("*.nii.gz"))) == 3
     assert {path.name for path in out.glob("report*.json")} == {"report_part0of2.json", "report_part1of2.json"}
 
@@ -189,18 +206,18 @@ def test_a_case_that_does_not_fit_the_gpu_is_predicted_on_the_cpu():
 def test_too_little_memory_is_said_before_it_starts(model, images, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction, "available_memory", lambda: 1000)
     image = images / "case_0_0000.nii.gz"
-    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "-f", 0) == 4
+    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
     (case,) = report_of(tmp_path / "out")["cases"]
     assert case["findings"][0]["check"] == "memory"
-    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "-f", 0, "--accept", "memory") == 3
+    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--accept", "memory") == 3
 
 
 def test_windows_and_mirrorings_are_counted(model):
     predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
     load_model(model, None, "checkpoint_final.pth", predictor)
-    # 20 x 24 x 28 voxels, patch 16, steps of 8: 2 x 2 x 3 windows; two mirrored axes; two folds.
+    # 20 x 24 x 28 voxels, patch 16 x 24 x 24, steps of 8, 12, 12: 2 x 1 x 2 windows; two mirrored axes; two folds.
     counted = estimate.estimate_case((20, 24, 28), (3.0, 2.0, 1.5), 1, predictor)
-    assert counted.passes == 2 * 2 * 3 * 4 * 2
+    assert counted.passes == 2 * 1 * 2 * 4 * 2
     assert counted.shape == (20, 24, 28)
     assert estimate.estimate_case((10, 24, 28), (6.0, 2.0, 1.5), 1, predictor).shape == (20, 24, 28)
     assert estimate.seconds_a_pass(predictor, 1) > 0
