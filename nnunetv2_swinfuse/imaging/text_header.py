@@ -26,10 +26,12 @@ class Attached:
     Attributes:
         offset: their first byte.
         compressed: whether they are a zlib or gzip stream.
+        stream: bytes of the stream, in the header's words; None where it does not say.
     """
 
     offset: int
     compressed: bool
+    stream: int | None = None
 
 
 def parse_text_header(content: bytes, ending: str) -> Attached:
@@ -56,6 +58,10 @@ def count_voxel_bytes(path: Path, ending: str, most: int) -> int:
         file.seek(attached.offset)
         if not attached.compressed:
             return path.stat().st_size - attached.offset
+        stored = path.stat().st_size - attached.offset
+        if attached.stream is not None and attached.stream != stored:
+            # ITK would decompress a part and leave the rest as it is in memory.
+            raise TextHeaderError(f"{stored} bytes of compressed voxels, its header announces {attached.stream}")
         # Of either kind, zlib's or gzip's.
         stream, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
         try:
@@ -84,7 +90,10 @@ def _parse_metaimage(content: bytes) -> Attached:
     words = b"false" if compressed is None else compressed.group(1).strip().lower()
     if words not in (b"true", b"false"):
         raise TextHeaderError(f"CompressedData {_text(words)}, expected True or False")
-    return Attached(end.end(), words == b"true")
+    length = re.search(rb"(?:^|\n)[ \t]*CompressedDataSize[ \t]*=[ \t]*(\d{1,18})[ \t]*\r?\n", header)
+    if length is None and words == b"true":
+        raise TextHeaderError("no CompressedDataSize in spite of CompressedData")
+    return Attached(end.end(), words == b"true", None if length is None else int(length.group(1)))
 
 
 def _parse_nrrd(content: bytes) -> Attached:

@@ -91,6 +91,9 @@ def read_volume(path: Path) -> VoxelVolume:
         raise VolumeError(
             path, "readable", f"cannot be opened ({error.strerror or error})", "check its permissions and the disk"
         ) from error
+    if scanned is None and ending in (".nii", ".nii.gz"):
+        # ITK would still read it, and take what follows in memory for missing voxels.
+        raise VolumeError(path, "readable", "no header of a NIfTI file", "export or copy it again")
     if scanned is not None and scanned.found < scanned.announced:
         raise VolumeError(
             path, "readable", f"truncated: {scanned.found} of {scanned.announced} bytes of voxels are there",

@@ -165,3 +165,22 @@ def test_a_text_header_of_another_size_than_its_voxels(tmp_path, ending, sizes, 
         # ITK cuts the volume and shifts its rows.
         assert sitk.ReadImage(str(path)).GetSize() == (7, 7, 6)
     assert refusal(path).check == "readable"
+
+
+def test_a_header_that_only_itk_takes_for_nifti(tmp_path):
+    # Found by damaging files at random: without its length nothing tells that voxels are missing.
+    path = write(tmp_path / "a.nii")
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 3]) + path.read_bytes()[1:-1])
+    assert sitk.ReadImage(str(path)).GetSize() == (8, 7, 6)
+    assert "no header of a NIfTI" in refusal(path).reason
+
+
+def test_another_length_of_the_compressed_stream(tmp_path, capfd):
+    # Found by damaging files at random.
+    path = write(tmp_path / "a.mha", np.random.default_rng(0).integers(0, 999, (6, 7, 8)).astype(np.int16), True)
+    sound = read_volume(path).voxels
+    content = path.read_bytes()
+    (length,) = (line for line in content.split(b"\n") if line.startswith(b"CompressedDataSize"))
+    path.write_bytes(content.replace(length, length[:-1]))
+    assert not np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), sound)
+    assert "its header announces" in refusal(path).reason
