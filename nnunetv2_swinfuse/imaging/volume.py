@@ -75,6 +75,15 @@ def read_volume(path: Path) -> VoxelVolume:
         size = path.stat().st_size
         if size == 0:
             raise VolumeError(path, "readable", "empty, 0 bytes", "export or copy it again")
+        beside = path.with_name(path.name[: -len(".gz")])
+        if ending == ".nii.gz" and beside.exists():
+            # niftilib looks for the voxels under the uncompressed name first, and ITK does not notice.
+            raise VolumeError(
+                path,
+                "readable",
+                f"{beside.name} lies beside it, whose voxels ITK would read in place of its own",
+                "move one of the two to another folder",
+            )
         if ending in (".mha", ".nrrd"):
             # Before ITK opens whatever file it names.
             with path.open("rb") as file:

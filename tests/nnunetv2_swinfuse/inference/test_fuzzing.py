@@ -91,7 +91,8 @@ def encoded(ending: str, compress: bool) -> bytes:
 
 def read_damaged(folder: Path, ending: str, content: bytes) -> VoxelVolume | None:
     """None where the file was refused by name."""
-    path = folder / f"a{ending}"
+    # ITK reads a.nii where a.nii.gz lies beside it.
+    path = folder / f"{ending[1:].replace('.', '_')}{ending}"
     path.write_bytes(content)
     try:
         return read_volume(path)
