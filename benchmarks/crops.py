@@ -1,11 +1,11 @@
-"""Crops per second of one worker, against nnU-Net's own data loader on the same files; memory of the loader over steps.
+"""Crops per second of one worker, against nnU-Net's own data loader on the same files; the loader's memory over steps.
 
     python benchmarks/crops.py [--steps 10000]
 
-Volumes are made (a noisy ball, CT and MR alike) and written by our preprocessing's writer. nnU-Net's loader reads links
-to the same image files, beside segmentations and properties that its own writer has made; without augmentation, in one
+Volumes are synthetic (a noisy ball, for CT and MR alike) and written by our preprocessing's writer. nnU-Net's loader
+reads links to the same image files, with segmentations and properties from its own writer; without augmentation, in one
 process. First, crops of the same place must be equal, voxel by voxel. nnU-Net's loader reads a segmentation with each
-image, which pretraining has not: the row "images only" is what reading its image takes. All are timed in turns.
+image, which pretraining does not need: the row "images only" leaves it out. Readers are timed in turn.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from torch.utils.data import DataLoader
 
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessed.crops import FOREGROUND, PADDING, CropDataset, open_volume, read_crop
-from pretraining.preprocessing.preprocess import write_volume
+from pretraining.preprocessed.crops import CropDataset
+from pretraining.preprocessed.volume_file import VolumeMetadata, open_volume, read_crop, write_volume
 
 FOREGROUND_SHARE = 0.67
 
 
-def make(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], crop: tuple[int, int, int]) -> None:
-    """Writes `count` CT and as many MR volumes, their index, and what nnU-Net needs beside them."""
+def write_data(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], crop: tuple[int, int, int]) -> None:
+    """Writes `count` CT and as many MR volumes, their index, and the files that nnU-Net's loader needs."""
     axes = np.meshgrid(*(np.linspace(-1, 1, size) for size in shape), indexing="ij")
     body = sum(axis**2 for axis in axes) < 0.7
     points = np.argwhere(body)
@@ -45,10 +45,10 @@ def make(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], crop: t
         data = np.where(body, random.normal(0.5, 1, shape), -1).astype(np.float32)[None]
         identifier, domain = f"p{number:03d}", "MR" if number % 2 else "CT"
         file = folder / f"{identifier}_{domain}.b2nd"
-        few = points[random.choice(len(points), 1000, replace=False)].astype("<i2")
-        write_volume(file, data, {FOREGROUND: few.tobytes(), PADDING: -1.0}, crop)
-        patients.append(Patient(identifier, (Volume(domain, domain, file),), paired=False))
+        few = points[random.choice(len(points), 1000, replace=False)]
         blocks, chunks = comp_blosc2_params(data.shape, crop, data.itemsize)
+        write_volume(file, data, VolumeMetadata(few, padding=-1.0), chunks, blocks)
+        patients.append(Patient(identifier, (Volume(domain, domain, file),), paired=False))
         # nnU-Net keeps the locations of up to 10,000 voxels of each class, channel axis first.
         locations = points[random.choice(len(points), min(10_000, len(points)), replace=False)]
         properties = {"class_locations": {1: np.pad(locations, ((0, 0), (1, 0)))}}
@@ -57,19 +57,23 @@ def make(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], crop: t
         nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(target), chunks, blocks)
         target.with_suffix(".b2nd").unlink()
         target.with_suffix(".b2nd").symlink_to(file)
-    collection = Collection("made", "made", folder, tuple(patients))
+    collection = Collection("synthetic", "synthetic", folder, tuple(patients))
     files = [volume.path.name for volume in collection.volumes]
     split = {patient.identifier: "train" for patient in patients}
     IndexTable.of(collection, split, ["CT", "MR"], files, dict.fromkeys(files, shape)).write(folder / TABLE)
     header = {
-        "version": INDEX_VERSION, "name": "made", "hash": "made", "spacing": [1.0] * 3, "crop_size": list(crop),
-        "validation_share": 0.1, "modalities": ["CT", "MR"],
+        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3,
+        "crop_size": list(crop), "validation_share": 0.1, "modalities": ["CT", "MR"],
     }  # fmt: skip
     (folder / INDEX).write_text(json.dumps(header))
 
 
 def check_equality(folder: Path, nnunet: nnUNetDatasetBlosc2, crop: tuple[int, int, int]) -> int:
-    """Reads the same places both ways, inside and across the border; returns how many were equal, of that many."""
+    """Reads the same places with both readers, inside and across the border; returns the number compared.
+
+    Raises:
+        AssertionError: when a crop differs.
+    """
     random = np.random.default_rng(0)
     for identifier in nnunet.identifiers:
         theirs, _, _, _ = nnunet.load_case(identifier)
@@ -85,7 +89,7 @@ def check_equality(folder: Path, nnunet: nnUNetDatasetBlosc2, crop: tuple[int, i
 
 
 def anonymous_memory(pid: int | str) -> float:
-    """MiB of a process that no file backs: mapped volumes come and go with the page cache."""
+    """MiB of a process that are not backed by a file: mapped volumes come and go with the page cache."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
 
@@ -93,9 +97,9 @@ def anonymous_memory(pid: int | str) -> float:
 def rate(work: Callable[[], int], seconds: float) -> float:
     """Crops per second."""
     crops, start = 0, time.perf_counter()
-    while (passed := time.perf_counter() - start) < seconds:
+    while (elapsed := time.perf_counter() - start) < seconds:
         crops += work()
-    return crops / passed
+    return crops / elapsed
 
 
 def watch_memory(dataset: CropDataset) -> None:
@@ -110,21 +114,21 @@ def watch_memory(dataset: CropDataset) -> None:
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--volumes", type=int, default=8, help="of each domain")
+parser.add_argument("--volumes", type=int, default=8, help="volumes of each modality")
 parser.add_argument("--shape", type=int, nargs=3, default=(160, 224, 224))
 parser.add_argument("--crop_size", type=int, nargs=3, default=(96, 96, 96))
-parser.add_argument("--seconds", type=float, default=10, help="of each of five turns")
-parser.add_argument("--steps", type=int, default=0, help="steps over which memory is watched; 0: not at all")
+parser.add_argument("--seconds", type=float, default=10, help="of each of five rounds")
+parser.add_argument("--steps", type=int, default=0, help="steps over which memory is watched; 0: do not watch")
 options = parser.parse_args()
 torch.set_num_threads(1)
 crop_size = (options.crop_size[0], options.crop_size[1], options.crop_size[2])
 with tempfile.TemporaryDirectory() as name:
     ours_folder, theirs_folder = Path(name) / "ours", Path(name) / "nnunet"
     theirs_folder.mkdir()
-    make(ours_folder, theirs_folder, options.volumes, tuple(options.shape), crop_size)
+    write_data(ours_folder, theirs_folder, options.volumes, tuple(options.shape), crop_size)
     cases = nnUNetDatasetBlosc2(str(theirs_folder))
-    print(f"{check_equality(ours_folder, cases, crop_size)} crops are equal, voxel by voxel, read either way.\n")
-    # A pair of crops here, two crops there: each call gives two.
+    print(f"{check_equality(ours_folder, cases, crop_size)} crops are equal, voxel by voxel, with both readers.\n")
+    # Ours returns a pair of crops, nnU-Net's loader a batch of two: each call gives two.
     crops = CropDataset(
         PreprocessedCollection.open(ours_folder), "train", crop_size, 1,
         seed=0, foreground_share=FOREGROUND_SHARE, steps=1 << 40,
@@ -150,18 +154,18 @@ with tempfile.TemporaryDirectory() as name:
         torch.from_numpy(crop_and_pad_nd(case, [list(pair) for pair in zip(low, high, strict=True)], 0)).float()
         return 1
 
-    ways = {
+    readers = {
         "swinfuse_pretrain": ours,
         "nnU-Net's loader": theirs,
         "nnU-Net's loader, images only": theirs_images,
     }
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    rates: dict[str, list[float]] = {reader: [] for reader in readers}
     for _ in range(5):
-        for way, work in ways.items():
-            rates[way].append(rate(work, options.seconds))
+        for reader, work in readers.items():
+            rates[reader].append(rate(work, options.seconds))
     print("| reader | crops / s / worker: median | lowest | highest |\n| --- | --- | --- | --- |")
-    for way, found in rates.items():
-        print(f"| {way} | {statistics.median(found):.1f} | {min(found):.1f} | {max(found):.1f} |")
+    for reader, values in rates.items():
+        print(f"| {reader} | {statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f} |")
     if options.steps:
         crops.steps = options.steps
         watch_memory(crops)

@@ -1,4 +1,4 @@
-"""The table of docs/method.md: the density loss between known distributions."""
+"""The density loss between known distributions, the table in docs/method.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Domain Invariance Module against the Swin stages behind it, on the patch embedding of an image (48 channels).
+"""The Domain Invariance Module against the Swin stages that follow it, on an image's patch embedding (48 channels).
 
 python benchmarks/dim.py --quick            # a CPU
 python benchmarks/dim.py --bf16 [--compile] # a GPU
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from measure import Competitors, check, compare, largest_difference, made_input, parse, report
+from measure import Competitors, check, compare, largest_difference, parse, random_input, report
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, DomainInvarianceSettings
@@ -30,7 +30,7 @@ def module(shape: tuple[int, ...]) -> nn.Module:
 def main() -> None:
     options = parse(__doc__)
     competitors = Competitors({"Swin stages": swin_stages, "DIM": module}, channels=48, scale=2)
-    x = made_input(competitors, options.shapes[0], 1, options.device)
+    x = random_input(competitors, options.shapes[0], 1, options.device)
     network = module(options.shapes[0]).to(options.device)
     with torch.no_grad():
         fused = network.forward_pair(x, x.flip(2))

@@ -1,4 +1,4 @@
-"""The Swin encoder (without the DIM, which MONAI has not) against MONAI's, with the same weights.
+"""The Swin encoder (without the DIM, which MONAI does not have) against MONAI's, with the same weights.
 
 python benchmarks/encoder.py --quick            # a CPU
 python benchmarks/encoder.py --bf16 [--compile] # a GPU
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 import torch
-from measure import Competitors, check, compare, largest_difference, made_input, outputs_of, parse, report
+from measure import Competitors, check, compare, largest_difference, outputs_of, parse, random_input, report
 from monai.networks.nets import swin_unetr
 from torch import Tensor, nn
 
@@ -53,13 +53,13 @@ def main() -> None:
     competitors = Competitors({"SwinFUSE encoder": ours, "MONAI": monai, "MONAI, use_flash_attention": monai_flash})
     checks = {}
     for shape in options.shapes:
-        x = made_input(competitors, shape, 1, options.device)
+        x = random_input(competitors, shape, 1, options.device)
         networks = [build(shape).to(options.device) for build in (ours, monai, monai_flash)]
         features, gradients = [], []
-        for turn, network in zip((False, True, True), networks, strict=True):
-            image = x.transpose(2, 4) if turn else x
-            outputs = [f.transpose(2, 4) if turn else f for f in outputs_of(network, image.contiguous())]
-            # Weighted: the mean square of normalised features is a constant, its gradient rounding alone.
+        for transposed, network in zip((False, True, True), networks, strict=True):
+            image = x.transpose(2, 4) if transposed else x
+            outputs = [f.transpose(2, 4) if transposed else f for f in outputs_of(network, image.contiguous())]
+            # Weighted: the mean square of normalised features is constant, so its gradient would be rounding error.
             generator = torch.Generator().manual_seed(1)
             weights = [torch.randn(f.shape, generator=generator).to(f.device) for f in outputs]
             sum((w * f).mean() for w, f in zip(weights, outputs, strict=True)).backward()

@@ -1,9 +1,9 @@
-"""Time and memory to open an index of a million made volumes, and to draw a step's volumes from it.
+"""Time and memory to open an index of a million synthetic volumes, and to draw a step's volumes from it.
 
     python benchmarks/index.py [--volumes 1000000]
 
 Half the patients are registered pairs, half have one volume; identifiers and paths are as long as those of a joint
-collection. Opening runs in a process of its own, so that its peak of memory is its own. Prints a table.
+collection. Opening runs in a separate process, so that its peak memory is measured by itself. Prints a table.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, Ind
 
 
 def write(folder: Path, volumes: int) -> None:
-    """An index without its volumes: patients with a pair and patients with one CT or MR volume in turns of three."""
+    """An index without its volumes: as many patients with a pair as with a single volume, which is CT or MR in turn."""
     pairs = singles = volumes // 3
-    patients = [f"Dataset501_MadeVolumes/subject-{number:07d}_session-01" for number in range(pairs + singles)]
+    patients = [f"Dataset501_TestVolumes/subject-{number:07d}_session-01" for number in range(pairs + singles)]
     paired = np.arange(len(patients)) < pairs
     patient = np.repeat(np.arange(len(patients)), np.where(paired, 2, 1))
     domain = np.concatenate([np.tile([0, 1], pairs), np.arange(singles) % 2]).astype(np.uint8)
@@ -41,14 +41,14 @@ def write(folder: Path, volumes: int) -> None:
     )
     table.write(folder / TABLE)
     header = {
-        "version": INDEX_VERSION, "name": "made", "hash": "made", "spacing": [1.0] * 3, "crop_size": [96] * 3,
-        "validation_share": 0.1, "modalities": ["CT", "T1w"],
+        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3,
+        "crop_size": [96] * 3, "validation_share": 0.1, "modalities": ["CT", "T1w"],
     }  # fmt: skip
     (folder / INDEX).write_text(json.dumps(header))
 
 
 def peak() -> float:
-    """Largest resident memory so far, MiB. The one that getrusage gives is inherited from the parent."""
+    """Largest resident memory so far, MiB. getrusage would report the parent's."""
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
@@ -60,7 +60,7 @@ def measure(folder: Path) -> dict[str, float]:
     collection = PreprocessedCollection.open(folder)
     opened = time.perf_counter()
     split = collection.split("train")
-    divided = time.perf_counter()
+    split_done = time.perf_counter()
     random = np.random.default_rng(0)
     for _ in range(10_000):
         volume = split.ct[random.integers(len(split.ct))]
@@ -71,8 +71,8 @@ def measure(folder: Path) -> dict[str, float]:
         "volumes": len(collection.table.files),
         "MiB on disk": (folder / TABLE).stat().st_size / 2**20,
         "open, s": opened - start,
-        "split, s": divided - opened,
-        "draw a volume, us": (drawn - divided) * 100,
+        "split, s": split_done - opened,
+        "draw a volume, us": (drawn - split_done) * 100,
         "peak, MiB": peak(),
         "peak before opening, MiB": before,
     }

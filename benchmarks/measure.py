@@ -1,7 +1,7 @@
-"""How the network benchmarks measure: interleaved rounds, medians, peak memory in a process of its own, one report.
+"""How the network benchmarks measure: interleaved rounds, medians, peak memory in a separate process, one report.
 
-Times: every competitor runs once a round, in turn, so that a busy machine slows all of them; medians over the rounds,
-and the ratio of medians. Memory: the most that one pass adds to a process without the network (weights, activations,
+Times: every network runs once per round, in turn, so that a busy machine slows all of them; medians over the rounds,
+and the ratio of medians. Memory: the peak that one pass adds to a process without the network (weights, activations,
 gradients); on a GPU `torch.cuda.max_memory_allocated`, on a CPU the resident set's high-water mark (Linux).
 """
 
@@ -38,8 +38,8 @@ class Competitors:
 
     Attributes:
         factories: by name, a picklable function of the image's shape (z, y, x) that builds the network.
-        channels: of the input, which is (batch, channels, z, y, x).
-        scale: the input is this much smaller than the image along each axis (an embedding).
+        channels: channels of the input (batch, channels, z, y, x).
+        scale: how many times smaller than the image the input is along each axis (2 for an embedding).
     """
 
     factories: Mapping[str, Factory]
@@ -65,11 +65,11 @@ def parse(description: str | None) -> Options:
     """The options that all network benchmarks share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="96^3, one image, for a CPU")
-    parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="of the image, instead of all")
+    parser.add_argument("--shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="measure this image size only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--bf16", action="store_true", help="under bf16 autocast")
     parser.add_argument("--compile", action="store_true", help="with torch.compile")
-    parser.add_argument("--threads", type=int, default=2, help="of a CPU")
+    parser.add_argument("--threads", type=int, default=2, help="on a CPU")
     parser.add_argument("--rounds", type=int, default=None)
     parser.add_argument("--output", type=Path, default=Path("benchmarks") / "results", help="folder of the report")
     options = parser.parse_args()
@@ -89,7 +89,7 @@ def parse(description: str | None) -> Options:
     )
 
 
-def made_input(competitors: Competitors, shape: Sequence[int], batch: int, device: torch.device) -> Tensor:
+def random_input(competitors: Competitors, shape: Sequence[int], batch: int, device: torch.device) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     sizes = [size // competitors.scale for size in shape]
     return torch.randn(batch, competitors.channels, *sizes, generator=generator).to(device)
@@ -97,8 +97,8 @@ def made_input(competitors: Competitors, shape: Sequence[int], batch: int, devic
 
 def outputs_of(network: nn.Module, x: Tensor) -> list[Tensor]:
     """A network's outputs as a list, whatever it returns."""
-    found = network(x)
-    return list(found) if isinstance(found, (list, tuple)) else [found]
+    outputs = network(x)
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
 
 
 def one_pass(network: nn.Module, x: Tensor, kind: str, autocast: torch.dtype | None) -> None:
@@ -123,7 +123,7 @@ def time_passes(
     networks = {name: build(shape).to(options.device) for name, build in competitors.factories.items()}
     if options.compiled:
         networks = {name: torch.compile(network) for name, network in networks.items()}
-    x = made_input(competitors, shape, batch, options.device)
+    x = random_input(competitors, shape, batch, options.device)
     seconds: dict[str, dict[str, float]] = {name: {} for name in networks}
     for kind in PASSES:
         measured: dict[str, list[float]] = {name: [] for name in networks}
@@ -141,7 +141,7 @@ def time_passes(
 def peak_memory(
     competitors: Competitors, name: str, shape: tuple[int, ...], batch: int, kind: str, options: Options
 ) -> int:
-    """Bytes; see the module. On a CPU in a fresh process, because an allocator keeps what was freed."""
+    """Bytes, see the module's docstring. On a CPU in a new process, because an allocator keeps freed memory."""
     if options.device.type == "cuda":
         return _cuda_peak(competitors, name, shape, batch, kind, options)
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -155,7 +155,7 @@ def _cuda_peak(
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     network = competitors.factories[name](shape).to(options.device)
-    x = made_input(competitors, shape, batch, options.device)
+    x = random_input(competitors, shape, batch, options.device)
     for _ in range(2):  # the first pass may choose algorithms with more workspace
         torch.cuda.reset_peak_memory_stats()
         one_pass(network, x, kind, options.autocast)
@@ -167,14 +167,14 @@ def _cpu_peak(
 ) -> int:
     torch.set_num_threads(options.threads)
     small = competitors.factories[name]((64, 64, 64))
-    one_pass(small, made_input(competitors, (64, 64, 64), 1, options.device), "training", options.autocast)
+    one_pass(small, random_input(competitors, (64, 64, 64), 1, options.device), "training", options.autocast)
     del small
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins again
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     network = competitors.factories[name](shape)
-    one_pass(network, made_input(competitors, shape, batch, options.device), kind, options.autocast)
+    one_pass(network, random_input(competitors, shape, batch, options.device), kind, options.autocast)
     return _resident("VmHWM") - before
 
 
@@ -182,16 +182,16 @@ def _resident(name: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name + ":"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {name}; memory of a CPU is measured on Linux only")
+    raise RuntimeError(f"/proc/self/status has no {name}; memory on a CPU is measured on Linux only")
 
 
 def compare(competitors: Competitors, options: Options) -> list[dict[str, Any]]:
-    """One row for each competitor, shape and batch; what a network cannot take is said in its row."""
+    """One row for each competitor, shape and batch; a network that refuses the input says so in its row."""
     rows: list[dict[str, Any]] = []
     for shape in options.shapes:
         for batch in options.batches:
-            able, refused = _able(competitors, shape, options)
-            seconds = time_passes(able, shape, batch, options)
+            accepted, refused = _accepted(competitors, shape, options)
+            seconds = time_passes(accepted, shape, batch, options)
             for name in competitors.factories:
                 row: dict[str, Any] = {"network": name, "shape": list(shape), "batch": batch}
                 if name in refused:
@@ -206,16 +206,16 @@ def compare(competitors: Competitors, options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def _able(competitors: Competitors, shape: tuple[int, ...], options: Options) -> tuple[Competitors, dict[str, str]]:
-    able, refused = dict(competitors.factories), {}
-    x = made_input(competitors, shape, 1, options.device)
+def _accepted(competitors: Competitors, shape: tuple[int, ...], options: Options) -> tuple[Competitors, dict[str, str]]:
+    accepted, refused = dict(competitors.factories), {}
+    x = random_input(competitors, shape, 1, options.device)
     for name, build in competitors.factories.items():
         try:
             one_pass(build(shape).to(options.device), x, "inference", options.autocast)
         except (ValueError, RuntimeError) as error:
             refused[name] = str(error).splitlines()[0]
-            del able[name]
-    return Competitors(able, competitors.channels, competitors.scale), refused
+            del accepted[name]
+    return Competitors(accepted, competitors.channels, competitors.scale), refused
 
 
 def _ours(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -247,7 +247,7 @@ HEADER = (
 
 
 def report(title: str, command: str, checks: Mapping[str, float], rows: list[dict[str, Any]], options: Options) -> None:
-    """Prints where the dated Markdown page and its JSON were written."""
+    """Writes a dated Markdown page and its JSON, and prints where."""
     machine = {
         "device": torch.cuda.get_device_name() if options.device.type == "cuda" else _processor(),
         "threads": torch.get_num_threads(),
@@ -268,7 +268,7 @@ def report(title: str, command: str, checks: Mapping[str, float], rows: list[dic
         f"{date}. `{command}`\n",
         "; ".join(f"{name}: {value}" for name, value in machine.items()) + ".\n",
         "Checked first: " + "; ".join(f"{name} {value:.2g}" for name, value in checks.items()) + ".\n",
-        f"Medians of {options.rounds} rounds in turn; in brackets the multiple of ours.\n",
+        f"Medians of {options.rounds} interleaved rounds; in brackets the multiple of ours.\n",
         HEADER,
         *(_line(row, rows) for row in rows),
     ]
@@ -284,14 +284,14 @@ def _processor() -> str:
 
 
 def largest_difference(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
-    """Relative to the largest value; for checks."""
+    """Largest absolute difference, relative to the largest value of the second."""
     return max(
         ((a.float() - b.float()).abs().max() / b.float().abs().max()).item() for a, b in zip(first, second, strict=True)
     )
 
 
-def check(name: str, found: float, allowed: float) -> float:
-    """The difference, or an error that ends the benchmark."""
-    if not found <= allowed:
-        raise SystemExit(f"{name}: {found:.3g}, allowed {allowed:.3g}; nothing was timed")
-    return found
+def check(name: str, difference: float, allowed: float) -> float:
+    """Returns the difference; ends the benchmark when it is larger than allowed, or not a number."""
+    if not difference <= allowed:
+        raise SystemExit(f"{name}: {difference:.3g}, allowed {allowed:.3g}; nothing was timed")
+    return difference

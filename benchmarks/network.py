@@ -12,7 +12,7 @@ import sys
 
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from measure import Competitors, check, compare, largest_difference, made_input, outputs_of, parse, report
+from measure import Competitors, check, compare, largest_difference, outputs_of, parse, random_input, report
 from monai.networks.nets import swin_unetr
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -96,10 +96,10 @@ def main() -> None:
         deep_supervision=False,
     )
     rebuilt.load_state_dict(network.state_dict())
-    x = made_input(competitors, shape, 1, torch.device("cpu"))
+    x = random_input(competitors, shape, 1, torch.device("cpu"))
     with torch.no_grad():
         pairs = [(outputs_of(rebuilt.eval(), x), outputs_of(network.eval(), x))]
-        x = made_input(competitors, (64, 64, 64), 1, torch.device("cpu"))  # Swin UNETR takes multiples of 32 only
+        x = random_input(competitors, (64, 64, 64), 1, torch.device("cpu"))  # Swin UNETR takes multiples of 32 only
         pairs.append((outputs_of(swin_flash(shape).eval(), x), outputs_of(swin(shape).eval(), x)))
     names = ("as nnU-Net builds it from plans", "MONAI flash and default")
     checks = {n: check(n, largest_difference(*pair), 1e-4) for n, pair in zip(names, pairs, strict=True)}

@@ -1,9 +1,9 @@
-"""Estimated against measured peak memory of a training step, and the weights of `planning/memory.py` fitted to it.
+"""Estimated and measured peak memory of a training step, and weights for `planning/memory.py` fitted to it.
 
     python benchmarks/planned_memory.py --output FOLDER            # without a GPU: meta tensors, no memory needed
-    python benchmarks/planned_memory.py --output FOLDER --plans nnUNetSwinFUSEPlans.json    # the target of these plans
+    python benchmarks/planned_memory.py --output FOLDER --plans nnUNetSwinFUSEPlans.json    # plans against their target
 
-With a GPU the steps are real and `torch.cuda.max_memory_allocated` is read; cases that do not fit are said so.
+With a GPU the steps are real and `torch.cuda.max_memory_allocated` is read; cases that do not fit are marked.
 `--compiled` adds torch.compile, nnU-Net's default on CUDA. Writes planned_memory.json and planned_memory.md.
 """
 
@@ -25,7 +25,13 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.planning.measured_memory import cuda_step_memory, meta_step_memory
-from nnunetv2_swinfuse.planning.memory import GIGABYTE, StepSizes, estimate_step_memory, step_sizes
+from nnunetv2_swinfuse.planning.memory import (
+    GIGABYTE,
+    StepSizes,
+    bias_gradient_memory,
+    estimate_step_memory,
+    step_sizes,
+)
 
 SIZES: dict[str, dict[str, Any]] = {
     "base": {},
@@ -35,6 +41,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "shallow": {"feature_size": 24, "depths": (1, 1), "num_heads": (2, 4), "window_size": 4},
     "thin": {"mlp_ratio": 2.0},
     "no DIM": {"domain_invariance": None},
+    "windows of 10": {"window_size": 10},
+    "windows of 14": {"window_size": 14},
 }
 # Encoder, patch (z, y, x), spacing (z, y, x) from which nnU-Net derives the strides, batch, channels, classes.
 CASES = [
@@ -64,6 +72,10 @@ CASES = [
     ("thin", (96, 96, 96), (1, 1, 1), 4, 1, 3),
     ("deep", (112, 112, 128), (1, 1, 1), 2, 1, 3),
     ("no DIM", (112, 112, 128), (1, 1, 1), 2, 1, 3),
+    ("windows of 10", (96, 96, 96), (1, 1, 1), 2, 1, 3),
+    ("windows of 10", (128, 128, 128), (1, 1, 1), 2, 1, 3),
+    ("windows of 14", (64, 64, 64), (1, 1, 1), 2, 1, 3),
+    ("windows of 14", (96, 96, 96), (1, 1, 1), 2, 1, 3),
     ("wide", (96, 96, 96), (1, 1, 1), 2, 1, 3),
     ("wide", (128, 128, 128), (1, 1, 1), 2, 1, 3),
 ]
@@ -114,7 +126,7 @@ def step_arguments(case: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def measure(case: dict[str, Any], compiled: bool) -> int | None:
-    """Peak bytes; None when the GPU has not as much."""
+    """Peak bytes; None when the GPU has too little memory."""
     if not torch.cuda.is_available():
         return meta_step_memory(*step_arguments(case))
     try:
@@ -124,8 +136,12 @@ def measure(case: dict[str, Any], compiled: bool) -> int | None:
 
 
 def fit(cases: list[dict[str, Any]]) -> StepSizes:
-    """Weights that minimise the relative error, none negative."""
-    measured = [case for case in cases if case["measured"] is not None]
+    """Weights that minimise the relative error, none negative, of steps that peak when all activations are alive."""
+    measured = [
+        case
+        for case in cases
+        if case["measured"] is not None and bias_gradient_memory(*step_arguments(case)) < 0.9 * case["measured"]
+    ]
     sizes = np.array([astuple(step_sizes(*step_arguments(case))) for case in measured], dtype=float)
     peaks = np.array([case["measured"] for case in measured], dtype=float)
     weights, _ = nnls(sizes / peaks[:, None], np.ones(len(peaks)))

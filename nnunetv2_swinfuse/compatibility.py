@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
+from nnunetv2_swinfuse.errors import SwinFUSEError
+
 PACKAGE = "nnunetv2-swinfuse"
-# setup.cfg states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
+# pyproject.toml states the same range: from the first, below the second. `python -m tests.installation` tests its ends.
 NNUNET_FROM, NNUNET_BELOW = "2.8.0", "2.9"
 
 
-class VersionError(RuntimeError):
+class VersionError(SwinFUSEError, RuntimeError):
     """A model of a newer version of this package; the message says how to upgrade."""
 
 
@@ -24,13 +26,13 @@ def nnunet_warning(installed: str | None = None) -> str | None:
     """What to say of an nnunetv2 outside the tested range; None inside it.
 
     Args:
-        installed: its version; that of this environment when not given.
+        installed: its version; that of this environment by default.
     """
     installed = installed or version("nnunetv2")
-    found = release(installed)
-    if release(NNUNET_FROM) <= found < release(NNUNET_BELOW):
+    numbers = release(installed)
+    if release(NNUNET_FROM) <= numbers < release(NNUNET_BELOW):
         return None
-    if found < release(NNUNET_FROM):
+    if numbers < release(NNUNET_FROM):
         risk = "It has no nnUNet_extTrainer: nnUNetv2_train and swinfuse_train do not find the trainers"
     else:
         risk = "The trainer's constructor, its checkpoints and the plans' architecture block may have changed"
@@ -46,7 +48,7 @@ def check_plugin_version(recorded: str | None, where: object, installed: str | N
     Args:
         recorded: the version in the model's plans.json; None for a model that names none.
         where: that file, for the message.
-        installed: the version of this package; that of this environment when not given.
+        installed: the version of this package; that of this environment by default.
 
     Raises:
         VersionError: when the model's is newer.

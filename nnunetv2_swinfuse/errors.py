@@ -1,8 +1,38 @@
-"""The one exception that a user of this package's commands is meant to read."""
+"""Errors that a user can put right, and how commands print them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# As argparse and swinfuse_pretrain exit for input they cannot use.
+EXIT_STATUS = 2
 
 
-class InputError(ValueError):
-    """Bad input: the message says what was found, what was expected and what to do.
+class SwinFUSEError(Exception):
+    """Something that a user can put right: the message names it and says what to do.
 
-    The command lines print it without a traceback and exit with status 2.
+    This package's commands print the message without a traceback and exit with status 2. nnU-Net's own commands, such
+    as `nnUNetv2_train`, know nothing of this class and print a traceback that ends with the message.
     """
+
+
+class InputError(SwinFUSEError, ValueError):
+    """Bad input: the message says what was found, what was expected and what to do."""
+
+
+@contextmanager
+def errors_without_traceback(program: str, *others: type[Exception]) -> Iterator[None]:
+    """Within, an error that a user can put right ends the program with its message and status 2.
+
+    Args:
+        program: name of the command, printed before the message.
+        others: further classes to treat as :class:`SwinFUSEError`.
+    """
+    expected: tuple[type[Exception], ...] = (SwinFUSEError, *others)
+    try:
+        yield
+    except expected as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_STATUS) from None

@@ -1,4 +1,4 @@
-"""The one place where this package opens checkpoints: tensors and plain values, never code.
+"""Checkpoints of models from outside: plain values, never code. Our own files: `architecture/torch_file.py`.
 
 `torch.load(weights_only=True)` runs an interpreter of its own that knows a short list of constructors. Before it sees a
 file from outside, :func:`inspect_checkpoint` has read the file's pickle as data (pickletools) and its archive's table
@@ -11,13 +11,14 @@ import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 
+from nnunetv2_swinfuse.architecture.torch_file import check_zip
 from nnunetv2_swinfuse.errors import InputError
 
 # What PyTorch's and our own checkpoints call to be rebuilt. All are on the list of torch.load(weights_only=True) too,
@@ -49,21 +50,22 @@ class UnsafeFileError(PlainFileError):
     """A file whose pickle needs code execution, or is none."""
 
 
-def load_plain(path: Path | IO[bytes], name: str | None = None, mmap: bool = False) -> dict[str, Any]:
+def load_plain(path: Path | IO[bytes], name: str | None = None) -> dict[str, Any]:
     """A dictionary of tensors (on the CPU) and plain values.
 
     Args:
         path: the file, or its content.
         name: of the file for messages, where its content is given.
-        mmap: leave tensors in the file until they are used.
 
     Raises:
         PlainFileError: when the file is damaged, needs code execution, or holds something else.
     """
     name = name or str(path)
     try:
-        with numpy_numbers():
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        with numpy_numbers(), nullcontext(path) if not isinstance(path, Path) else path.open("rb") as file:
+            # PyTorch does not: a flipped bit would be another weight.
+            check_zip(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message is a page; its reason is one line.
         reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error" in line), "")

@@ -1,8 +1,10 @@
-"""Checkpoints of a pretraining run: plain tensors and values, written atomically, read without code execution."""
+"""Checkpoints of a pretraining run: plain tensors and values, written atomically, loaded without executing code."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically, save_encoder
-from nnunetv2_swinfuse.plain_loading import PlainFileError, load_plain
+from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, save_encoder
+from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.nnssl_plan import encoder_details
 
 # The checkpoint in a run's folder.
 CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
-# 2: the inpainting head sees the embedding.
-FORMAT_VERSION = 2
+# 2: the inpainting head sees the embedding; 3: the Domain Invariance Module's cells and positions share one geometry.
+FORMAT_VERSION = 3
+RESTORE = "Restore it from a copy, or delete it and start the run again without --c."
 
 
 @dataclass
 class TrainingState:
-    """What a run needs to go on exactly where it was.
+    """What a run needs to be resumed exactly.
 
-    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the schedule's is the
-    step. bf16 autocast needs no gradient scaler.
+    The random state of crops, views and losses is (seed, step), see `pretraining.randomness`; the state of the
+    schedules is the step. bf16 autocast needs no gradient scaler.
 
     Attributes:
         step: optimiser steps taken.
@@ -40,6 +43,7 @@ class TrainingState:
         collection: name and hash of the collection.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
         seconds: time spent in steps so far.
+        versions: of the packages that wrote it.
     """
 
     step: int
@@ -54,10 +58,10 @@ class TrainingState:
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
-    """Writes a checkpoint; an older one at `path` is replaced only by a complete file.
+    """Writes a checkpoint; replaces an older one at `path` only by a complete file.
 
     Raises:
-        InputError: naming the folder and the space left, when the disk is full or the folder cannot be written.
+        InputError: naming the file and the free space, when the disk is full or the folder cannot be written to.
     """
     content = {
         "format": FORMAT,
@@ -76,50 +80,67 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "seconds": state.seconds,
         "versions": state.versions,
     }
-    write_or_explain(lambda: save_atomically(content, path), path)
+    with explain_write_errors(path):
+        save_torch_file(content, path)
 
 
 def load_checkpoint(path: Path) -> TrainingState:
     """Reads a checkpoint.
 
     Raises:
-        InputError: naming the file, when it is missing, corrupted, of another kind or of another format.
+        InputError: naming the file, when it is missing or damaged, or no checkpoint of this format.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no checkpoint to go on from. Start the run without --c.")
+        raise InputError(f"{path}: no checkpoint to resume from. Start the run without --c.")
     try:
-        content = load_plain(path)
-    except PlainFileError as error:
+        content = load_torch_file(path)
+    except TorchFileError as error:
+        raise InputError(f"{error}. {RESTORE}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        kind = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: not a checkpoint of swinfuse_pretrain (found {kind!r}, expected {FORMAT!r})")
+    version = content.get("format_version")
+    if type(version) is int and version < FORMAT_VERSION:
         raise InputError(
-            f"{path}: corrupted checkpoint ({str(error).removeprefix(f'{path}: ')}). "
-            "Restore it from a copy, or delete it and start the run again without --c."
-        ) from error
-    if content.get("format") != FORMAT:
-        raise InputError(
-            f"{path}: not a checkpoint of swinfuse_pretrain (found {content.get('format')!r}, expected {FORMAT!r})"
+            f"{path}: checkpoint format {version}, of an older version with another network; this installation "
+            f"resumes from format {FORMAT_VERSION}. Start again without --c, with --overwrite"
         )
-    if content["format_version"] > FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise InputError(
-            f"{path}: checkpoint format {content['format_version']}, this installation reads up to {FORMAT_VERSION}. "
+            f"{path}: checkpoint format {version}, this installation reads format {FORMAT_VERSION}. "
             "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
         )
-    if content["format_version"] < FORMAT_VERSION:
-        raise InputError(
-            f"{path}: checkpoint format {content['format_version']}, of an older version with other heads; this one "
-            f"goes on from format {FORMAT_VERSION}. Start again without --c; an encoder.pth of that version can still "
-            "be fine-tuned, or given as --init_from"
+    try:
+        state = TrainingState(
+            step=content["step"],
+            network_weights=content["network_weights"],
+            optimizer=content["optimizer_state"],
+            bandwidth=content["bandwidth"],
+            configuration=Configuration.from_dict(content["configuration"], str(path)),
+            collection=content["collection"],
+            spacing=tuple(content["spacing"]),
+            seconds=content["seconds"],
+            versions=content["versions"],
         )
-    return TrainingState(
-        step=content["step"],
-        network_weights=content["network_weights"],
-        optimizer=content["optimizer_state"],
-        bandwidth=content["bandwidth"],
-        configuration=Configuration.from_dict(content["configuration"], str(path)),
-        collection=content["collection"],
-        spacing=tuple(content["spacing"]),
-        seconds=content["seconds"],
-        versions=content["versions"],
-    )
+        _check_weights(state)
+    except READING_ERRORS as error:
+        raise InputError(f"{path}: damaged checkpoint ({type(error).__name__}: {error}). {RESTORE}") from error
+    return state
+
+
+def _check_weights(state: TrainingState) -> None:
+    """Raises ValueError for weights that are not finite or not those of the configuration's network."""
+    with torch.device("meta"):
+        expected = PretrainingModel(state.configuration).state_dict()
+    differing = sorted(expected.keys() ^ state.network_weights.keys())
+    differing += [
+        n for n, weight in state.network_weights.items() if n in expected and weight.shape != expected[n].shape
+    ]
+    if differing:
+        raise ValueError(f"{len(differing)} tensors are not those of its configuration, such as {differing[0]}")
+    for name, weight in state.network_weights.items():
+        if not weight.isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite")
 
 
 def export_encoder(
@@ -130,7 +151,7 @@ def export_encoder(
     path: Path,
     normalisation: dict[str, Any] | None = None,
 ) -> Encoder:
-    """Writes the encoder of a finished run to `path`, with all that planning and transfer need to know."""
+    """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
         weights=model.encoder_weights(),
         settings=configuration.encoder_settings,
@@ -146,18 +167,20 @@ def export_encoder(
             **encoder_details(configuration, collection, spacing),
         },
     )
-    write_or_explain(lambda: save_encoder(encoder, path), path)
+    with explain_write_errors(path):
+        save_encoder(encoder, path)
     return encoder
 
 
-def write_or_explain(write: Any, path: Path) -> None:
-    """Runs `write`; an OSError becomes an InputError that names the path and the space left."""
+@contextmanager
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Turns a failed write into an InputError that names the file and the free space."""
     try:
-        write()
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: could not be written ({error}); {free_space(path.parent)}. Free some space or check the folder's "
-            "rights; the last complete checkpoint is kept, go on with --c."
+            "permissions; the last complete checkpoint is kept, resume with --c."
         ) from error
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError.
@@ -165,10 +188,10 @@ def write_or_explain(write: Any, path: Path) -> None:
             raise
         raise InputError(
             f"{path}: could not be written ({str(error).splitlines()[0]}); {free_space(path.parent)}. "
-            "The last complete checkpoint is kept, go on with --c."
+            "The last complete checkpoint is kept, resume with --c."
         ) from error
 
 
 def free_space(folder: Path) -> str:
-    """Free space of the disk that holds a folder, in words."""
+    """Describes the free space on the disk of a folder."""
     return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB are free in {folder}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -16,13 +17,15 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
-from pretraining.configuration import Configuration, changed_settings, load_preset
-from pretraining.errors import InputError
+from pretraining.configuration import Configuration, changed_settings
 from pretraining.next_commands import planning_command, training_command
-from pretraining.options import build_parser, check_options, given_settings
+from pretraining.options import build_parser, check_options, setting_overrides
+from pretraining.plan_sizes import DEFAULT_CONFIGURATION, DEFAULT_PLANS, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
+from pretraining.preset_files import load_preset
 
 RUN_FOLDER = "swinfuse__{preset}"
 
@@ -30,30 +33,29 @@ RUN_FOLDER = "swinfuse__{preset}"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0 when the encoder is published, 2 on bad input, 130 when interrupted."""
     parser = build_parser()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser.parse_args(words)
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser.parse_args(argv)
     try:
-        run(options, words)
+        run(options, argv)
     except InputError as error:
         where = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
         print(f"swinfuse_pretrain{where}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
-            "swinfuse_pretrain: interrupted; what was preprocessed is kept, run the same command again.",
+            "swinfuse_pretrain: interrupted; preprocessed volumes are kept, run the same command again.",
             file=sys.stderr,
         )
         raise SystemExit(130) from None
 
 
-def run(options: argparse.Namespace, words: Sequence[str]) -> None:
-    """All stages: checks, preprocessing, training, publication. Everything cheap is checked first.
+def run(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Runs the stages that the options select; everything that can be checked quickly is checked first.
 
     Args:
         options: the parsed command line.
-        words: the command line as it was given.
+        argv: the command line as it was typed.
     """
-    again = continuation(words)
     check_options(options)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not options.train_only:
         raise InputError(
@@ -62,90 +64,128 @@ def run(options: argparse.Namespace, words: Sequence[str]) -> None:
         )
     if options.list:
         print_list(options)
-        return
-    if options.preprocess_only:
+    elif options.preprocess_only:
         preprocess_only(options)
-        return
+    else:
+        pretrain(options, argv)
+
+
+def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
+    """Preprocesses what is missing, trains, and publishes the encoder."""
     # These take seconds to import: not for --help or a missing path.
-    from pretraining.checkpoint import CHECKPOINT, load_checkpoint
-    from pretraining.loop import Interrupted
+    from pretraining.checkpoint import CHECKPOINT
+    from pretraining.interruption import Interrupted
     from pretraining.monitoring.report import REPORT
-    from pretraining.monitoring.tensorboard import require_tensorboard
-    from pretraining.processes import Processes
-    from pretraining.run import Run, carry_out, find_device, goes_on
-    from pretraining.run_time import advice
-    from pretraining.warm_start import load_initial
+    from pretraining.run import Run, find_device, run_pretraining, should_resume
+    from pretraining.run_time import duration_warning
 
     needed = ("nnUNet_preprocessed", "nnUNet_results")
     preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
-    given = given_settings(options)
-    preset = chosen_preset(options, given)
-    recipe = options.recipe or "swinfuse"
+    overrides = setting_overrides(options)
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
-    folder = results / name / run_folder(preset, recipe)
-    go_on = goes_on(folder / CHECKPOINT, options.continue_run)
-    if go_on:
-        configuration = continued_configuration(load_checkpoint(folder / CHECKPOINT).configuration, given, folder)
-    else:
-        configuration, _ = load_initial(new_configuration(options, given))
-        if (folder / CHECKPOINT).exists() and not options.overwrite:
-            raise InputError(
-                f"{folder} already holds a run. Go on with it: --c; start it again: --overwrite; "
-                "or keep it and move the folder away"
-            )
+    preset, recipe = chosen_preset(options, overrides), options.recipe or "swinfuse"
+    folder = results / name / run_folder(preset, recipe, options.made_for)
+    resume = should_resume(folder / CHECKPOINT, options.continue_run)
+    configuration = run_configuration(options, overrides, folder, resume)
     if collection is not None:
         require_domains(collection, configuration.modalities)
-    Processes(world_size=options.num_gpus).samples(configuration.batch_size)
-    if configuration.tensorboard:
-        require_tensorboard()
     device = find_device(configuration)
     if options.preset is None and not options.continue_run:
-        print(f"No preset was asked for: '{preset}' suits the {device.type} found here. Choose another with -p.")
-    warning = advice(configuration, device)
-    if warning:
+        print(f"No preset was selected: '{configuration.preset}' suits this {device.type}. Choose another with -p.")
+    if warning := duration_warning(configuration, device):
         print(warning)
     if collection is None:
         open_preprocessed(preprocessed / name / FOLDER, configuration)
     else:
         preprocess_collection(collection, options, configuration, preprocessed)
-    typed = f"swinfuse_pretrain {shlex.join(words)}"
+    resume_command = make_resume_command(argv)
     work = Run(
-        folder, preprocessed / name / FOLDER, configuration, results / PUBLISHED, typed, again, go_on, options.overwrite
+        folder=folder,
+        preprocessed=preprocessed / name / FOLDER,
+        configuration=configuration,
+        published=results / PUBLISHED,
+        command=f"swinfuse_pretrain {shlex.join(argv)}",
+        resume_command=resume_command,
+        resume=resume,
+        overwrite=options.overwrite,
     )
     try:
         if options.num_gpus > 1:
             from pretraining.launch import launch
 
             launch(work, options.num_gpus)
-        elif not carry_out(work):
+        elif not run_pretraining(work):
             return
     except Interrupted as stopped:
-        print(f"{stopped}. Go on with: {again}", file=sys.stderr)
+        print(f"{stopped}. Resume with: {resume_command}", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
     print(f"Published: {work.published} (a copy of {folder / 'encoder.pth'})")
     print_next_command(configuration.backbone)
 
 
-def run_folder(preset: str, recipe: str) -> str:
-    """Of a run, inside the collection's results: a recipe that is not ours is part of the name."""
-    return RUN_FOLDER.format(preset=preset if recipe == "swinfuse" else f"{preset}_{recipe}")
+def run_configuration(
+    options: argparse.Namespace, overrides: dict[str, Any], folder: Path, resume: bool
+) -> Configuration:
+    """The settings of a run, new or resumed, checked against the number of processes and what is installed.
+
+    Raises:
+        InputError: for settings that cannot be used, or a folder that already holds another run.
+    """
+    from pretraining.checkpoint import CHECKPOINT, load_checkpoint
+    from pretraining.monitoring.tensorboard import require_tensorboard
+    from pretraining.processes import Processes
+    from pretraining.warm_start import load_initial
+
+    if resume:
+        configuration = resumed_configuration(load_checkpoint(folder / CHECKPOINT).configuration, overrides, folder)
+    else:
+        configuration, _ = load_initial(new_configuration(options, overrides))
+        if (folder / CHECKPOINT).exists() and not options.overwrite:
+            raise InputError(
+                f"{folder} already holds a run. Resume it: --c; start it again: --overwrite; "
+                "or keep it and move the folder away"
+            )
+    Processes(world_size=options.num_gpus).samples(configuration.batch_size)
+    if configuration.tensorboard:
+        require_tensorboard()
+    return configuration
 
 
-def chosen_preset(options: argparse.Namespace, given: dict[str, Any]) -> str:
-    """The preset asked for, else the one that suits the device."""
-    return options.preset or ("base" if torch.cuda.is_available() and given.get("device") != "cpu" else "tiny")
+def run_folder(preset: str, recipe: str, made_for: Sequence[str] | None = None) -> str:
+    """Name of the run's folder in the results of the collection; includes other recipes and the datasets of `--for`."""
+    words = [preset] if recipe == "swinfuse" else [preset, recipe]
+    words += ["for", *(dataset_number(dataset) for dataset in made_for)] if made_for else []
+    return RUN_FOLDER.format(preset="_".join(words))
 
 
-def new_configuration(options: argparse.Namespace, given: dict[str, Any]) -> Configuration:
-    """Preset and recipe, changed by what stands on the command line."""
-    settings = load_preset(chosen_preset(options, given), options.recipe or "swinfuse")
-    return Configuration.from_dict({**settings, **given}, "command line")
+def chosen_preset(options: argparse.Namespace, overrides: dict[str, Any]) -> str:
+    """The selected preset, otherwise the one that suits the device."""
+    return options.preset or ("base" if torch.cuda.is_available() and overrides.get("device") != "cpu" else "tiny")
+
+
+def new_configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Configuration:
+    """Preset and recipe, the sizes of `--for`, and the settings of the command line, in this order."""
+    settings = load_preset(chosen_preset(options, overrides), options.recipe or "swinfuse")
+    if options.made_for:
+        settings |= sizes_for_datasets(options, Configuration.from_dict(settings), "spacing" not in overrides)
+    return Configuration.from_dict({**settings, **overrides}, "command line")
+
+
+def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
+    """The settings that `--for` takes from the plans of datasets, see :func:`fitted_sizes`."""
+    (preprocessed,) = required_paths("nnUNet_preprocessed")
+    plans, configuration = options.for_plans or DEFAULT_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
+    datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
+    sizes = fitted_sizes(datasets, preset, spacing)
+    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())
+    print(f"For {', '.join(plan.dataset for plan in datasets)} ({plans}, {configuration}): {listing}")
+    return sizes
 
 
 def print_list(options: argparse.Namespace) -> None:
-    """What the names resolve to, or all that can be found."""
+    """Prints the collection that the names resolve to, or a list of all collections."""
     from pretraining.collections.integrity import check
     from pretraining.collections.listing import describe, describe_all
     from pretraining.collections.modalities import ModalityMap
@@ -159,7 +199,7 @@ def print_list(options: argparse.Namespace) -> None:
 
 
 def find(options: argparse.Namespace) -> Collection:
-    """The collection that the command line names, in nnUNet_raw."""
+    """Finds the collection that the command line names, in nnUNet_raw."""
     from pretraining.collections.modalities import ModalityMap
     from pretraining.collections.resolve import find_collections
 
@@ -171,26 +211,29 @@ def find(options: argparse.Namespace) -> Collection:
 def preprocess_only(options: argparse.Namespace) -> None:
     """Preprocesses the collection, or a part of it."""
     _, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
-    given = given_settings(options)
-    configuration = new_configuration(options, given)
+    overrides = setting_overrides(options)
+    configuration = new_configuration(options, overrides)
     collection = find(options)
     folder = preprocess_collection(collection, options, configuration, preprocessed)
     if not (folder / INDEX).is_file():
-        print(f"Part {options.part_id} of {options.num_parts} is done; the part that ends last writes {folder / INDEX}")
+        print(f"Part {options.part_id} of {options.num_parts} is done; the last part to finish writes {folder / INDEX}")
         return
     print(f"Preprocessed: {folder}")
     counts = PreprocessedCollection.open(folder).header["volumes"]
     if all(counts[domain] for domain in configuration.modalities):
-        print(f"Train with: {train_command(options, given)}")
+        print(f"Train with: {train_command(options, overrides)}")
 
 
-def train_command(options: argparse.Namespace, given: dict[str, Any]) -> str:
-    """The command that trains on what this one preprocesses, with all settings that must be the same."""
+def train_command(options: argparse.Namespace, overrides: dict[str, Any]) -> str:
+    """The command that trains on what this one preprocesses, with all settings that have to be the same."""
     words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
     words += ["--recipe", options.recipe] if options.recipe else []
+    words += ["--for", *options.made_for] if options.made_for else []
+    for option in ("for_plans", "for_configuration"):
+        words += [f"--{option}", getattr(options, option)] if getattr(options, option) else []
     for name in ("crop_size", "spacing", "validation_share", "modalities"):
-        if name in given:
-            values = given[name] if isinstance(given[name], list) else [given[name]]
+        if name in overrides:
+            values = overrides[name] if isinstance(overrides[name], list) else [overrides[name]]
             words += [f"--{name}", *(value if isinstance(value, str) else f"{value:g}" for value in values)]
     return f"swinfuse_pretrain {shlex.join(words)} --train_only"
 
@@ -199,7 +242,7 @@ def preprocess_collection(
     collection: Collection, options: argparse.Namespace, configuration: Configuration, preprocessed: Path
 ) -> Path:
     """Checks the headers and preprocesses what is missing; returns the folder."""
-    # nnunetv2 and SimpleITK take seconds to import, and training alone needs neither.
+    # nnunetv2 and SimpleITK take seconds to import, and --train_only needs neither.
     from pretraining.collections.integrity import check
     from pretraining.preprocessing.preprocess import preprocess
 
@@ -220,37 +263,37 @@ def preprocess_collection(
 
 
 def open_preprocessed(folder: Path, configuration: Configuration) -> PreprocessedCollection:
-    """What was preprocessed before.
+    """Opens a preprocessed collection and checks that the run can use it.
 
     Raises:
-        InputError: when it was with other settings, is incomplete, or lacks a modality that the run learns from.
+        InputError: when it was preprocessed with other settings, is incomplete, or lacks a modality of the run.
     """
     volumes = PreprocessedCollection.open(folder)
-    differing = volumes.differences(configuration.spacing, configuration.validation_share)
-    if differing:
+    differences = volumes.differences(configuration.spacing, configuration.validation_share)
+    if differences:
         raise InputError(
-            f"{folder} was preprocessed with other settings ({'; '.join(differing)}). Use the same, or preprocess "
+            f"{folder} was preprocessed with other settings ({'; '.join(differences)}). Use the same, or preprocess "
             "again with --preprocess_only --overwrite"
         )
-    without = [domain for domain in configuration.modalities if not volumes.header["volumes"][domain]]
-    if without:
+    missing = [domain for domain in configuration.modalities if not volumes.header["volumes"][domain]]
+    if missing:
         raise InputError(
-            f"{folder}: no {without[0]} volume, but the run learns from {' and '.join(configuration.modalities)}; "
+            f"{folder}: no {missing[0]} volume, but the run learns from {' and '.join(configuration.modalities)}; "
             "see --modalities"
         )
     return volumes
 
 
-def continuation(words: Sequence[str]) -> str:
-    """The command that goes on with the run that `words` began: the same, so that no setting differs, with `--c`."""
-    return "swinfuse_pretrain " + shlex.join([*(word for word in words if word not in ("--overwrite", "--c")), "--c"])
+def make_resume_command(argv: Sequence[str]) -> str:
+    """The command that resumes the run of a command line: the same, so that no setting differs, with `--c`."""
+    return "swinfuse_pretrain " + shlex.join([*(word for word in argv if word not in ("--overwrite", "--c")), "--c"])
 
 
 def required_paths(*names: str) -> tuple[Path, ...]:
-    """Those of nnU-Net's three folders that are needed.
+    """The folders of nnU-Net's path variables.
 
     Raises:
-        InputError: listing every variable that is not set.
+        InputError: listing all variables that are not set, or when nnUNet_raw is no folder.
     """
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
@@ -261,34 +304,34 @@ def required_paths(*names: str) -> tuple[Path, ...]:
     paths = {name: Path(os.environ[name]) for name in names}
     if "nnUNet_raw" in paths and not paths["nnUNet_raw"].is_dir():
         raise InputError(
-            f"nnUNet_raw is {paths['nnUNet_raw']}, which is no folder; expected the folder that holds the collection"
+            f"nnUNet_raw is {paths['nnUNet_raw']}, which is no folder; expected the folder that contains the collection"
         )
     return tuple(paths.values())
 
 
-def continued_configuration(saved: Configuration, given: dict[str, Any], folder: Path) -> Configuration:
-    """The settings to go on with: the run's own, but for those that change neither losses nor result.
+def resumed_configuration(saved: Configuration, overrides: dict[str, Any], folder: Path) -> Configuration:
+    """The settings of a resumed run: its own, except those that change neither the losses nor the result.
 
     Raises:
         InputError: listing settings on the command line that differ from the run's.
     """
-    wanted = replace(saved, **given)
-    changed = changed_settings(saved, wanted)
-    if changed:
+    requested = replace(saved, **overrides)
+    changes = changed_settings(saved, requested)
+    if changes:
         raise InputError(
-            f"{folder}: --c cannot go on with other settings ({'; '.join(changed)}). "
+            f"{folder}: --c cannot resume with other settings ({'; '.join(changes)}). "
             "Leave them out, or start a new run with --overwrite"
         )
-    return wanted
+    return requested
 
 
 def print_next_command(backbone: Backbone) -> None:
-    """What to do with the encoder, and whether nnU-Net is ready for it."""
+    """Prints how to fine-tune the encoder, and to register the trainer first where nnU-Net does not find it."""
     from nnunetv2_swinfuse.discovery.register import visible_to_nnunet
 
     print("Fine-tune it in nnU-Net (for a dataset DATASET_ID that is planned and preprocessed):")
     if not visible_to_nnunet():
-        print("    swinfuse_register      # once: nnU-Net does not see the trainer yet")
+        print("    swinfuse_register      # once: nnU-Net does not find the trainer yet")
     if planning := planning_command(backbone):
         print(f"    {planning}")
     print(f"    {training_command(backbone)}")

@@ -1,143 +1,213 @@
-"""Every setting of a pretraining run: one frozen dataclass, filled from a preset and the command line, and checked."""
+"""Every setting of a pretraining run: one frozen dataclass, filled from a preset and the command line, and checked.
+
+The field of a setting is the only place that states its type, its default and its help text: the command line
+(:mod:`pretraining.options`) and docs/settings.md (:mod:`pretraining.settings_page`) are made from them.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from importlib import resources
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
-from nnunetv2_swinfuse.architecture.encoder import BACKBONES, Backbone, EncoderSettings
+from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings, Fusion
 from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
-from pretraining.collections.collection import DOMAINS
-from pretraining.errors import InputError
-from pretraining.losses.density import DENSITY_LOSSES
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.collections.collection import DOMAINS, Domain
+from pretraining.losses.density import DensityLoss
+from pretraining.views import Masking
 
-TASKS = ("inpainting", "contrastive", "rotation")
-# How much longer one side of a voxel may be than the other where the axial plane counts as isotropic.
+Task = Literal["inpainting", "contrastive", "rotation"]
+TASKS: tuple[Task, ...] = get_args(Task)
+# Largest relative difference of the spacings of y and x that counts as isotropic.
 PLANE_TOLERANCE = 0.05
 Strides = tuple[tuple[int, ...], ...]
 
-# Settings that may differ between a run and its continuation: they change neither the losses nor what is learnt.
+# Settings that may differ when a run is resumed: they change neither the losses nor what is learnt.
 FREE_ON_RESUME = frozenset(
     {"workers", "checkpoint_every", "validate_every", "validation_batches", "device", "tensorboard"}
 )
+# Groups of settings, in the order of the fields.
+GROUPS = ("data", "network", "training", "losses", "run")
+
+
+def _about(group: str, explanation: str) -> dict[str, str]:
+    """Metadata of a setting: the group and the help text of its option."""
+    return {"group": group, "help": explanation}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Settings of a pretraining run. The defaults are the paper's and its released code's where they name a figure.
+    """Settings of a pretraining run; each is explained where it is defined.
 
-    Attributes:
-        preset: name of the preset the run started from: its sizes and length.
-        recipe: name of the recipe: what is learnt, and how.
-        modalities: `CT`, `MR` or both; with one there is no pair, and images go through the module alone.
-        tasks: proxy tasks; the losses of others are left out whatever their weights.
-        crop_size: crop in voxels (z, y, x); divisible by the product of the strides; y equals x (rotations).
-        strides: stride of each stage (z, y, x), as in an nnU-Net plan; the first is 1.
-        batch_size: pairs of a CT and an MR crop in a step, over all processes; each gives two views.
-        spacing: voxel spacing in mm (z, y, x); the collection's median when None.
-        validation_share: share of the patients kept for validation.
-        foreground_share: share of the crops that are centred on foreground.
-        backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
-        feature_size, depths, num_heads, window_size, mlp_ratio: see :class:`EncoderSettings`.
-        dim: `co_attention`, or `none` for the encoder without the Domain Invariance Module.
-        dim_layers, dim_max_tokens: layers of each of its blocks, tokens attended over at most.
-        fusion: `separate` or `mean` (the released reading), see :meth:`DomainInvariantEncoder.forward_pair`.
-        single_share: share of the steps in which each image goes through the module alone, as in fine-tuning.
-        drop_path_rate: stochastic depth.
-        checkpointing: recompute Swin blocks, or residual stages, in the backward pass.
-        init_from: an encoder file to begin from, SwinFUSE's or MONAI's; empty for random weights.
-        monai_legacy_merging, monai_clamped_bias: see :class:`EncoderSettings`; set by what `init_from` holds.
-        steps: optimiser steps; 0 publishes the encoder as it begins.
-        warmup_steps: steps of linear warm-up, then cosine decay.
-        learning_rate, weight_decay: of AdamW.
-        gradient_clip: largest norm of the gradient.
-        temperature: of the contrastive loss.
-        quarter_turns: whether crops are turned in the axial plane, for the rotation task and all others; left out by
-            itself where the volumes' plane is not isotropic, see :meth:`for_spacing`.
-        corrupted_share: share of a crop's voxels that is cut out.
-        masking: `blocks` of any size and place, or `cells` of a grid, see :class:`ViewSettings`.
-        mask_cell: voxels of a cell along each axis.
-        visible_weight: of the inpainting loss on visible voxels, relative to cut-out ones.
-        inpainting_weight, contrastive_weight, rotation_weight, density_weight: weights of the losses; 0 leaves one out.
-        cross_modal_weight: of the contrastive loss between the CT and the MR of registered pairs, part of that task.
-        density_loss: `kde_jsd`, or to compare with `mmd`, `coral` or `sliced_wasserstein`.
-        density_warmup_steps: steps over which the density weight rises from 0.
-        density_dimensions, density_samples: dimensions projected to, tokens per modality.
-        seed: all randomness of a step is a function of this and the step.
-        validate_every, validation_batches: steps between validations, batches in each.
-        checkpoint_every: steps between checkpoints.
-        workers: processes that load crops.
-        tensorboard: write the records for TensorBoard as well.
-        device: `cuda`, `cpu` or `auto`.
+    The defaults are those of the paper and its released code, where they name a value.
     """
 
-    preset: str = "base"
-    recipe: str = "swinfuse"
-    modalities: tuple[str, ...] = DOMAINS
-    tasks: tuple[str, ...] = TASKS
-    crop_size: tuple[int, ...] = (96, 96, 96)
-    strides: Strides = ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    batch_size: int = 2
-    spacing: tuple[float, float, float] | None = None
-    validation_share: float = 0.1
-    foreground_share: float = 0.67
+    preset: str = field(
+        default="base", metadata=_about("run", "preset that the run started from: its sizes and length")
+    )
+    recipe: str = field(default="swinfuse", metadata=_about("run", "recipe: what is learnt, and how"))
 
-    backbone: Backbone = EncoderSettings.backbone
-    feature_size: int = EncoderSettings.feature_size
-    depths: tuple[int, ...] = EncoderSettings.depths
-    num_heads: tuple[int, ...] = EncoderSettings.num_heads
-    window_size: int = EncoderSettings.window_size
-    mlp_ratio: float = EncoderSettings.mlp_ratio
-    dim: Literal["co_attention", "none"] = "co_attention"
-    dim_layers: int = DomainInvarianceSettings.layers
-    dim_max_tokens: int = DomainInvarianceSettings.max_tokens
-    fusion: Literal["separate", "mean"] = "separate"
-    single_share: float = 0.25
-    drop_path_rate: float = 0.0
-    checkpointing: bool = False
-    init_from: str = ""
-    monai_legacy_merging: bool = False
-    monai_clamped_bias: bool = False
+    modalities: tuple[Domain, ...] = field(
+        default=DOMAINS, metadata=_about("data", "modalities to learn from; with a single one there are no pairs")
+    )
+    crop_size: tuple[int, ...] = field(
+        default=(96, 96, 96),
+        metadata=_about(
+            "data",
+            "crop in voxels (z, y, x), divisible by the product of the strides; y equals x because of quarter turns",
+        ),
+    )
+    spacing: tuple[float, float, float] | None = field(
+        default=None, metadata=_about("data", "voxel spacing in mm (z, y, x); default: the median of the collection")
+    )
+    batch_size: int = field(
+        default=2,
+        metadata=_about("data", "pairs of a CT and an MR crop per step, over all processes; each crop gives two views"),
+    )
+    validation_share: float = field(
+        default=0.1, metadata=_about("data", "share of the patients that is kept for validation")
+    )
+    foreground_share: float = field(
+        default=0.67, metadata=_about("data", "share of the crops that are centred on the body")
+    )
 
-    steps: int = 100_000
-    warmup_steps: int = 500
-    learning_rate: float = 4e-4
-    weight_decay: float = 0.1
-    gradient_clip: float = 1.0
-    temperature: float = 0.5
-    quarter_turns: bool = True
-    corrupted_share: float = 0.3
-    masking: Literal["blocks", "cells"] = "blocks"
-    mask_cell: int = 8
-    visible_weight: float = 0.3
-    inpainting_weight: float = 1.0
-    contrastive_weight: float = 1.0
-    cross_modal_weight: float = 1.0
-    rotation_weight: float = 1.0
-    density_weight: float = 1.0
-    density_loss: Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"] = "kde_jsd"
-    density_warmup_steps: int = 5_000
-    density_dimensions: int = 8
-    density_samples: int = 512
+    backbone: Backbone = field(
+        default=EncoderSettings.backbone, metadata=_about("network", "swin, or resenc: nnU-Net's residual encoder")
+    )
+    strides: Strides = field(
+        default=((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2), (2, 2, 2)),
+        metadata=_about("network", "stride of each stage (z, y, x), as in nnU-Net's plans; the first is 1"),
+    )
+    feature_size: int = field(
+        default=EncoderSettings.feature_size,
+        metadata=_about("network", "channels of the patch embedding, doubled by each merging"),
+    )
+    depths: tuple[int, ...] = field(default=EncoderSettings.depths, metadata=_about("network", "blocks of each stage"))
+    num_heads: tuple[int, ...] = field(
+        default=EncoderSettings.num_heads,
+        metadata=_about("network", "attention heads of each stage; the first is also that of the DIM"),
+    )
+    window_size: int = field(
+        default=EncoderSettings.window_size, metadata=_about("network", "attention window in tokens along each axis")
+    )
+    mlp_ratio: float = field(
+        default=EncoderSettings.mlp_ratio,
+        metadata=_about("network", "hidden channels of the feed-forward networks, relative to their input"),
+    )
+    dim: Literal["co_attention", "none"] = field(
+        default="co_attention",
+        metadata=_about("network", "Domain Invariance Module (DIM), or none for an encoder without it"),
+    )
+    dim_layers: int = field(
+        default=DomainInvarianceSettings.layers, metadata=_about("network", "attention layers of each block of the DIM")
+    )
+    dim_max_cells: int = field(
+        default=DomainInvarianceSettings.max_cells,
+        metadata=_about("network", "largest number of cells in the DIM; larger maps are pooled"),
+    )
+    fusion: Fusion = field(
+        default="separate",
+        metadata=_about("network", "maps after the DIM: separate for CT and MR, or their mean as in the released code"),
+    )
+    single_share: float = field(
+        default=0.25,
+        metadata=_about("network", "share of the steps in which images pass the DIM singly, as in fine-tuning"),
+    )
+    drop_path_rate: float = field(default=0.0, metadata=_about("network", "largest rate of stochastic depth"))
+    checkpointing: bool = field(
+        default=False,
+        metadata=_about("network", "recompute Swin blocks or residual stages in the backward pass, to save memory"),
+    )
+    init_from: str = field(
+        default="",
+        metadata=_about("network", "encoder file of SwinFUSE or MONAI to start from; default: random weights"),
+    )
+    monai_legacy_merging: bool = field(
+        default=False,
+        metadata=_about("network", "patch merging of MONAI before version 1.5; set according to --init_from"),
+    )
+    monai_clamped_bias: bool = field(
+        default=False,
+        metadata=_about(
+            "network", "MONAI's lookup of the position bias in clamped windows; set according to --init_from"
+        ),
+    )
 
-    seed: int = 0
-    validate_every: int = 1_000
-    validation_batches: int = 16
-    checkpoint_every: int = 500
-    workers: int = 4
-    tensorboard: bool = False
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    steps: int = field(default=100_000, metadata=_about("training", "optimiser steps; 0 publishes the initial encoder"))
+    warmup_steps: int = field(
+        default=500, metadata=_about("training", "steps of linear warm-up, followed by a cosine decay")
+    )
+    learning_rate: float = field(default=4e-4, metadata=_about("training", "largest learning rate of AdamW"))
+    weight_decay: float = field(default=0.1, metadata=_about("training", "weight decay of AdamW"))
+    gradient_clip: float = field(default=1.0, metadata=_about("training", "largest norm of the gradient"))
+
+    tasks: tuple[Task, ...] = field(
+        default=TASKS, metadata=_about("losses", "proxy tasks; the losses of others are left out")
+    )
+    temperature: float = field(default=0.5, metadata=_about("losses", "temperature of the contrastive losses"))
+    quarter_turns: bool = field(
+        default=True,
+        metadata=_about(
+            "losses",
+            "turn crops in the axial plane, needed by the rotation task; off where that plane is not isotropic",
+        ),
+    )
+    corrupted_share: float = field(default=0.3, metadata=_about("losses", "share of a crop's voxels that is cut out"))
+    masking: Masking = field(
+        default="blocks", metadata=_about("losses", "cut out blocks of random size and position, or cells of a grid")
+    )
+    mask_cell: int = field(default=8, metadata=_about("losses", "side of a cell in voxels, with --masking cells"))
+    visible_weight: float = field(
+        default=0.3,
+        metadata=_about("losses", "weight of visible voxels in the inpainting loss, relative to cut-out voxels"),
+    )
+    inpainting_weight: float = field(default=1.0, metadata=_about("losses", "weight of the inpainting loss"))
+    contrastive_weight: float = field(
+        default=1.0, metadata=_about("losses", "weight of the contrastive loss within a modality")
+    )
+    cross_modal_weight: float = field(
+        default=1.0, metadata=_about("losses", "weight of the contrastive loss between CT and MR of registered pairs")
+    )
+    rotation_weight: float = field(default=1.0, metadata=_about("losses", "weight of the rotation loss"))
+    density_weight: float = field(default=1.0, metadata=_about("losses", "weight of density matching"))
+    density_loss: DensityLoss = field(
+        default="kde_jsd",
+        metadata=_about(
+            "losses", "loss of density matching: divergence of kernel densities, or an alternative to compare"
+        ),
+    )
+    density_warmup_steps: int = field(
+        default=5_000, metadata=_about("losses", "steps over which the weight of density matching rises")
+    )
+    density_dimensions: int = field(
+        default=8, metadata=_about("losses", "dimensions to which tokens are projected for density matching")
+    )
+    density_samples: int = field(
+        default=512, metadata=_about("losses", "largest number of tokens per modality in density matching")
+    )
+
+    seed: int = field(default=0, metadata=_about("run", "seed of all randomness"))
+    validate_every: int = field(default=1_000, metadata=_about("run", "steps between validations"))
+    validation_batches: int = field(default=16, metadata=_about("run", "batches per validation"))
+    checkpoint_every: int = field(default=500, metadata=_about("run", "steps between checkpoints"))
+    workers: int = field(default=4, metadata=_about("run", "processes that load crops"))
+    tensorboard: bool = field(default=False, metadata=_about("run", "write the records for TensorBoard as well"))
+    device: Literal["auto", "cuda", "cpu"] = field(
+        default="auto", metadata=_about("run", "device to train on; auto: a GPU if there is one")
+    )
 
     def __post_init__(self) -> None:
-        for name, known in (("modalities", DOMAINS), ("tasks", TASKS)):
-            found = getattr(self, name)
-            fine = not isinstance(found, str) and set(found) <= set(known) and len(set(found)) == len(found) > 0
-            _require(fine, name, found, f"one or several of {list(known)}")
-            object.__setattr__(self, name, tuple(value for value in known if value in found))
+        for name, choices in setting_choices().items():
+            value = getattr(self, name)
+            if name not in LISTS_OF_CHOICES:
+                _require(value in choices, name, value, f"one of {list(choices)}")
+                continue
+            valid = not isinstance(value, str) and set(value) <= set(choices) and len(set(value)) == len(value) > 0
+            _require(valid, name, value, f"one or several of {list(choices)}")
+            object.__setattr__(self, name, tuple(choice for choice in choices if choice in value))
         for name in ("crop_size", "depths", "num_heads", "spacing"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
@@ -150,7 +220,7 @@ class Configuration:
         if self.quarter_turns and self.crop_size[1] != self.crop_size[2]:
             raise InputError(
                 f"crop_size is {list(self.crop_size)}; expected (z, y, x) with y equal to x, because crops are turned "
-                "by quarters in that plane (--no-quarter_turns leaves that out, and with it the rotation task)"
+                "by quarters in that plane (--no-quarter_turns leaves the turns and the rotation task out)"
             )
         if topology.convolution_strides:
             raise InputError(
@@ -161,8 +231,16 @@ class Configuration:
             raise InputError(f"spacing is {list(self.spacing)}; expected three positive numbers, mm along z, y, x")
         for name in ("batch_size", "mask_cell", "validate_every", "validation_batches", "checkpoint_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        amounts = ("steps", "warmup_steps", "density_warmup_steps", "workers", "weight_decay", "seed", "visible_weight")
-        for name in (*amounts, *LOSS_WEIGHTS.values()):
+        not_negative = (
+            "steps",
+            "warmup_steps",
+            "density_warmup_steps",
+            "workers",
+            "weight_decay",
+            "seed",
+            "visible_weight",
+        )
+        for name in (*not_negative, *LOSS_WEIGHTS.values()):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "gradient_clip", "temperature", "density_dimensions"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
@@ -176,13 +254,11 @@ class Configuration:
             any(self.loss_weight(task) for task in TASKS),
             f"the weight of {', '.join(self.tasks)}", 0, "more than 0 for one proxy task at least",
         )  # fmt: skip
-        for name, allowed in CHOICES.items():
-            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {list(allowed)}")
 
     def _recipe_hint(self) -> str:
-        """Sizes are those of the preset's backbone until a recipe brings another's."""
-        mixed = self.backbone == "resenc" and len(self.num_heads) != 1
-        return ". --recipe resenc sets nnU-Net's sizes" if mixed else ""
+        """A hint for --backbone resenc without its recipe: the preset's sizes are those of Swin."""
+        sizes_of_swin = self.backbone == "resenc" and len(self.num_heads) != 1
+        return ". --recipe resenc sets nnU-Net's sizes" if sizes_of_swin else ""
 
     @property
     def topology(self) -> Topology:
@@ -190,23 +266,23 @@ class Configuration:
 
     @property
     def encoder_settings(self) -> EncoderSettings:
-        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_tokens)
+        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_cells)
         return EncoderSettings(
             feature_size=self.feature_size,
             depths=self.depths,
             num_heads=self.num_heads,
             window_size=self.window_size,
             mlp_ratio=self.mlp_ratio,
-            domain_invariance=invariance.to_dict() if self.dim == "co_attention" else None,
+            domain_invariance=invariance if self.dim == "co_attention" else None,
             monai_legacy_merging=self.monai_legacy_merging,
             monai_clamped_bias=self.monai_clamped_bias,
             backbone=self.backbone,
         )
 
     def for_spacing(self, spacing: Sequence[float]) -> Configuration:
-        """These settings, without quarter turns where the axial plane of the volumes is not isotropic.
+        """These settings for the volumes' spacing: without quarter turns if the axial plane is not isotropic.
 
-        A quarter turn would exchange the spacings of y and x: the turn could be read off the distortion.
+        A quarter turn exchanges the spacings of y and x, so it could be recognised by the distortion.
 
         Args:
             spacing: of the preprocessed volumes, mm (z, y, x).
@@ -214,16 +290,15 @@ class Configuration:
         Raises:
             InputError: when rotation is the only task.
         """
-        _, y, x = spacing
-        if not self.quarter_turns or max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x):
-            return self
+        z, y, x = (float(distance) for distance in spacing)
+        turned = self.quarter_turns and max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x)
         try:
-            return replace(self, quarter_turns=False)
+            return replace(self, spacing=(z, y, x), quarter_turns=turned)
         except InputError as error:
             raise InputError(
                 f"the volumes' spacing is {[round(float(s), 3) for s in spacing]} mm (z, y, x): quarter turns of a "
-                f"plane that is not isotropic give themselves away, so there is no rotation task, and {error}. Give "
-                "--spacing with equal y and x, or other --tasks"
+                f"plane that is not isotropic can be inferred from the distortion, so there is no rotation task, and "
+                f"{error}. Set --spacing with equal y and x, or other --tasks"
             ) from error
 
     def loss_weight(self, loss: str) -> float:
@@ -231,21 +306,21 @@ class Configuration:
         if (loss in TASKS and loss not in self.tasks) or (loss == "rotation" and not self.quarter_turns):
             return 0.0
         # With the mean of both maps, CT and MR features are the same.
-        apart = len(self.modalities) == len(DOMAINS) and self.fusion != "mean"
-        if loss == "cross_modal" and not (self.loss_weight("contrastive") and apart):
+        two_maps = len(self.modalities) == len(DOMAINS) and self.fusion != "mean"
+        if loss == "cross_modal" and not (self.loss_weight("contrastive") and two_maps):
             return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, numbers and strings, for JSON and checkpoints."""
+        """The settings as plain lists, numbers and strings, for JSON and checkpoints."""
         return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "configuration") -> Configuration:
-        """Raises InputError naming fields that are not known."""
+        """The settings of a mapping, others at their defaults; raises InputError naming unknown settings."""
         unknown = sorted(set(values) - {field.name for field in fields(cls)})
         if unknown:
-            raise InputError(f"{source}: unknown settings {unknown}; see swinfuse_pretrain --help for those there are")
+            raise InputError(f"{source}: unknown settings {unknown}; swinfuse_pretrain --help lists all")
         return cls(**values)
 
 
@@ -256,49 +331,23 @@ LOSS_WEIGHTS = {
     "rotation": "rotation_weight",
     "density": "density_weight",
 }
-CHOICES: dict[str, tuple[str, ...]] = {
-    "backbone": BACKBONES,
-    "dim": ("co_attention", "none"),
-    "fusion": ("separate", "mean"),
-    "masking": ("blocks", "cells"),
-    "density_loss": DENSITY_LOSSES,
-    "device": ("auto", "cuda", "cpu"),
-}
+# Settings that are one or several of their choices.
+LISTS_OF_CHOICES = ("modalities", "tasks")
 
 
-def preset_names() -> list[str]:
-    """Names of the presets that come with the package: sizes and lengths."""
-    return _names("presets")
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package: what is learnt. Any goes with any preset."""
-    return _names("presets/recipes")
-
-
-def load_preset(name: str, recipe: str = "swinfuse") -> dict[str, Any]:
-    """The settings that a preset and a recipe change, `preset` and `recipe` included.
-
-    Raises:
-        InputError: listing the presets or recipes there are.
-    """
-    settings = {**_load("presets", name, "preset"), **_load("presets/recipes", recipe, "recipe")}
-    return {"preset": name, "recipe": recipe, **settings}
-
-
-def _names(folder: str) -> list[str]:
-    files = (resources.files("pretraining") / folder).iterdir()
-    return sorted(file.name.removesuffix(".json") for file in files if file.name.endswith(".json"))
-
-
-def _load(folder: str, name: str, kind: str) -> dict[str, Any]:
-    if name not in _names(folder):
-        raise InputError(f"{kind} {name!r} is not known; there are {_names(folder)}")
-    return json.loads((resources.files("pretraining") / folder / f"{name}.json").read_text())
+def setting_choices() -> dict[str, tuple[str, ...]]:
+    """The values that settings with a `Literal` type may have, by name; see also `LISTS_OF_CHOICES`."""
+    choices: dict[str, tuple[str, ...]] = {}
+    for name, kind in get_type_hints(Configuration).items():
+        if name in LISTS_OF_CHOICES:
+            kind = get_args(kind)[0]
+        if get_origin(kind) is Literal:
+            choices[name] = get_args(kind)
+    return choices
 
 
 def changed_settings(old: Configuration, new: Configuration) -> list[str]:
-    """In words, the settings in which a continuation would differ from its run; empty when it may go on."""
+    """Describes the settings that must not differ between a run and its resumption but do."""
     before, after = old.to_dict(), new.to_dict()
     return [
         f"{name}: {before[name]} in the run, {after[name]} now"
@@ -307,6 +356,6 @@ def changed_settings(old: Configuration, new: Configuration) -> list[str]:
     ]
 
 
-def _require(holds: bool, name: str, found: object, expected: str) -> None:
-    if not holds:
-        raise InputError(f"{name} is {found}; expected {expected}")
+def _require(condition: bool, name: str, value: object, expected: str) -> None:
+    if not condition:
+        raise InputError(f"{name} is {value}; expected {expected}")

@@ -1,4 +1,4 @@
-"""`-num_gpus N`: the processes of one machine, started by torch's own launcher, and started again when one fails."""
+"""`-num_gpus N`: starts the processes of one machine with torch's launcher, and restarts them when one fails."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from pretraining.errors import InputError
-from pretraining.loop import Interrupted
-from pretraining.run import Run, carry_out, find_device
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.interruption import Interrupted
+from pretraining.run import Run, find_device, run_pretraining
 
-RESTARTS = 3
-# Of a process: bad input, and interruption; nothing that another attempt would change.
+MAX_RESTARTS = 3
+# Exit statuses of a process after which a restart would be pointless.
 BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def launch(run: Run, count: int) -> None:
     """Trains in `count` processes and returns when the encoder is published.
 
-    A process that fails, killed by the system for instance, ends the others; all begin again at the last checkpoint, up
-    to three times.
+    When a process fails, for instance because the system kills it, the others are ended and all restart from the last
+    checkpoint, up to three times.
 
     Raises:
-        InputError: when there are fewer GPUs; or when it fails too often.
+        InputError: when the machine has fewer GPUs, or after too many failures.
         Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
-        SystemExit: with 2 when a process has explained what is wrong.
+        SystemExit: with status 2 when a process has printed what is wrong.
     """
     device = find_device(run.configuration)
     if device.type == "cuda" and count > torch.cuda.device_count():
-        raise InputError(f"-num_gpus is {count}, but PyTorch sees {torch.cuda.device_count()} here")
-    # The launcher's own account of a failure is a page long.
+        raise InputError(f"-num_gpus is {count}, but PyTorch sees {torch.cuda.device_count()} GPU(s) here")
+    # The launcher's own report of a failure is a page long.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    for attempt in range(RESTARTS + 1):
+    for attempt in range(MAX_RESTARTS + 1):
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
             rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.2,
         )  # fmt: skip
         try:
-            elastic_launch(config, process)(run, attempt > 0)
+            elastic_launch(config, run_process)(run, attempt > 0)
             return
         except SignalException as error:
             if not run.checkpoint.exists():
-                # Before the first step there is nothing to go on with.
+                # Before the first checkpoint there is nothing to resume.
                 raise KeyboardInterrupt from None
             raise Interrupted(f"{error.sigval.name}; saved {run.checkpoint}") from None
         except ChildFailedError as error:
@@ -56,21 +56,21 @@ def launch(run: Run, count: int) -> None:
                 raise SystemExit(BAD_INPUT) from None
             if failure.exitcode == INTERRUPTED:
                 raise Interrupted(f"a process was stopped; saved {run.checkpoint}") from None
-            ended = f"process {rank} of {count} ended with {failure.exitcode} ({failure.signal_name()})"
-        if attempt < RESTARTS:
-            print(f"WARNING: {ended}; going on from the last checkpoint, if there is one", file=sys.stderr)
-    raise InputError(f"{ended}, after {RESTARTS} new beginnings; go on with --c when the cause is found")
+            problem = f"process {rank} of {count} ended with {failure.exitcode} ({failure.signal_name()})"
+        if attempt < MAX_RESTARTS:
+            print(f"WARNING: {problem}; restarting from the last checkpoint, if there is one", file=sys.stderr)
+    raise InputError(f"{problem}, after {MAX_RESTARTS} restarts; resume with --c when the cause is fixed")
 
 
-def process(run: Run, again: bool) -> None:
-    """One of the processes; exits with 2 on bad input, 130 when interrupted."""
+def run_process(run: Run, restarted: bool) -> None:
+    """Runs one of the processes; exits with status 2 on bad input, 130 when interrupted."""
     if hasattr(os, "setpgrp"):
-        # Ctrl-C reaches every process of a terminal; the launcher alone answers it and tells each once.
+        # Ctrl-C reaches every process of a terminal; only the launcher handles it, and signals each process once.
         os.setpgrp()
     if find_device(run.configuration).type == "cpu":
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ["LOCAL_WORLD_SIZE"])))
     try:
-        carry_out(run, again)
+        run_pretraining(run, restarted)
     except InputError as error:
         print(f"swinfuse_pretrain, rank {os.environ['RANK']}: {error}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from None

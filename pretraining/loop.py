@@ -1,16 +1,13 @@
-"""The training loop: steps, validation, checkpoints, interruption and continuation. No framework inside."""
+"""The training loop: steps, validation, checkpoints, interruption and resumption. No framework inside."""
 
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from types import FrameType
 from typing import Any
 
 import torch
@@ -19,74 +16,113 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
 from pretraining.configuration import LOSS_WEIGHTS, Configuration
-from pretraining.errors import InputError
+from pretraining.interruption import Interrupted, ignore_stop_signals, stop_signals
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import RunLog, SilentLog
-from pretraining.monitoring.panels import draw_reconstruction
-from pretraining.monitoring.probes import FeatureProbes
 from pretraining.monitoring.scalars import UnreadScalars
-from pretraining.objective import ALONE_HERE, evaluate
-from pretraining.out_of_memory import enough_memory
-from pretraining.preprocessed.collection import millimetres
-from pretraining.preprocessed.crops import CropDataset, PreprocessedCollection
-from pretraining.processes import Processes
-from pretraining.run_time import in_words
+from pretraining.objective import evaluate
+from pretraining.out_of_memory import explain_out_of_memory
+from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
+from pretraining.preprocessed.crops import CropDataset
+from pretraining.processes import SINGLE_PROCESS, Processes
+from pretraining.run_time import format_duration
 from pretraining.schedule import learning_rate
+from pretraining.validation import to_device, validate
 from pretraining.warm_start import initialize
 
 READ_EVERY = 20
-REMEDY = "The checkpoint in {folder} is from before. Start again with a lower --learning_rate or --gradient_clip."
-
-
-class Interrupted(Exception):  # noqa: N818 - no error
-    """The run was asked to stop; everything up to here is in its checkpoint."""
+REMEDY = "The checkpoint in {folder} is older. Start again with a lower --learning_rate or --gradient_clip."
 
 
 class DivergedError(InputError):
-    """A loss was not finite; the last checkpoint is from before."""
+    """A loss, a gradient or a weight is not finite; the last checkpoint is older."""
 
 
-def leave_signals(worker: int) -> None:
-    """Processes that load crops leave Ctrl-C and SIGTERM to the one that trains, and end with it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@dataclass
+class Training:
+    """What changes from step to step.
 
-
-@contextmanager
-def stop_signals() -> Iterator[list[str]]:
-    """Within, Ctrl-C and SIGTERM add their name to the list instead of ending the program; a second one ends it."""
-    received: list[str] = []
-    previous: dict[signal.Signals, Any] = {}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        signal.signal(number, previous[signal.Signals(number)])
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
-    try:
-        yield received
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def loading(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
-    """Within, a function gives the next batch; behind it, the processes that load have ended, whatever happened.
-
-    They do not listen to SIGTERM, by which Python ends what is left at its exit: it would wait for them for ever.
+    Attributes:
+        model: the model.
+        optimizer: of its parameters.
+        step: steps taken so far.
+        bandwidth: running average of the density loss's bandwidth, None before its first step.
+        seconds: time spent in steps so far.
     """
-    # The traceback of an error keeps all variables of the frames it came through, but not what a list held.
-    batches = [iter(loader)]
-    try:
-        yield lambda: next(batches[0])
-    finally:
-        batches.clear()
+
+    model: PretrainingModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    bandwidth: torch.Tensor | None = None
+    seconds: float = 0.0
+
+    @classmethod
+    def start(cls, configuration: Configuration, device: torch.device, state: TrainingState | None) -> Training:
+        """With random weights, or as a checkpoint left it."""
+        torch.manual_seed(configuration.seed)
+        model = PretrainingModel(configuration).to(device)
+        optimizer = torch.optim.AdamW(
+            weight_decay_groups(model, configuration.weight_decay), lr=configuration.learning_rate, betas=(0.9, 0.999)
+        )
+        if state is None:
+            return cls(model, optimizer)
+        model.load_state_dict(state.network_weights)
+        optimizer.load_state_dict(state.optimizer)
+        bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
+        return cls(model, optimizer, state.step, bandwidth, state.seconds)
+
+    def save(self, folder: Path, configuration: Configuration, collection: PreprocessedCollection) -> None:
+        """Writes the checkpoint of a run."""
+        state = TrainingState(
+            step=self.step,
+            network_weights=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            bandwidth=self.bandwidth,
+            configuration=configuration,
+            collection={"name": collection.name, "hash": collection.hash},
+            spacing=tuple(collection.spacing),
+            seconds=self.seconds,
+        )
+        save_checkpoint(state, folder / CHECKPOINT)
+
+    def require_finite_weights(self, folder: Path) -> None:
+        """Raises DivergedError when a weight is not finite: such a checkpoint must not replace the last one."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise DivergedError(f"step {self.step}: weights are not finite. {REMEDY.format(folder=folder)}")
+
+
+class StepRecords:
+    """Losses of training steps on their way from the device to the log and the progress bar.
+
+    Reading a value makes a GPU finish all work that was queued, so there many steps are read at once.
+    """
+
+    def __init__(self, log: RunLog, bar: tqdm[Any], configuration: Configuration, folder: Path, device: torch.device):
+        self._log, self._bar, self._configuration, self._folder = log, bar, configuration, folder
+        self._unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
+
+    def add(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
+        """Adds the scalars of the step after which `step` steps are taken."""
+        self._unread.add(step, values)
+        if self._unread.due:
+            self.read()
+
+    def read(self) -> None:
+        """Logs all steps that are not logged yet; raises DivergedError when a loss or a gradient is not finite."""
+        for step, values in self._unread.read():
+            if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
+                raise DivergedError(
+                    f"step {step - 1}: the loss is {values['total']}, the norm of its gradient "
+                    f"{values['gradient_norm']} ({_format_values(values)}). {REMEDY.format(folder=self._folder)}"
+                )
+            rate = learning_rate(step - 1, self._configuration)
+            self._log.record(step, "train", {**values, "learning_rate": rate})
+            self._bar.set_postfix_str(_format_values({name: values[name] for name in LOSS_WEIGHTS if name in values}))
 
 
 def train(
@@ -96,17 +132,17 @@ def train(
     device: torch.device,
     state: TrainingState | None = None,
     initial: Encoder | None = None,
-    processes: Processes = ALONE_HERE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> PretrainingModel:
-    """Trains to the configuration's last step, from the beginning or from a checkpoint's state.
+    """Trains to the configuration's last step, from the beginning or from a checkpoint.
 
     Args:
-        folder: the run's folder: checkpoints, log, records, `progress.png` and `panels/` go here.
+        folder: of the run, for checkpoints, log, records, `progress.png` and `panels/`.
         collection: the preprocessed volumes.
         configuration: settings of the run.
-        device: where to train; bf16 autocast is used on CUDA.
-        state: a checkpoint's, to go on from.
-        initial: an encoder to begin from, where there is no state.
+        device: where to train; with bf16 autocast on CUDA.
+        state: of the checkpoint to resume from.
+        initial: an encoder to start from, where there is no state.
         processes: those that train together; the first writes all files.
 
     Returns:
@@ -117,176 +153,132 @@ def train(
         DivergedError: when a loss is not finite.
         InputError: when a checkpoint cannot be written.
     """
-    asked, configuration = configuration, configuration.for_spacing(collection.spacing)
-    torch.manual_seed(configuration.seed)
-    model = PretrainingModel(configuration).to(device)
-    optimizer = torch.optim.AdamW(
-        weight_decay_groups(model, configuration.weight_decay), lr=configuration.learning_rate, betas=(0.9, 0.999)
-    )
-    step, bandwidth, seconds = 0, None, 0.0
-    if state is not None:
-        model.load_state_dict(state.network_weights)
-        optimizer.load_state_dict(state.optimizer)
-        step, seconds = state.step, state.seconds
-        bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
-    log = RunLog(folder, step, configuration.tensorboard) if processes.first else SilentLog()
+    requested, configuration = configuration, configuration.for_spacing(collection.spacing)
+    training = Training.start(configuration, device, state)
+    model, optimizer, steps = training.model, training.optimizer, configuration.steps
+    log = RunLog(folder, training.step, configuration.tensorboard) if processes.first else SilentLog()
     if initial is not None and state is None:
-        log.say(f"Beginning from {initial.path}. {initialize(model, initial)}")
-    trained = processes.wrap(model, device)
+        log.info(f"Starting from {initial.path}. {initialize(model, initial)}")
+    _log_start(log, training, collection, requested, device, processes)
+    wrapped_model = processes.wrap(model, device)
     samples = processes.samples(configuration.batch_size)
-    loader = DataLoader(
-        CropDataset(
-            collection, "train", configuration.crop_size, configuration.batch_size,
-            seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
-            samples=samples, domains=configuration.modalities,
-        ),
-        batch_size=None,
-        sampler=range(step, configuration.steps),
-        num_workers=configuration.workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals,
-    )  # fmt: skip
-    log.say(
-        f"{'Going on at' if step else 'Starting at'} step {step} of {configuration.steps} on {device}"
-        f"{f' and {processes.world_size - 1} more' if processes.world_size > 1 else ''}, "
-        f"collection {collection.name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
-    )
-    for note in collection.reading_notes(configuration.crop_size):
-        log.say(note)
-    if asked.quarter_turns and not configuration.quarter_turns:
-        log.say(
-            f"The spacing is {millimetres(collection.spacing)} (z, y, x), not isotropic in the axial plane: "
-            "no quarter turns and no rotation task. With --spacing y and x can be made equal"
-        )
-
-    def read_values() -> None:
-        for taken, values in unread.read():
-            if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
-                raise DivergedError(
-                    f"step {taken - 1}: the loss is {values['total']}, its gradient's norm {values['gradient_norm']} "
-                    f"({_words(values)}). {REMEDY.format(folder=folder)}"
-                )
-            log.record(taken, "train", {**values, "learning_rate": learning_rate(taken - 1, configuration)})
-            bar.set_postfix_str(_words({name: values[name] for name in LOSS_WEIGHTS if name in values}))
-
-    def save() -> None:
-        if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
-            raise DivergedError(f"step {step}: weights are not finite. {REMEDY.format(folder=folder)}")
-        if not processes.first:
-            return
-        save_checkpoint(
-            TrainingState(
-                step=step,
-                network_weights=model.state_dict(),
-                optimizer=optimizer.state_dict(),
-                bandwidth=bandwidth,
-                configuration=asked,
-                collection={"name": collection.name, "hash": collection.hash},
-                spacing=tuple(collection.spacing),
-                seconds=seconds,
-            ),
-            folder / CHECKPOINT,
-        )
-
-    # Reading a value makes a GPU finish all that was asked of it: there, many steps are read at once.
-    unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
     with (
-        stop_signals() as stop,
-        loading(loader) as next_batch,
-        tqdm(total=configuration.steps, initial=step, unit="step", smoothing=0.1, disable=not processes.first) as bar,
+        stop_signals() as received,
+        batches(_loader(collection, configuration, samples, training.step, device)) as next_batch,
+        tqdm(total=steps, initial=training.step, unit="step", smoothing=0.1, disable=not processes.first) as bar,
     ):
-        if configuration.steps == 0:
-            save()
-        while step < configuration.steps:
-            start = time.perf_counter()
+        records = StepRecords(log, bar, configuration, folder, device)
+        if steps == 0 and processes.first:
+            training.save(folder, requested, collection)
+        while training.step < steps:
+            started = time.perf_counter()
             model.train()
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, configuration)
-            batch = _on(next_batch(), device)
-            with enough_memory(configuration, device, len(samples)):
-                evaluation = evaluate(trained, batch, configuration, step, bandwidth, processes=processes)
+                group["lr"] = learning_rate(training.step, configuration)
+            batch = to_device(next_batch(), device)
+            with explain_out_of_memory(configuration, device, len(samples)):
+                evaluation = evaluate(
+                    wrapped_model, batch, configuration, training.step, training.bandwidth, processes=processes
+                )
             optimizer.zero_grad(set_to_none=True)
-            with enough_memory(configuration, device, len(samples)):
+            with explain_out_of_memory(configuration, device, len(samples)):
                 evaluation.total.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
                 optimizer.step()
-            bandwidth = evaluation.bandwidth
-            step += 1
-            seconds += time.perf_counter() - start
-            unread.add(step, {**evaluation.values(), "gradient_norm": norm})
-            last = step == configuration.steps
-            validating = step % configuration.validate_every == 0 or last
-            if unread.due or validating:
-                read_values()
+            training.bandwidth = evaluation.bandwidth
+            training.step += 1
+            training.seconds += time.perf_counter() - started
+            records.add(training.step, {**evaluation.values(), "gradient_norm": norm})
             bar.update()
-            if validating:
+
+            last = training.step == steps
+            if training.step % configuration.validate_every == 0 or last:
+                records.read()
                 means = validate(
-                    model, collection, configuration, device, step, bandwidth, folder / "panels", processes
-                )
-                log.record(step, "validation", means)
-                log.say(f"step {step}: validation {_words(means)}")
-                for warning in health_warnings(means, step / configuration.steps):
-                    log.say(f"WARNING: {warning}")
+                    model, collection, configuration, device, training.step, training.bandwidth, folder / "panels",
+                    processes,
+                )  # fmt: skip
+                _log_validation(log, means, training.step, steps)
                 if processes.first:
                     draw_progress(folder)
-            stopped = processes.any(bool(stop))
-            if stopped or last or step % configuration.checkpoint_every == 0:
-                read_values()
-                save()
-            if stopped and not last:
+            stopping = processes.any(bool(received))
+            if stopping or last or training.step % configuration.checkpoint_every == 0:
+                records.read()
+                training.require_finite_weights(folder)
+                if processes.first:
+                    training.save(folder, requested, collection)
+            if stopping and not last:
                 if processes.first:
                     draw_progress(folder)
-                raise Interrupted(
-                    f"{stop[0] if stop else 'another process was stopped'} at step {step}; saved {folder / CHECKPOINT}"
-                )
-    log.say(f"Done: {configuration.steps} steps in {in_words(seconds)}")
+                reason = received[0] if received else "another process was stopped"
+                raise Interrupted(f"{reason} at step {training.step}; saved {folder / CHECKPOINT}")
+    log.info(f"Done: {steps} steps in {format_duration(training.seconds)}")
     log.close()
     return model
 
 
-@torch.no_grad()
-def validate(
-    model: PretrainingModel,
-    collection: PreprocessedCollection,
-    configuration: Configuration,
-    device: torch.device,
-    step: int,
-    bandwidth: torch.Tensor | None,
-    panels: Path,
-    processes: Processes = ALONE_HERE,
-) -> dict[str, float]:
-    """Means of losses and health over the same validation crops and views each time, and a picture of one.
+@contextmanager
+def batches(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
+    """Gives a function that returns the next batch; when the block ends, the loading processes end too.
 
-    Args:
-        panels: folder of the pictures, one a validation.
-        processes: those that train together; all must call this, each evaluates its part of every batch.
+    They ignore SIGTERM, with which Python ends remaining processes at its exit: it would wait for them for ever.
     """
-    model.eval()
+    # In a list, because the traceback of an error keeps the local variables of all its frames alive.
+    iterators = [iter(loader)]
+    try:
+        yield lambda: next(iterators[0])
+    finally:
+        iterators.clear()
+
+
+def _loader(
+    collection: PreprocessedCollection, configuration: Configuration, samples: range, step: int, device: torch.device
+) -> DataLoader[Any]:
+    """Loads the training batches from `step` on."""
     crops = CropDataset(
-        collection, "validation", configuration.crop_size, configuration.batch_size,
-        seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
-        samples=processes.samples(configuration.batch_size), domains=configuration.modalities,
+        collection, "train", configuration.crop_size, configuration.batch_size,
+        seed=configuration.seed, foreground_share=configuration.foreground_share, steps=configuration.steps,
+        samples=samples, domains=configuration.modalities,
     )  # fmt: skip
-    values: dict[str, list[float]] = defaultdict(list)
-    probes = FeatureProbes()
-    for index in range(len(crops)):
-        batch = _on(crops[index], device)
-        evaluation = evaluate(model, batch, configuration, index, bandwidth, True, processes)
-        probes.add(model, batch)
-        for name, value in evaluation.values().items():
-            values[name].append(float(value))
-        if index == 0 and processes.first:
-            draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
-    # Some are not measured on every batch: attention differs only where crops are co-located.
-    return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}
+    return DataLoader(
+        crops,
+        batch_size=None,
+        sampler=range(step, configuration.steps),
+        num_workers=configuration.workers,
+        pin_memory=device.type == "cuda",
+        worker_init_fn=ignore_stop_signals,
+    )
 
 
-def _on(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-        for name, value in batch.items()
-    }
+def _log_start(
+    log: RunLog,
+    training: Training,
+    collection: PreprocessedCollection,
+    requested: Configuration,
+    device: torch.device,
+    processes: Processes,
+) -> None:
+    others = f" and {processes.world_size - 1} more" if processes.world_size > 1 else ""
+    log.info(
+        f"{'Resuming' if training.step else 'Starting'} at step {training.step} of {requested.steps} on {device}"
+        f"{others}, collection {collection.name}, "
+        f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.1f} M parameters"
+    )
+    for note in collection.reading_notes(requested.crop_size):
+        log.info(note)
+    if requested.quarter_turns and not requested.for_spacing(collection.spacing).quarter_turns:
+        log.info(
+            f"The spacing is {format_spacing(collection.spacing)} (z, y, x), not isotropic in the axial plane: "
+            "no quarter turns and no rotation task. --spacing with equal y and x enables them"
+        )
 
 
-def _words(values: Mapping[str, Any]) -> str:
+def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: int) -> None:
+    log.record(step, "validation", means)
+    log.info(f"step {step}: validation {_format_values(means)}")
+    for warning in health_warnings(means, step / steps):
+        log.info(f"WARNING: {warning}")
+
+
+def _format_values(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {float(value):.3f}" for name, value in values.items())

@@ -1,4 +1,4 @@
-"""What is trained in pretraining: patch embedding and encoder, which are kept, and the heads of the proxy tasks."""
+"""The network of pretraining: patch embedding and encoder, which are kept, and the heads of the proxy tasks."""
 
 from __future__ import annotations
 
@@ -12,36 +12,38 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.encoder import PairFeatures
 from nnunetv2_swinfuse.architecture.registry import build_backbone
+from nnunetv2_swinfuse.architecture.tensor_names import pretrained
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.configuration import Configuration
 
 PROJECTION_FEATURES = 128
-# Channels of each cell that the rotation head reads.
-TURN_FEATURES = 8
+# Channels of the rotation head's map.
+ROTATION_FEATURES = 8
 
 
 class InpaintingHead(nn.Module):
-    """Features of all resolutions to voxels: a top-down sum with one convolution a level, then a step to full size.
+    """Reconstructs voxels from features of all resolutions: a top-down sum with one convolution per level, upsampled.
 
-    It sees the embedding beside the finest features. Those are normalised token by token, which takes away how bright a
-    cell is and leaves the encoder to carry it in another way, at the cost of all other tasks (docs/method.md).
+    The input includes the embedding besides the features. The features are normalised per token, which removes the
+    brightness of a cell; without the embedding the encoder has to carry it at the expense of all other tasks
+    (docs/method.md).
 
     Args:
-        embedded: channels of the embedding.
+        embedding_channels: channels of the embedding.
         channels: channels of the features, finest first.
         width: channels inside the head.
-        patch_stride: stride of the patch embedding, undone by the last step; 1 behind the stem of a residual encoder.
+        patch_stride: stride of the patch embedding, undone by the last layers; 1 after the stem of a residual encoder.
     """
 
-    def __init__(self, embedded: int, channels: Sequence[int], width: int, patch_stride: Triple):
+    def __init__(self, embedding_channels: int, channels: Sequence[int], width: int, patch_stride: Triple):
         super().__init__()
-        channels = (embedded + channels[0], *channels[1:])
+        channels = (embedding_channels + channels[0], *channels[1:])
         self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
-        # No normalisation: one over the crop would take away the absolute intensities that are to be restored.
+        # No normalisation: one over the crop would remove the absolute intensities that are to be reconstructed.
         self.convolutions = nn.ModuleList(
             nn.Sequential(nn.Conv3d(width, width, 3, padding=1), nn.GELU()) for _ in channels
         )
-        # The last convolution joins the cells of the patch embedding, which otherwise show as a grid in the picture.
+        # The last convolution smooths the borders of patches, which otherwise show as a grid in the reconstruction.
         self.voxels = nn.Sequential(
             nn.ConvTranspose3d(width, max(width // 2, 1), patch_stride, patch_stride),
             nn.GELU(),
@@ -49,7 +51,15 @@ class InpaintingHead(nn.Module):
         )
 
     def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Embedding and maps (B, C, z, y, x), finest first and as large, to voxels (B, 1, z, y, x) of the crop."""
+        """Reconstructs the voxels of crops.
+
+        Args:
+            embedding: (B, C, z, y, x), as large as the finest features.
+            features: maps (B, C, z, y, x), finest first.
+
+        Returns:
+            Voxels (B, 1, z, y, x) of the crops.
+        """
         maps = (torch.cat([embedding, features[0]], 1), *features[1:])
         x: Tensor | None = None
         for feature, lateral, convolution in reversed(list(zip(maps, self.laterals, self.convolutions, strict=True))):
@@ -61,11 +71,11 @@ class InpaintingHead(nn.Module):
 
 
 class RotationHead(nn.Module):
-    """Quarter turns from a coarse map of the features of all resolutions.
+    """Predicts quarter turns from a coarse map of the features of all resolutions.
 
-    The mean over the deepest map, as in Swin UNETR, does not say where anything is. How much that matters: from the
-    mere intensities of real crops, averaged over 8 x 8 x 8 cells, a small network learnt the turns of unseen MR crops
-    to 88 % and of CT crops to 36 % in 50 steps of 64; from 2 x 4 x 4 cells to 59 % and 29 %.
+    Swin UNETR uses the mean over the deepest map, which has no positions. How much these matter: from the intensities
+    of real crops averaged over 8 x 8 x 8 cells, a small network learnt in 50 steps of 64 crops to recognise 88 % of
+    the turns of unseen MR crops and 36 % of CT crops; from 2 x 4 x 4 cells, 59 % and 29 %.
 
     Args:
         channels: channels of the features, finest first.
@@ -75,13 +85,13 @@ class RotationHead(nn.Module):
 
     def __init__(self, channels: Sequence[int]):
         super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv3d(c, TURN_FEATURES, 1) for c in channels)
-        self.classify = nn.Linear(TURN_FEATURES * math.prod(self.GRID), 4)
-        # With random weights the encoder would get gradients that differ with every batch, larger than all others.
+        self.laterals = nn.ModuleList(nn.Conv3d(c, ROTATION_FEATURES, 1) for c in channels)
+        self.classify = nn.Linear(ROTATION_FEATURES * math.prod(self.GRID), 4)
+        # Random weights would give the encoder random gradients that are larger than those of all other losses.
         nn.init.zeros_(self.classify.weight)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Maps (B, C, z, y, x), finest first, to logits (B, 4)."""
+        """Predicts logits (B, 4) from maps (B, C, z, y, x), finest first."""
         cells = [
             lateral(F.adaptive_avg_pool3d(feature, self.GRID))
             for feature, lateral in zip(features, self.laterals, strict=True)
@@ -90,7 +100,7 @@ class RotationHead(nn.Module):
 
 
 class Predictions(NamedTuple):
-    """What the heads make of one modality's features.
+    """Outputs of the heads for one modality.
 
     Attributes:
         reconstruction: voxels (B, 1, z, y, x).
@@ -106,7 +116,7 @@ class Predictions(NamedTuple):
 class PretrainingModel(nn.Module):
     """Patch embedding (or stem), encoder and heads for single-channel CT and MR crops.
 
-    `patch_embed` and `encoder` have the names and shapes they have in the segmentation networks.
+    `patch_embed` and `encoder` have the same names and shapes as in the segmentation networks.
     """
 
     def __init__(self, configuration: Configuration):
@@ -115,7 +125,7 @@ class PretrainingModel(nn.Module):
         settings = self.settings = configuration.encoder_settings
         self.fusion = configuration.fusion
         self.patch_embed, self.encoder = build_backbone(
-            settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing
+            settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing, configuration.spacing
         )
         channels = self.encoder.output_channels
         width = settings.feature_size
@@ -128,21 +138,21 @@ class PretrainingModel(nn.Module):
             "inpainting": self.inpainting_head, "rotation": self.rotation_head, "contrastive": self.projection_head
         }  # fmt: skip
         for loss, head in heads.items():
-            # Processes that train together would wait for the gradients of a head that no loss uses.
+            # DistributedDataParallel would wait for the gradients of a head that no loss uses.
             head.requires_grad_(configuration.loss_weight(loss) > 0)
 
     def forward(
-        self, ct: Tensor | None, mr: Tensor | None, alone: bool = False, need_weights: bool = False
+        self, ct: Tensor | None, mr: Tensor | None, single_image: bool = False, need_weights: bool = False
     ) -> tuple[Predictions | None, Predictions | None, PairFeatures | None]:
         """Predictions for CT and MR crops.
 
         Args:
-            ct, mr: (B, 1, z, y, x) each; None where a run has one modality, whose images then go alone.
-            alone: every image goes through the Domain Invariance Module by itself, as in fine-tuning.
-            need_weights: keep the module's attention weights in the features.
+            ct, mr: (B, 1, z, y, x) each; one is None in a run with one modality, whose images are passed singly.
+            single_image: pass each image through the Domain Invariance Module without the other, as in fine-tuning.
+            need_weights: keep the module's attention weights in the features of the pair.
 
         Returns:
-            Predictions of CT, predictions of MR, and the features of the pair, None when `alone`.
+            Predictions for CT, predictions for MR, and the features of the pair; None where there are none.
         """
         images = [image for image in (ct, mr) if image is not None]
         embedding = self.patch_embed(torch.cat(images))
@@ -151,7 +161,7 @@ class PretrainingModel(nn.Module):
             (predictions,) = self._predict(embedding, self.encoder(embedding), 1)
             return (predictions, None, None) if mr is None else (None, predictions, None)
         pair = None
-        if alone:
+        if single_image:
             features = self.encoder(embedding)
         else:
             pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
@@ -169,7 +179,5 @@ class PretrainingModel(nn.Module):
         return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:
-        """The tensors that fine-tuning takes over."""
-        return {
-            name: tensor for name, tensor in self.state_dict().items() if name.startswith(("patch_embed.", "encoder."))
-        }
+        """The tensors that are transferred to fine-tuning, by name."""
+        return pretrained(self.state_dict())

@@ -1,4 +1,4 @@
-"""What to do with an encoder: nnU-Net's commands, for the screen and the report."""
+"""nnU-Net's commands that use a pretrained encoder, as printed after a run and shown in its report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ DATASET = "DATASET_ID"
 
 
 def training_command(backbone: Backbone) -> str:
-    """Fine-tunes the published encoder; a residual one in the plans that nnU-Net makes for such networks."""
+    """Fine-tunes the published encoder; a residual encoder with nnU-Net's plans for residual encoders."""
     plans = f" -p {RESENC_PLANS}" if backbone == "resenc" else ""
     return f"nnUNetv2_train {DATASET} 3d_fullres 0 -tr nnUNetTrainerSwinFUSE{plans}"
 
 
 def planning_command(backbone: Backbone) -> str | None:
-    """What comes before, where nnU-Net's default plans are for another network; they work, but plan less memory."""
+    """Makes the plans for a residual encoder; None for Swin, which uses nnU-Net's default plans.
+
+    A residual encoder also works with the default plans, but they are planned for a network that needs less memory.
+    """
     return RESENC_PLANNING.format(DATASET) if backbone == "resenc" else None

@@ -1,8 +1,8 @@
-"""What nnssl's checkpoints carry beside their weights, so that tools made for those can read an encoder of ours.
+"""The metadata of nnssl's checkpoints, so that tools made for them can read encoder files of this package.
 
 Fields: nnssl's `adaptation_planning/adaptation_plan.py` (AdaptationPlan, ArchitecturePlans) and
-`experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Tensors are found by the keys:
-`patch_embed` is the stem, `encoder` all behind it.
+`experiment_planning/experiment_planners/plan.py` (Plan, ConfigurationPlan). Its keys name the parts of the network:
+`patch_embed` is the stem, `encoder` all layers after it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, plans_architecture
 from pretraining.configuration import Configuration
 
-# What sees the image; dynamic-network-architectures registers the stem's convolution under two names.
+# Layers whose input is the image; dynamic-network-architectures registers the stem's convolution under two names.
 IMAGE_PROJECTIONS: dict[Backbone, list[str]] = {
     "swin": ["patch_embed.proj"],
     "resenc": ["patch_embed.convs.0.conv", "patch_embed.convs.0.all_modules.0"],
 }
 
-# nnU-Net prints these when it fine-tunes from a checkpoint, by type.
+# nnU-Net prints these, grouped by type, when it fine-tunes from a checkpoint.
 CITATIONS = [
     {
         "type": "Pretraining Method",
@@ -36,14 +36,15 @@ CITATIONS = [
 def adaptation_plan(
     configuration: Configuration, collection: Mapping[str, str], spacing: tuple[float, ...]
 ) -> dict[str, Any]:
-    """nnssl's adaptation plan of an encoder, plain values.
+    """nnssl's adaptation plan of an encoder, as plain values.
 
-    `arch_kwargs` is None, as for all networks that nnssl knows by their name: its own reader takes only those of
-    convolutional networks. What builds ours stands in the encoder file under `architecture`, as in nnU-Net's plans.
+    `arch_kwargs` is None, as for all networks that nnssl knows by name: its reader accepts only those of convolutional
+    networks. The arguments that build the network are stored in the encoder file under `architecture`, in the form of
+    nnU-Net's plans.
 
     Args:
         configuration: settings of the run.
-        collection: its name and hash.
+        collection: name and hash of the collection.
         spacing: of the preprocessed volumes, mm (z, y, x).
     """
     interpolation = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
@@ -65,7 +66,7 @@ def adaptation_plan(
                     "data_identifier": "swinfuse",
                     "preprocessor_name": "DefaultPreprocessor",
                     "spacing_style": "median",
-                    # One channel; CT crops had CTNormalization instead, with the `normalisation` of the encoder file.
+                    # The plan has one channel; CT was normalised by CTNormalization (`normalisation` in the file).
                     "normalization_schemes": ["ZScoreNormalization"],
                     "use_mask_for_norm": [False],
                     "resampling_fn_data": "resample_data_or_seg_to_shape",
@@ -90,7 +91,7 @@ def adaptation_plan(
 def encoder_details(
     configuration: Configuration, collection: Mapping[str, str], spacing: tuple[float, ...]
 ) -> dict[str, Any]:
-    """Further keys of an encoder file: the plan, citations, and the network as nnU-Net's plans describe one."""
+    """Further keys of an encoder file: adaptation plan, citations, and the network as in nnU-Net's plans."""
     return {
         "nnssl_adaptation_plan": adaptation_plan(configuration, collection, spacing),
         "citations": CITATIONS,

@@ -1,4 +1,4 @@
-"""One step's losses: views of a batch, the model on them, the proxy losses, density matching, and what to watch."""
+"""The losses of one step: views of a batch, predictions, proxy losses, density matching, and health measures."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.encoder import PairFeatures
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
-from pretraining.losses.density import density_matching, update_bandwidth
+from pretraining.losses.density import DensityMatch, density_matching, update_bandwidth
 from pretraining.losses.inpainting import error_sums, loss_of_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Predictions
 from pretraining.monitoring.health import attention_difference, attention_entropy
-from pretraining.processes import Processes
+from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
-from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, the_one_before
+from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, previous_crop
 
-# Purposes of the generators of a step; training and validation never share one.
-VIEWS, DENSITY, ALONE, NETWORK = 0, 1, 2, 3
+# Purposes of the generators of a step; those of validation are offset, so that it shares none with training.
+VIEWS, DENSITY, SINGLE_IMAGE, NETWORK = 0, 1, 2, 3
 VALIDATION = 16
-ALONE_HERE = Processes()
+# With fewer tokens that show tissue, density matching uses all tokens.
+MIN_FOREGROUND = 16
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Losses of one batch and what they were made of.
+    """Losses of one batch, and the tensors they were computed from.
 
     Attributes:
-        losses: unweighted, by name, of the batch of all processes; `density` only where a pair went through the module
-            together.
+        losses: unweighted, by name, of the batch of all processes; `density` only if CT and MR were encoded together.
         total: weighted sum, to be minimised.
         bandwidth: running average of the density loss's bandwidth after this batch.
-        health: detached scalars to watch.
-        views: of `CT` and `MR`, both views of every crop of this process along the batch axis.
-        reconstructions: of the same.
+        health: detached scalars for monitoring.
+        views: for `CT` and `MR`, both views of every crop of this process along the batch axis.
+        reconstructions: of these views (2B, 1, z, y, x).
     """
 
     losses: dict[str, Tensor]
@@ -76,70 +77,51 @@ def evaluate(
     step: int,
     bandwidth: Tensor | None,
     validation: bool = False,
-    processes: Processes = ALONE_HERE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Evaluation:
     """Losses of one batch; a function of the weights, the batch, the seed, the step and the running bandwidth.
 
     Args:
-        model: the model; in training mode its stochastic depth draws from torch's generator, seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located.
+        model: the model; in training mode its stochastic depth draws from torch's generator, which is seeded here.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, on the
+            CPU: no value is read from the device in a training step.
         configuration: settings of the run.
-        step: steps taken so far, or the number of the batch in a validation.
-        bandwidth: running average of the density loss's bandwidth, None in the beginning.
-        validation: draw from other random streams than training, and always show the module both images.
+        step: steps taken so far, or the index of the batch in a validation.
+        bandwidth: running average of the density loss's bandwidth, None at the beginning.
+        validation: draw from other random streams than training, and always encode CT and MR together.
         processes: those that train together; all of them must call this, each with its part of the batch.
     """
     offset = VALIDATION if validation else 0
     seed = configuration.seed
-    # Stochastic depth is the one draw that depends on how the batch is divided: each process has its own.
-    apart = (processes.rank,) if processes.rank else ()
-    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *apart))
+    # Stochastic depth is the only draw that depends on how the batch is divided: each process has its own seed.
+    rank_key = (processes.rank,) if processes.rank else ()
+    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *rank_key))
     crops: dict[str, Tensor] = {name: batch[name.lower()] for name in DOMAINS if name.lower() in batch}
-    count = len(next(iter(crops.values())))
-    samples = range(processes.rank * count, (processes.rank + 1) * count)
+    first = next(iter(crops.values()))
+    samples = range(processes.rank * len(first), (processes.rank + 1) * len(first))
     generators = sample_generators(seed, step, VIEWS + offset, samples)
     views = two_views(crops, configuration, generators, processes.other_crops)
-    draw = torch.rand((), generator=step_generator(seed, step, ALONE + offset)).item()
-    alone = not validation and draw < configuration.single_share
-    device = next(iter(crops.values())).device
+    draw = torch.rand((), generator=step_generator(seed, step, SINGLE_IMAGE + offset)).item()
+    single_image = not validation and draw < configuration.single_share
     corrupted = [views[name].corrupted if name in views else None for name in DOMAINS]
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-        *predicted, pair = model(*corrupted, alone, need_weights=validation)
+    with torch.autocast(first.device.type, dtype=torch.bfloat16, enabled=first.device.type == "cuda"):
+        *predicted, pair = model(*corrupted, single_image, need_weights=validation)
     predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
 
     losses, health = _proxy_tasks(views, predictions, batch["paired"], configuration, processes)
-    total = torch.zeros((), device=device)
+    total = torch.zeros((), device=first.device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
     if pair is not None:
-        if configuration.dim != "none":
-            health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
-        if pair.ct_weights:
-            health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
-            # Both views of every crop lie along the batch axis.
-            difference = attention_difference(pair.ct_weights, pair.mr_weights, batch["paired"].repeat(2))
-            if difference is not None:
-                health["attention_difference"] = difference
+        health |= _pair_health(pair, batch["paired"], configuration, processes)
         if configuration.density_weight:
-            match = density_matching(
-                _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes),
-                _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes),
-                bandwidth=bandwidth,
-                dimensions=configuration.density_dimensions,
-                samples=configuration.density_samples,
-                generator=step_generator(seed, step, DENSITY + offset),
-                loss=configuration.density_loss,
-            )
+            generator = step_generator(seed, step, DENSITY + offset)
+            match = _match_densities(pair, views, bandwidth, configuration, generator, processes)
             losses["density"] = match.loss
             total = total + density_weight(step, configuration) * match.loss
+            health |= _density_health(match)
             if not validation:
                 bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
-            health |= {
-                "divergence_share": match.divergence.detach() / math.log(2),
-                "bandwidth": match.median_bandwidth,
-                "effective_rank": match.effective_rank,
-                "feature_variance": match.feature_variance,
-            }
     reconstructions = {name: prediction.reconstruction for name, prediction in predictions.items()}
     return Evaluation(losses, total, bandwidth, health, views, reconstructions)
 
@@ -148,11 +130,17 @@ def two_views(
     crops: Mapping[str, Tensor],
     configuration: Configuration,
     generators: Sequence[torch.Generator],
-    other_crops: Callable[[Tensor], Tensor | None] = the_one_before,
+    other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
 ) -> dict[str, View]:
-    """Two views of each crop of each modality, joined along the batch axis (2B, ...).
+    """Two views of each crop of each modality, concatenated along the batch axis (2B, ...).
 
-    CT and MR of a view share rotation and cut-outs, so that registered crops stay registered; intensities differ.
+    CT and MR of a view share quarter turns and cut-outs, so that registered crops stay registered; intensities differ.
+
+    Args:
+        crops: (B, 1, z, y, x) by modality.
+        configuration: settings of the run.
+        generators: one per sample.
+        other_crops: see :func:`apply_view`.
     """
     settings = ViewSettings(
         corrupted_share=configuration.corrupted_share,
@@ -171,9 +159,10 @@ def two_views(
 
 
 def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
-    """Which cells of a grid show tissue: those whose voxels vary by more than 5 % of what the crop's do.
+    """Which cells of a grid show tissue: those whose standard deviation exceeds 5 % of the crop's.
 
-    Air around a CT and the zeros around a skull-stripped MR are flat; both modalities need no threshold of their own.
+    The air around a CT and the zeros around a skull-stripped MR are constant, so no modality needs a threshold of
+    intensity.
 
     Args:
         image: (B, 1, z, y, x).
@@ -195,7 +184,7 @@ def _proxy_tasks(
     configuration: Configuration,
     processes: Processes,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses of the proxy tasks that count, and what to watch of them; what both need is gathered once."""
+    """Losses of the proxy tasks with a weight above 0, and their health measures, from tensors gathered once."""
     losses: dict[str, Tensor] = {}
     health: dict[str, Tensor] = {}
     if configuration.loss_weight("inpainting"):
@@ -208,9 +197,9 @@ def _proxy_tasks(
     vectors: dict[str, Tensor] = {}
     if configuration.loss_weight("contrastive"):
         vectors = {name: processes.gather_views(p.projection.float()) for name, p in predictions.items()}
-        views_apart = (both.chunk(2) for both in vectors.values())
+        pairs_of_views = (both.chunk(2) for both in vectors.values())
         losses["contrastive"] = _mean(
-            contrastive_loss(first, second, configuration.temperature) for first, second in views_apart
+            contrastive_loss(first, second, configuration.temperature) for first, second in pairs_of_views
         )
     if configuration.loss_weight("rotation"):
         turns = {
@@ -234,7 +223,7 @@ def _inpainting_health(
     errors, mean_errors = {}, {}
     for name, view in views.items():
         errors[name] = sums[name][0].detach() / sums[name][1]
-        # What a reconstruction must beat: each crop's cut-out filled with the mean of what can be seen of it.
+        # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
         target, visible = view.target.float(), (~view.mask).float()
         fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
         of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
@@ -244,7 +233,7 @@ def _inpainting_health(
 
 
 def _mean_and_parts(name: str, by_modality: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over the modalities under the name, and each modality's under the name with `_CT` or `_MR` behind it."""
+    """The mean over the modalities as `name`, and the value of each modality as `name_CT` and `name_MR`."""
     parts = {f"{name}_{modality}": value for modality, value in by_modality.items()}
     return {name: _mean(parts.values()), **parts}
 
@@ -253,13 +242,59 @@ def _mean(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).mean()
 
 
-def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> Tensor:
-    """Tissue tokens of all samples of all processes (N, C); all tokens where hardly any tissue is seen."""
-    foreground = processes.gather_views(foreground_tokens(image, grid))
-    tokens = processes.gather_views(tokens.float())
-    if foreground.sum() < 16:
-        return tokens.flatten(0, 1)
-    return tokens[foreground]
+def _pair_health(
+    pair: PairFeatures, paired: Tensor, configuration: Configuration, processes: Processes
+) -> dict[str, Tensor]:
+    """Measures of the Domain Invariance Module; those of its attention only if its weights were kept."""
+    health = {}
+    if configuration.dim != "none":
+        health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
+    if pair.ct_weights:
+        health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
+        # Both views of every crop are along the batch axis.
+        difference = attention_difference(pair.ct_weights, pair.mr_weights, paired.repeat(2))
+        if difference is not None:
+            health["attention_difference"] = difference
+    return health
+
+
+def _match_densities(
+    pair: PairFeatures,
+    views: Mapping[str, View],
+    bandwidth: Tensor | None,
+    configuration: Configuration,
+    generator: torch.Generator,
+    processes: Processes,
+) -> DensityMatch:
+    """Density matching between the outputs of the two blocks of the Domain Invariance Module, of all processes."""
+    ct, ct_mask = _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes)
+    mr, mr_mask = _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes)
+    return density_matching(
+        ct,
+        mr,
+        ct_mask=ct_mask,
+        mr_mask=mr_mask,
+        bandwidth=bandwidth,
+        dimensions=configuration.density_dimensions,
+        samples=configuration.density_samples,
+        generator=generator,
+        loss=configuration.density_loss,
+    )
+
+
+def _density_health(match: DensityMatch) -> dict[str, Tensor]:
+    return {
+        "divergence_share": match.divergence.detach() / math.log(2),
+        "bandwidth": match.median_bandwidth,
+        "effective_rank": match.effective_rank,
+        "feature_variance": match.feature_variance,
+    }
+
+
+def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> tuple[Tensor, Tensor]:
+    """Tokens of all samples of all processes (N, C), and which show tissue (N,); all of them if hardly any do."""
+    foreground = processes.gather_views(foreground_tokens(image, grid)).flatten()
+    return processes.gather_views(tokens.float()).flatten(0, 1), foreground | (foreground.sum() < MIN_FOREGROUND)
 
 
 def _join(views: list[View]) -> View:

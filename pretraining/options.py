@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import fields
+from dataclasses import Field, fields
 from typing import Any
 
-from pretraining.collections.collection import DOMAINS
-from pretraining.configuration import CHOICES, TASKS, Configuration, preset_names, recipe_names
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.configuration import GROUPS, LISTS_OF_CHOICES, Configuration, setting_choices
+from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION, DEFAULT_PLANS
+from pretraining.preset_files import preset_names, recipe_names
 
-# Settings that are no options of their own: -p and --recipe set them.
+# Settings without an option of their own: -p and --recipe set them.
 NAMES = ("preset", "recipe")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """All options, with their help."""
+    """The parser with all options and their help."""
     parser = argparse.ArgumentParser(
         prog="swinfuse_pretrain",
         description="Pretrain a SwinFUSE encoder without labels on a collection of CT and MR volumes in nnUNet_raw.",
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="folders in nnUNet_raw or numbers of nnU-Net datasets, such as SynthRAD 501",
     )  # fmt: skip
     parser.add_argument(
-        "--list", action="store_true", help="show what the names resolve to, or all there is; then stop"
+        "--list", action="store_true", help="show the collection that the names refer to, or all collections; then stop"
     )
     parser.add_argument(
         "-p", "--preset", choices=preset_names(), help="settings to start from; default: base on a GPU, tiny on a CPU"
@@ -36,19 +37,46 @@ def build_parser() -> argparse.ArgumentParser:
         "--recipe", choices=recipe_names(), help="what is learnt, with the sizes of any preset; default: swinfuse"
     )
     parser.add_argument(
-        "--c", dest="continue_run", action="store_true", help="go on with the run of this collection and preset"
+        "--c", dest="continue_run", action="store_true", help="resume the run of this collection and preset"
     )
     parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
+    _add_plan_options(parser)
+    _add_collection_options(parser)
+    _add_process_options(parser)
+    groups = {name: parser.add_argument_group(f"settings: {name} (defaults: the preset's)") for name in GROUPS}
+    for field in fields(Configuration):
+        if field.name not in NAMES:
+            groups[field.metadata["group"]].add_argument(f"--{field.name}", default=None, **_option(field))
+    return parser
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--unpaired", action="store_true", help="do not take CT and MR of the same name for registered pairs"
+        "--for", dest="made_for", nargs="+", metavar="DATASET",
+        help="numbers of the nnU-Net datasets to fine-tune on, already planned: stages, crop and spacing are taken "
+        "from their plans, so that the whole encoder is used",
+    )  # fmt: skip
+    parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {DEFAULT_PLANS})")
+    parser.add_argument(
+        "--for_configuration", metavar="NAME", help=f"their configuration (default {DEFAULT_CONFIGURATION})"
+    )
+
+
+def _add_collection_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--unpaired", action="store_true", help="do not treat CT and MR of the same name as registered pairs"
     )
     parser.add_argument(
         "--modality", nargs="+", action="extend", default=[], metavar="NAME=CT|MR|none",
-        help="which side a modality is on, where it is not known or otherwise; none leaves its volumes out",
+        help="whether a modality with another name is CT or MR; none leaves its volumes out",
     )  # fmt: skip
     parser.add_argument(
-        "--different_patients", action="store_true", help="identifiers that collections share are of different patients"
-    )
+        "--different_patients", action="store_true",
+        help="patients with the same identifier in two collections are different patients",
+    )  # fmt: skip
+
+
+def _add_process_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-np", "--processes", type=int, default=2, help="processes for preprocessing (default 2)")
     parser.add_argument(
         "-num_gpus", type=int, default=1, help="GPUs of this machine to train on, or processes with --device cpu"
@@ -56,54 +84,58 @@ def build_parser() -> argparse.ArgumentParser:
     stages = parser.add_mutually_exclusive_group()
     stages.add_argument("--preprocess_only", action="store_true", help="preprocess, then stop")
     stages.add_argument(
-        "--train_only", action="store_true", help="train on what is preprocessed; needs neither nnUNet_raw nor nnunetv2"
-    )
+        "--train_only", action="store_true",
+        help="train on preprocessed volumes; needs neither nnUNet_raw nor nnunetv2",
+    )  # fmt: skip
     parser.add_argument("-num_parts", type=int, default=1, help="with --preprocess_only: number of parts")
-    parser.add_argument("-part_id", type=int, default=0, help="part to do, from 0 to num_parts - 1")
-    settings = parser.add_argument_group("settings (defaults: the preset's)")
-    for field in fields(Configuration):
-        if field.name in NAMES:
-            continue
-        settings.add_argument(f"--{field.name}", default=None, **_option(field.name, field.default))
-    return parser
+    parser.add_argument("-part_id", type=int, default=0, help="part to process, from 0 to num_parts - 1")
 
 
 def check_options(options: argparse.Namespace) -> None:
-    """Raises InputError for options that do not go together."""
+    """Raises InputError for options that contradict each other."""
     if not options.dataset and not options.list:
-        raise InputError("-d is missing: name a collection, such as -d SynthRAD; --list shows what there is")
+        raise InputError("-d is missing: name a collection, such as -d SynthRAD; --list shows all")
     if options.num_parts < 1 or not 0 <= options.part_id < options.num_parts:
         raise InputError(
             f"-part_id {options.part_id} of -num_parts {options.num_parts}; expected parts from 0 to num_parts - 1"
         )
+    if not options.made_for and (options.for_plans or options.for_configuration):
+        raise InputError("--for_plans and --for_configuration belong to --for DATASET, which is missing")
+    decided = [name for name in DECIDED if options.made_for and getattr(options, name) is not None]
+    if decided:
+        raise InputError(f"--for takes {', '.join(decided)} from the plans: leave out --{' and --'.join(decided)}")
     if options.num_gpus < 1:
         raise InputError(f"-num_gpus is {options.num_gpus}; expected at least 1")
     if options.num_parts > 1 and not options.preprocess_only:
         raise InputError("-num_parts divides preprocessing only: give --preprocess_only as well")
     if options.num_parts > 1 and options.overwrite:
-        raise InputError("--overwrite would delete what other parts have done: remove the preprocessed folder instead")
+        raise InputError("--overwrite would delete the work of other parts: remove the preprocessed folder instead")
     if options.train_only and (options.unpaired or options.modality or options.different_patients):
         raise InputError("--unpaired, --modality and --different_patients belong to preprocessing, not to --train_only")
 
 
-def given_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings that stand on the command line."""
+def setting_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings that the command line changes."""
     names = [field.name for field in fields(Configuration) if field.name not in NAMES]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 
-def _option(name: str, default: Any) -> dict[str, Any]:
-    if name in CHOICES:
-        return {"choices": CHOICES[name]}
-    if name in ("modalities", "tasks"):
-        known = DOMAINS if name == "modalities" else TASKS
-        return {"choices": known, "nargs": "+", "metavar": "NAME", "help": f"of {', '.join(known)}"}
+def _option(field: Field[Any]) -> dict[str, Any]:
+    """Arguments of `add_argument` for a setting."""
+    name, default = field.name, field.default
+    # argparse reads % as the beginning of a format.
+    explanation = {"help": field.metadata["help"].replace("%", "%%")}
+    choices = setting_choices()
+    if name in LISTS_OF_CHOICES:
+        return {"choices": choices[name], "nargs": "+", **explanation}
+    if name in choices:
+        return {"choices": choices[name], **explanation}
     if name == "strides":
-        return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'"}
+        return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'", **explanation}
     if name in ("crop_size", "spacing"):
-        return {"type": float if name == "spacing" else int, "nargs": 3, "metavar": ("Z", "Y", "X")}
+        return {"type": float if name == "spacing" else int, "nargs": 3, "metavar": ("Z", "Y", "X"), **explanation}
     if isinstance(default, tuple):
-        return {"type": int, "nargs": "+", "metavar": "N"}
+        return {"type": int, "nargs": "+", "metavar": "N", **explanation}
     if isinstance(default, bool):
-        return {"action": argparse.BooleanOptionalAction}
-    return {"type": type(default), "metavar": type(default).__name__.upper()}
+        return {"action": argparse.BooleanOptionalAction, **explanation}
+    return {"type": type(default), "metavar": type(default).__name__.upper(), **explanation}

@@ -1,4 +1,4 @@
-"""Too little memory, in words."""
+"""Explains out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from contextlib import contextmanager
 
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 
-# Of a residual encoder, counted for one step on meta tensors: 17.5 to 12.2 GiB with -p base in float32.
-CHECKPOINTING = {"swin": "half as fast again, about half the memory", "resenc": "slower, a third less memory"}
+# The residual encoder's figure is from one step on meta tensors: 17.5 GiB become 12.2 GiB with -p base in float32.
+CHECKPOINTING = {"swin": "1.5 times the time, about half the memory", "resenc": "slower, a third less memory"}
 
 
 @contextmanager
-def enough_memory(configuration: Configuration, device: torch.device, samples: int) -> Iterator[None]:
-    """Within, running out of memory becomes an InputError that says which settings to lower.
+def explain_out_of_memory(configuration: Configuration, device: torch.device, samples: int) -> Iterator[None]:
+    """Turns running out of memory into an InputError that says which settings to lower.
 
     Args:
         configuration: settings of the run.
-        device: where it trains.
-        samples: pairs of crops that this process holds.
+        device: where the run trains.
+        samples: pairs of crops per step of this process.
     """
     try:
         yield

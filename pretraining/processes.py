@@ -1,8 +1,8 @@
-"""Processes that train together: who does what, and exchange that leaves the gradients exact.
+"""Distributed training: how processes divide a batch and exchange tensors so that gradients are exact.
 
-Every process computes the losses of the *whole* batch: what they are made of is gathered, with gradients. So the value
-is the same everywhere, negatives and densities see all samples, and averages whose denominators depend on the samples
-(voxels that were cut out) are those of the batch, not averages of averages.
+Every process computes the losses of the *whole* batch from tensors that are gathered with gradients. The value is
+therefore the same in all processes, contrastive negatives and densities include all samples, and means whose
+denominators depend on the samples (cut-out voxels) are means over the batch, not means of means.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from pretraining.errors import InputError
-from pretraining.views import the_one_before
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.views import previous_crop
 
-# A rank that has ended is seen by torchrun at once; this is for one that hangs, and longer than any validation.
+# For a rank that hangs (torchrun notices at once when one ends); longer than any validation.
 TIMEOUT = timedelta(hours=1)
-# To one store; an old address is given up after it.
-CONNECTING = timedelta(seconds=5)
+# For one attempt to connect to a store, whose address may be out of date.
+CONNECTION_TIMEOUT = timedelta(seconds=5)
 STORE_ADDRESS = "swinfuse_store"
-RESTARTS = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
+# Variables in which torchrun and SLURM count restarts.
+RESTART_VARIABLES = ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT")
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together; by itself by default.
+    """This process among those that train together; a single process by default.
 
     Attributes:
-        rank: number of this process.
+        rank: index of this process.
         world_size: number of processes.
-        local_rank: number of this process on its machine, and of its GPU.
+        local_rank: index of this process on its machine, which is also the index of its GPU.
     """
 
     rank: int = 0
@@ -48,88 +49,91 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+        """Whether this is the process that writes files and the log."""
         return self.rank == 0
 
     def samples(self, batch_size: int) -> range:
-        """The samples of the batch that are this process's.
+        """Indices of this process's samples in the batch.
 
         Raises:
             InputError: when the batch cannot be divided evenly.
         """
         if batch_size % self.world_size:
             raise InputError(
-                f"batch_size is {batch_size} and counts over all processes, of which there are {self.world_size}; "
+                f"batch_size is {batch_size} and counts the pairs of all {self.world_size} processes together; "
                 f"expected a multiple, such as --batch_size {(batch_size // self.world_size + 1) * self.world_size}"
             )
         share = batch_size // self.world_size
         return range(self.rank * share, (self.rank + 1) * share)
 
     def gather(self, values: Tensor) -> Tensor:
-        """Values (n, ...) of all processes one after the other (world_size * n, ...), with gradients."""
+        """Concatenates the values (n, ...) of all processes to (world_size * n, ...), with gradients."""
         return values if self.world_size == 1 else _Gather.apply(values, self)
 
     def gather_views(self, values: Tensor) -> Tensor:
-        """The same for both views of each sample, joined along the batch axis: in the order one process has them."""
+        """Gathers values (2n, ...), first views and then second views, in the same order: (world_size * 2n, ...)."""
         if self.world_size == 1:
             return values
-        apart = self.gather(values).unflatten(0, (self.world_size, 2, -1))
-        return apart.transpose(0, 1).flatten(0, 2)
+        by_process = self.gather(values).unflatten(0, (self.world_size, 2, -1))
+        return by_process.transpose(0, 1).flatten(0, 2)
 
     def other_crops(self, crops: Tensor) -> Tensor | None:
-        """For each crop (B, ...) the one before it in the batch of all processes."""
+        """For each crop (B, ...) the previous one in the batch of all processes; None if there is only one."""
         if self.world_size == 1:
-            return the_one_before(crops)
+            return previous_crop(crops)
         lasts = self.gather(crops[-1:].detach())
         return torch.cat([lasts[self.rank - 1][None], crops[:-1]])
 
-    def any(self, here: bool) -> bool:
-        """Whether it holds on any process."""
+    def any(self, condition: bool) -> bool:
+        """Whether a condition holds in any process."""
         if self.world_size == 1:
-            return here
-        flag = torch.tensor(int(here))
+            return condition
+        flag = torch.tensor(int(condition))
         dist.all_reduce(flag, dist.ReduceOp.MAX)
         return bool(flag)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have called this."""
         self.any(False)
 
     def wrap(self, model: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-        """The model with gradients averaged over the processes."""
+        """Wraps the model so that its gradients are averaged over the processes."""
         if self.world_size == 1:
             return model
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def require_equal(self, facts: Mapping[str, Any]) -> None:
-        """Raises InputError, on all processes, when one has other versions, settings or volumes than the first."""
+        """Raises InputError in all processes if versions, settings or volumes of one differ from those of rank 0."""
         if self.world_size == 1:
             return
-        everywhere: list[Any] = [None] * self.world_size
-        dist.all_gather_object(everywhere, (socket.gethostname(), dict(facts)))
-        _, expected = everywhere[0]
-        differing = [
-            f"{name} is {found[name]} on rank {rank} ({host}) and {expected[name]} on rank 0 ({everywhere[0][0]})"
-            for rank, (host, found) in enumerate(everywhere)
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, (socket.gethostname(), dict(facts)))
+        first_host, expected = gathered[0]
+        differences = [
+            f"{name} is {values.get(name)} on rank {rank} ({host}) and {expected[name]} on rank 0 ({first_host})"
+            for rank, (host, values) in enumerate(gathered)
             for name in expected
-            if found.get(name) != expected[name]
+            if values.get(name) != expected[name]
         ]
-        if differing:
+        if differences:
             raise InputError(
-                f"the {self.world_size} processes differ: {'; '.join(differing)}. Give all of them the same "
+                f"the {self.world_size} processes differ: {'; '.join(differences)}. Give all of them the same "
                 "environment, the same command and the same folders"
             )
 
 
+SINGLE_PROCESS = Processes()
+
+
 @contextmanager
-def joined(device: str) -> Iterator[Processes]:
-    """Within, this process is one of those that torchrun has started; alone where it has not.
+def process_group(device: str) -> Iterator[Processes]:
+    """Joins the processes that torchrun has started for the duration of the block; a single process without torchrun.
 
     Args:
         device: the setting `device`.
 
     Raises:
-        InputError: when there are fewer GPUs on this machine than processes.
+        InputError: when this machine has fewer GPUs than processes.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         yield Processes()
@@ -140,8 +144,8 @@ def joined(device: str) -> Iterator[Processes]:
         gpus = torch.cuda.device_count()
         if processes.local_rank >= gpus:
             raise InputError(
-                f"process {processes.local_rank + 1} on {socket.gethostname()} has no GPU of its own: there are "
-                f"{gpus}. Start at most {gpus} a machine (--nproc-per-node {gpus})"
+                f"process {processes.local_rank + 1} on {socket.gethostname()} has no GPU of its own: the machine has "
+                f"{gpus}. Start at most {gpus} processes per machine (--nproc-per-node {gpus})"
             )
         torch.cuda.set_device(processes.local_rank)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -158,17 +162,17 @@ def joined(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def started_again() -> bool:
-    """Whether torchrun or SLURM has started this command again after a failure or a preemption."""
-    return any(int(os.environ.get(name, 0)) > 0 for name in RESTARTS)
+def was_restarted() -> bool:
+    """Whether torchrun or SLURM has restarted this command after a failure or a preemption."""
+    return any(int(os.environ.get(name, 0)) > 0 for name in RESTART_VARIABLES)
 
 
 def _new_store() -> dist.Store:
-    """A store of this attempt alone, hosted by the first process.
+    """A store for this attempt only, hosted by the first process.
 
-    torchrun's own outlives its processes: in it, those of the next attempt find the addresses of the last one's (torch
-    2.14; its issue 167288). Only the new store's address goes through it. An old address there leads nowhere, since all
-    processes of an attempt have ended before the next begins.
+    torchrun's own store outlives the processes: those of the next attempt would read the addresses of the previous
+    attempt from it (torch 2.14, issue 167288). Only the address of the new store is exchanged through it. Connecting to
+    an outdated address fails, since all processes of an attempt have ended before the next one starts.
     """
     shared, rank, world_size = next(iter(dist.rendezvous("env://", timeout=TIMEOUT)))
     if rank == 0:
@@ -176,13 +180,13 @@ def _new_store() -> dist.Store:
         store = dist.TCPStore(host, 0, world_size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
         shared.set(STORE_ADDRESS, f"{host} {store.port}")
         return store
-    limit = time.monotonic() + TIMEOUT.total_seconds()
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
     while True:
         host, port = shared.get(STORE_ADDRESS).decode().split()
         try:
-            store = dist.TCPStore(host, int(port), world_size, is_master=False, timeout=CONNECTING)
+            store = dist.TCPStore(host, int(port), world_size, is_master=False, timeout=CONNECTION_TIMEOUT)
         except dist.DistNetworkError:
-            if time.monotonic() > limit:
+            if time.monotonic() > deadline:
                 raise
             continue
         store.set_timeout(TIMEOUT)
@@ -190,10 +194,11 @@ def _new_store() -> dist.Store:
 
 
 class _Gather(torch.autograd.Function):
-    """All processes compute the same loss from what is gathered; its gradient here is the sum of theirs.
+    """Differentiable all-gather: its backward pass sums the gradients of all processes.
 
-    DistributedDataParallel averages: the sum over `world_size` equal losses becomes the gradient of one. torch's own
-    differentiable `all_gather` does the same, but asks for the backend by name and does not know a mixed one.
+    All processes compute the same loss from the gathered values, and DistributedDataParallel averages gradients over
+    the processes, so the sum over `world_size` equal losses becomes the gradient of one. torch's own differentiable
+    `all_gather` does the same, but looks the backend up by name and does not know mixed ones.
     """
 
     @staticmethod

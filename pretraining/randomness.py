@@ -10,7 +10,7 @@ import torch
 
 
 def derived_seed(*keys: int) -> int:
-    """A 63-bit seed that differs for each tuple of non-negative numbers."""
+    """A 63-bit seed derived from a tuple of non-negative integers."""
     return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -20,8 +20,8 @@ def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
 
 
 def sample_generators(seed: int, step: int, purpose: int, samples: range) -> list[torch.Generator]:
-    """A CPU generator for each sample of a step, by its number in the batch of all processes.
+    """A CPU generator for each sample of a step, by its index in the batch of all processes.
 
-    Two processes with half the batch each therefore draw what one with the whole batch draws.
+    Two processes with half of the batch each therefore draw the same as one process with the whole batch.
     """
     return [torch.Generator().manual_seed(derived_seed(seed, step, purpose, sample)) for sample in samples]

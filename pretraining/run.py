@@ -1,9 +1,8 @@
-"""One run in one process: the last checks, training, the encoder's file and its publication."""
+"""One pretraining run in one process: last checks, training, export of the encoder, publication."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,29 +11,31 @@ from typing import Any
 
 import torch
 
-from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, load_checkpoint, write_or_explain
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.checkpoint import CHECKPOINT, TrainingState, explain_write_errors, export_encoder, load_checkpoint
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
-from pretraining.loop import DivergedError, Interrupted, train
+from pretraining.interruption import Interrupted
+from pretraining.loop import DivergedError, train
 from pretraining.monitoring.report import REPORT, write_facts, write_report
 from pretraining.preprocessed.collection import PreprocessedCollection
-from pretraining.processes import Processes, joined, started_again
+from pretraining.processes import Processes, process_group, was_restarted
 from pretraining.warm_start import load_initial
 
 
 @dataclass(frozen=True)
 class Run:
-    """What to train, and where; every process of a run gets the same.
+    """What to train, and where; all processes of a run get the same.
 
     Attributes:
-        folder: of the run.
-        preprocessed: of the volumes.
+        folder: results of the run.
+        preprocessed: folder of the preprocessed volumes.
         configuration: settings.
         published: where the finished encoder is copied to.
-        command: that began it, for the report.
-        continuation: the command that goes on with it after a stop.
-        go_on: from the checkpoint in the folder.
-        overwrite: what the folder holds.
+        command: command line that started the run, for the report.
+        resume_command: command line that resumes it after an interruption.
+        resume: start from the checkpoint in the folder.
+        overwrite: delete what the folder holds.
     """
 
     folder: Path
@@ -42,8 +43,8 @@ class Run:
     configuration: Configuration
     published: Path
     command: str
-    continuation: str
-    go_on: bool = False
+    resume_command: str
+    resume: bool = False
     overwrite: bool = False
 
     @property
@@ -51,34 +52,34 @@ class Run:
         return self.folder / CHECKPOINT
 
 
-def carry_out(run: Run, again: bool = False) -> bool:
-    """Trains and publishes; alone, or as one of the processes that torchrun or `-num_gpus` has started.
+def run_pretraining(run: Run, restarted: bool = False) -> bool:
+    """Trains and publishes, as a single process or as one of those that torchrun or `-num_gpus` has started.
 
     Args:
         run: what to do.
-        again: a process of this run has failed before, so go on from its last checkpoint, if it has come that far.
+        restarted: a process of this run has failed before, so resume from its last checkpoint, if there is one.
 
     Returns:
-        Whether this process is the one to tell of it.
+        Whether this process is the one that reports to the user.
 
     Raises:
-        InputError: when volumes or checkpoint do not fit, or the processes are not alike.
+        InputError: when the volumes or the checkpoint do not fit, or the processes differ.
         Interrupted: see :func:`train`.
     """
     volumes = PreprocessedCollection.open(run.preprocessed)
     configuration = run.configuration
-    with joined(configuration.device) as processes:
+    with process_group(configuration.device) as processes:
         state, initial = None, None
-        if run.go_on or (again and run.checkpoint.exists()):
+        if run.resume or (restarted and run.checkpoint.exists()):
             state = load_checkpoint(run.checkpoint)
             if state.collection["hash"] != volumes.hash:
                 raise InputError(
-                    f"{run.folder}: the run was made with other volumes of {state.collection['name']} than are there "
-                    "now. Restore them, or start again with --overwrite"
+                    f"{run.folder}: the run was started on {state.collection['name']} with other volumes than "
+                    f"{run.preprocessed} holds now. Restore them, or start again with --overwrite"
                 )
         else:
             _, initial = load_initial(configuration)
-        # All have read what was there before one writes.
+        # All processes have read the files before the first one writes.
         processes.require_equal(facts(configuration, volumes, state))
         device = find_device(configuration, processes)
         if processes.first:
@@ -90,7 +91,7 @@ def carry_out(run: Run, again: bool = False) -> bool:
         except (DivergedError, Interrupted) as stopped:
             if processes.first:
                 diverged = isinstance(stopped, DivergedError)
-                reason = f"Stopped: {stopped}" if diverged else f"{stopped}. Go on with: {run.continuation}"
+                reason = f"Stopped: {stopped}" if diverged else f"{stopped}. Resume with: {run.resume_command}"
                 write_report(run.folder, reason)
             raise
         if processes.first:
@@ -99,41 +100,43 @@ def carry_out(run: Run, again: bool = False) -> bool:
             normalisation = volumes.header.get("normalisation", {})
             export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder, normalisation)
             publish(encoder, run.published)
-            write_or_explain(lambda: write_report(run.folder), run.folder / REPORT)
+            with explain_write_errors(run.folder / REPORT):
+                write_report(run.folder)
         return processes.first
 
 
-def goes_on(checkpoint: Path, asked: bool) -> bool:
-    """Whether a command goes on from a checkpoint: when asked to, or when it was started again and there is one."""
-    return asked or (started_again() and checkpoint.exists())
+def should_resume(checkpoint: Path, requested: bool) -> bool:
+    """Whether a command resumes from a checkpoint: on request, or when it was restarted and a checkpoint exists."""
+    return requested or (was_restarted() and checkpoint.exists())
 
 
 def facts(configuration: Configuration, volumes: PreprocessedCollection, state: TrainingState | None) -> dict[str, Any]:
-    """What must be the same for all processes."""
+    """What must be equal in all processes, by a name for the message."""
     return {
         "version of torch": str(torch.__version__),
         "version of nnunetv2-swinfuse": version("nnunetv2-swinfuse"),
         "hash of the volumes": volumes.hash,
-        "step to begin at": state.step if state else 0,
+        "first step": state.step if state else 0,
         **configuration.to_dict(),
     }
 
 
 def prepare_folder(run: Run, state: TrainingState | None) -> None:
-    """Makes the run's folder, empty unless the run goes on, with its settings and without what killed writers left."""
+    """Creates the run's folder with its settings; removes temporary files of killed processes, or everything."""
     if run.overwrite and state is None and run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
-    for left in run.folder.rglob("*.tmp*"):
-        left.unlink(missing_ok=True)
-    (run.folder / "configuration.json").write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
+    for temporary in run.folder.rglob("*.tmp*"):
+        temporary.unlink(missing_ok=True)
+    with atomic_write(run.folder / "configuration.json") as temporary:
+        temporary.write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
 
 
 def find_device(configuration: Configuration, processes: Processes | None = None) -> torch.device:
-    """The torch device a configuration asks for; of several processes, each has a GPU of its own.
+    """The torch device that a configuration selects; each of several processes has its own GPU.
 
     Raises:
-        InputError: when CUDA is asked for and not there.
+        InputError: when CUDA is selected but not available.
     """
     if configuration.device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is cuda, but PyTorch sees no GPU here; use --device cpu, or -p tiny for a trial")
@@ -145,12 +148,6 @@ def find_device(configuration: Configuration, processes: Processes | None = None
 
 
 def publish(encoder: Path, published: Path) -> None:
-    """Makes a run's encoder the one that fine-tuning takes; readers never see half a file."""
-
-    def copy() -> None:
-        published.parent.mkdir(parents=True, exist_ok=True)
-        temporary = published.with_suffix(f".{os.getpid()}.tmp")
+    """Copies a run's encoder to where fine-tuning looks for it; readers never see an incomplete file."""
+    with explain_write_errors(published), atomic_write(published) as temporary:
         shutil.copyfile(encoder, temporary)
-        os.replace(temporary, published)
-
-    write_or_explain(copy, published)

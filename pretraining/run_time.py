@@ -1,4 +1,4 @@
-"""How long a run will take on the device at hand, before it starts: counted operations over measured speed."""
+"""Estimates how long a run will take on a device before it starts: counted operations over measured speed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from pretraining.collections.collection import DOMAINS
-from pretraining.configuration import Configuration, load_preset, preset_names
+from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
+from pretraining.preset_files import load_preset, preset_names
 
-# Of the speed of a plain convolution, what a whole training step reaches: on 2 CPU cores the 25 GFLOP of a tiny step
-# took 1.4 s where a convolution ran at 57 GFLOP/s.
+# Speed of a whole training step relative to that of a single convolution: on 2 CPU cores the 25 GFLOP of a tiny step
+# took 1.4 s, while a convolution reached 57 GFLOP/s.
 EFFICIENCY = 0.3
 
 
 def step_operations(configuration: Configuration) -> float:
-    """Floating point operations of one step: two views of each modality, forward and backward."""
+    """Floating point operations of one training step: two views of each modality, forward and backward."""
     with torch.device("meta"):
         model = PretrainingModel(configuration)
         crops = torch.empty(1, 1, *configuration.crop_size)
@@ -28,7 +29,7 @@ def step_operations(configuration: Configuration) -> float:
 
 
 def device_speed(device: torch.device) -> float:
-    """Operations per second of a 3D convolution on this device."""
+    """Floating point operations per second of a 3D convolution on this device, measured."""
     convolution = torch.nn.Conv3d(32, 32, 3, padding=1, device=device)
     volume = torch.randn(1, 32, 32, 32, 32, device=device)
     operations = 2 * 32 * 32 * 27 * 32**3
@@ -45,12 +46,12 @@ def device_speed(device: torch.device) -> float:
 
 
 def expected_seconds(configuration: Configuration, device: torch.device) -> float:
-    """A rough forecast of all steps; good enough to tell minutes from days."""
+    """Rough estimate for all steps of a run; good enough to tell minutes from days."""
     return step_operations(configuration) * configuration.steps / (device_speed(device) * EFFICIENCY)
 
 
-def advice(configuration: Configuration, device: torch.device) -> str | None:
-    """A warning, if the run would take days here, that names the presets that would not."""
+def duration_warning(configuration: Configuration, device: torch.device) -> str | None:
+    """A warning if the run would take more than a day on this device, with the presets that would not."""
     seconds = expected_seconds(configuration, device)
     if seconds < 24 * 3600:
         return None
@@ -59,15 +60,15 @@ def advice(configuration: Configuration, device: torch.device) -> str | None:
         preset = Configuration.from_dict(load_preset(name, configuration.recipe))
         expected = expected_seconds(preset, device)
         if expected < 24 * 3600:
-            fitting.append(f"-p {name} (about {in_words(expected)})")
+            fitting.append(f"-p {name} (about {format_duration(expected)})")
     remedy = f"Presets that fit: {', '.join(fitting)}" if fitting else "No preset fits this device; use a GPU"
     return (
-        f"WARNING: {configuration.steps} steps of preset {configuration.preset} would take about {in_words(seconds)} "
-        f"on {device}. {remedy}. Ctrl-C at any moment keeps what was done."
+        f"WARNING: {configuration.steps} steps of preset {configuration.preset} would take about "
+        f"{format_duration(seconds)} on {device}. {remedy}. Interrupting with Ctrl-C loses no work."
     )
 
 
-def in_words(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`40 s`, `12 min`, `3.5 h` or `70 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""Learning rate and loss weights as functions of the step; nothing here has state."""
+"""Learning rate and weight of density matching as functions of the step, without state."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pretraining.configuration import Configuration
 
 
 def learning_rate(step: int, configuration: Configuration) -> float:
-    """Linear warm-up, then half a cosine down to zero at the last step."""
+    """Linear warm-up, then a cosine decay to zero at the last step."""
     warmup = min(configuration.warmup_steps, configuration.steps - 1)
     if step < warmup:
         return configuration.learning_rate * (step + 1) / warmup
@@ -17,7 +17,7 @@ def learning_rate(step: int, configuration: Configuration) -> float:
 
 
 def density_weight(step: int, configuration: Configuration) -> float:
-    """Rises linearly to its full value: two clouds that have not formed yet must not be pressed together."""
+    """Rises linearly to its full value: features that are still random must not be matched with full weight."""
     if configuration.density_warmup_steps == 0:
         return configuration.density_weight
     return configuration.density_weight * min((step + 1) / configuration.density_warmup_steps, 1.0)

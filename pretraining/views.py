@@ -1,6 +1,6 @@
-"""Views of crops for the proxy tasks: quarter turns, intensities, cut-outs. Drawing is separate from applying.
+"""Views of crops for the proxy tasks: quarter turns, intensity changes, cut-outs. Drawing is separate from applying.
 
-Every sample draws from a generator of its own, so that a view does not depend on how a batch is divided over processes.
+Every sample has its own generator, so that a view does not depend on how a batch is divided over processes.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
 
-# Drawing ends here even if the share is not reached, as with tiny blocks and a share near 1.
-MOST_BLOCKS = 1_000
+# Drawing stops here even if the share is not reached, as with tiny blocks and a share near 1.
+MAX_BLOCKS = 1_000
 
 Masking = Literal["blocks", "cells"]
 
@@ -26,16 +26,16 @@ class ViewSettings:
     """How views are drawn.
 
     Attributes:
-        corrupted_share: share of the voxels that is cut out; the last block may exceed it.
-        masking: `blocks` of any size and place, or `cells` of a regular grid (SimMIM, arXiv 2111.09886).
+        corrupted_share: share of the voxels to cut out; the last block may exceed it.
+        masking: `blocks` of random size and position, or `cells` of a regular grid (SimMIM, arXiv 2111.09886).
         cell: voxels of a cell along each axis.
         block_share: smallest and largest side of a block, relative to the crop's.
         swap_probability: probability that a block is filled from another crop instead of with noise.
-        rotate: whether crops are turned; needs crops whose y and x are equal.
-        intensity_probability: of each change of intensity.
+        rotate: whether crops are turned by quarters; requires crops with equal y and x.
+        intensity_probability: probability of each intensity change.
         brightness: largest shift, in standard deviations of the normalised intensities.
-        contrast: smallest and largest factor around the crop's mean.
-        gamma: smallest and largest exponent, applied to the crop's range.
+        contrast: smallest and largest factor of the deviation from the crop's mean.
+        gamma: smallest and largest exponent, applied to intensities scaled to [0, 1].
     """
 
     corrupted_share: float = 0.3
@@ -52,7 +52,7 @@ class ViewSettings:
     def __post_init__(self) -> None:
         for name in ("corrupted_share", "swap_probability", "intensity_probability"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 to 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
         if self.cell < 1:
             raise ValueError(f"cell is {self.cell}; expected at least 1 voxel")
         for name in ("block_share", "contrast", "gamma"):
@@ -60,7 +60,7 @@ class ViewSettings:
             if not 0 < low <= high:
                 raise ValueError(f"{name} is {(low, high)}; expected two positive numbers, the smaller first")
         if self.block_share[1] > 1 or self.brightness < 0:
-            raise ValueError(f"block_share must be at most 1 and brightness at least 0, found {self}")
+            raise ValueError(f"expected block_share of at most 1 and brightness of at least 0, found {self}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class ViewParameters:
     Attributes:
         turns: quarter turns in the (y, x) plane, int64 (B,).
         mask: voxels to cut out after turning, bool (B, 1, z, y, x).
-        swapped: those of them that are filled from another crop, bool (B, 1, z, y, x); None for cells of zeros.
+        swapped: voxels of the mask to fill from another crop, bool (B, 1, z, y, x); None to fill the mask with zeros.
     """
 
     turns: Tensor
@@ -80,7 +80,7 @@ class ViewParameters:
 
 @dataclass(frozen=True)
 class IntensityParameters:
-    """Intensity changes of a view of one modality, each (B,); a neutral value where a change is not made."""
+    """Intensity changes of a view of one modality, each (B,); samples without a change have its neutral value."""
 
     brightness: Tensor
     contrast: Tensor
@@ -91,8 +91,8 @@ class View(NamedTuple):
     """A view of a batch of crops.
 
     Attributes:
-        corrupted: what the network sees (B, 1, z, y, x).
-        target: what it should reconstruct: turned and changed in intensity, nothing cut out (B, 1, z, y, x).
+        corrupted: input of the network (B, 1, z, y, x).
+        target: what it should reconstruct: turned and with changed intensities, not cut out (B, 1, z, y, x).
         mask: True where voxels were cut out (B, 1, z, y, x).
         turns: quarter turns of each crop (B,).
     """
@@ -103,16 +103,21 @@ class View(NamedTuple):
     turns: Tensor
 
 
-def the_one_before(crops: Tensor) -> Tensor | None:
-    """For each crop of a batch (B, ...) the one before it, for the first the last; None for a batch of one."""
+def previous_crop(crops: Tensor) -> Tensor | None:
+    """For each crop of a batch (B, ...) the previous one, for the first the last; None for a batch of one."""
     return crops.roll(1, dims=0) if len(crops) > 1 else None
 
 
 def draw_view(shape: Triple, settings: ViewSettings, generators: Sequence[torch.Generator]) -> ViewParameters:
-    """Draws turns and cut-outs, one sample a generator.
+    """Draws turns and cut-outs for one sample per generator.
+
+    Args:
+        shape: of the crops (z, y, x).
+        settings: how to draw.
+        generators: one per sample.
 
     Raises:
-        ValueError: when crops (z, y, x) whose y and x differ should be turned.
+        ValueError: when crops are to be turned but their y and x differ.
     """
     if settings.rotate and shape[1] != shape[2]:
         raise ValueError(f"crops of {shape} cannot be turned in their (y, x) plane; y and x must be equal")
@@ -130,7 +135,7 @@ def draw_view(shape: Triple, settings: ViewSettings, generators: Sequence[torch.
 
 
 def draw_intensity(settings: ViewSettings, generators: Sequence[torch.Generator]) -> IntensityParameters:
-    """Draws changes of brightness, contrast and gamma for samples of one modality, one sample a generator."""
+    """Draws changes of brightness, contrast and gamma of one modality for one sample per generator."""
     ranges = ((-settings.brightness, settings.brightness, 0.0), (*settings.contrast, 1.0), (*settings.gamma, 1.0))
     rows = []
     for generator in generators:
@@ -149,20 +154,20 @@ def apply_view(
     parameters: ViewParameters,
     intensity: IntensityParameters,
     generators: Sequence[torch.Generator],
-    other_crops: Callable[[Tensor], Tensor | None] = the_one_before,
+    other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
 ) -> View:
     """Turns crops, changes their intensities and cuts parts out.
 
+    A block is filled with Gaussian noise of the crop's mean and standard deviation, or with the same block of another
+    crop of the batch; in a batch of one it is always noise. Cells are filled with 0, the mean of normalised
+    intensities: the embedding of a patch of zeros is its bias, which takes the role of SimMIM's learned mask token.
+
     Args:
         images: crops of one modality (B, 1, z, y, x), normalised intensities.
-        parameters: geometry, made by :func:`draw_view` for this batch and shape.
-        intensity: changes, made by :func:`draw_intensity`.
-        generators: of the noise, one a sample.
-        other_crops: for crops that are turned and changed, another of the batch for each; None when there is none.
-
-    A block is filled with Gaussian noise of the crop's mean and deviation, or with the same block of another crop of
-    the batch; a batch of one has no other crop and gets noise. Cells are filled with 0, the mean of normalised
-    intensities: a patch of zeros becomes the embedding's bias, which is SimMIM's learned mask token.
+        parameters: geometry, from :func:`draw_view` for this batch and shape.
+        intensity: changes, from :func:`draw_intensity`.
+        generators: of the noise, one per sample.
+        other_crops: returns another crop of the batch for each crop, or None if there is no other.
     """
     device = images.device
     turned = torch.stack(
@@ -182,27 +187,27 @@ def apply_view(
 
 
 def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:
-    """Gamma on each crop's range, then contrast around its mean, then brightness. (B, 1, z, y, x)."""
+    """Applies gamma to each crop's range, then contrast around its mean, then brightness; images (B, 1, z, y, x)."""
 
-    def spread(values: Tensor) -> Tensor:
+    def per_sample(values: Tensor) -> Tensor:
         return values.to(images).reshape(-1, 1, 1, 1, 1)
 
     low = images.amin((1, 2, 3, 4), keepdim=True)
     extent = (images.amax((1, 2, 3, 4), keepdim=True) - low).clamp_min(1e-6)
-    changed = ((images - low) / extent).clamp(0, 1) ** spread(intensity.gamma) * extent + low
+    changed = ((images - low) / extent).clamp(0, 1) ** per_sample(intensity.gamma) * extent + low
     mean = changed.mean((1, 2, 3, 4), keepdim=True)
-    return (changed - mean) * spread(intensity.contrast) + mean + spread(intensity.brightness)
+    return (changed - mean) * per_sample(intensity.contrast) + mean + per_sample(intensity.brightness)
 
 
 def _draw_blocks(shape: Triple, settings: ViewSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     mask = torch.zeros(shape, dtype=torch.bool)
     swapped = torch.zeros_like(mask)
-    for _ in range(MOST_BLOCKS):
+    for _ in range(MAX_BLOCKS):
         if mask.float().mean() >= settings.corrupted_share:
             break
         block = _draw_block(shape, settings.block_share, generator)
         mask[block] = True
-        # A block on top of another decides for both: each voxel has one filling.
+        # Where blocks overlap, the last one decides how the voxels are filled.
         swapped[block] = bool(torch.rand((), generator=generator) < settings.swap_probability)
     return mask, swapped
 

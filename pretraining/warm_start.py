@@ -1,4 +1,4 @@
-"""Beginning a run from an encoder that was pretrained before, by SwinFUSE or by MONAI, instead of random weights."""
+"""Starts a run from an existing encoder, of SwinFUSE or MONAI, instead of random weights."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, TransferReport, transfer_encoder
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 
 
 def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder | None]:
-    """The encoder that `init_from` names, and the configuration with what its weights ask of the network.
+    """Loads the encoder that `init_from` names.
+
+    Returns:
+        The configuration, adapted to how the weights have to be read, and the encoder; None without `init_from`.
 
     Raises:
-        InputError: when the file is no usable encoder, or listing every size in which it differs.
+        InputError: when the file holds no usable encoder, or listing all sizes that differ.
     """
     if not configuration.init_from:
         return configuration, None
@@ -26,31 +29,35 @@ def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder |
         encoder = load_pretrained(configuration.init_from)
     except (EncoderFileError, ValueError) as error:
         raise InputError(f"init_from: {error}") from error
-    theirs, ours = encoder.settings, configuration.encoder_settings
+    stored, expected = encoder.settings, configuration.encoder_settings
     names = ("backbone", "feature_size", "depths", "num_heads", "window_size", "mlp_ratio")
-    differing = [name for name in names if getattr(theirs, name) != getattr(ours, name)]
+    differing = [name for name in names if getattr(stored, name) != getattr(expected, name)]
     if differing:
-        listing = "; ".join(f"{n} is {getattr(theirs, n)} there, {getattr(ours, n)} here" for n in differing)
-        options = " ".join(f"--{name} {_words(getattr(theirs, name))}" for name in differing)
+        listing = "; ".join(
+            f"{name} is {getattr(stored, name)} in the file, {getattr(expected, name)} in the settings"
+            for name in differing
+        )
+        options = " ".join(f"--{name} {_format_value(getattr(stored, name))}" for name in differing)
         raise InputError(
             f"init_from: {configuration.init_from} does not fit preset {configuration.preset!r}: {listing}. "
-            f"To take its sizes: {options}"
+            f"To use the file's sizes: {options}"
         )
-    return replace(
+    adapted = replace(
         configuration,
-        monai_legacy_merging=theirs.monai_legacy_merging,
-        monai_clamped_bias=theirs.monai_clamped_bias,
-    ), encoder
+        monai_legacy_merging=stored.monai_legacy_merging,
+        monai_clamped_bias=stored.monai_clamped_bias,
+    )
+    return adapted, encoder
 
 
 def initialize(model: PretrainingModel, encoder: Encoder) -> TransferReport:
     """Copies the encoder into a new model, in place.
 
-    Where the encoder comes without a Domain Invariance Module, as MONAI's, the model's begins as the identity: its last
-    projection is zero, so that the Swin stages see what they were trained on.
+    If the encoder has no Domain Invariance Module, such as MONAI's, the model's module starts as the identity: its last
+    projection is zero, so that the Swin stages get the input that they were trained on.
 
     Raises:
-        InputError: when it does not fit.
+        InputError: when the encoder does not fit the model.
     """
     try:
         report = transfer_encoder(model, encoder, new_domain_invariance=True)
@@ -63,5 +70,5 @@ def initialize(model: PretrainingModel, encoder: Encoder) -> TransferReport:
     return report
 
 
-def _words(value: object) -> str:
+def _format_value(value: object) -> str:
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -22,7 +22,7 @@ def relative_position_index(
 
     Args:
         window: the window in use (z, y, x), along no axis larger than `table_window`.
-        table_window: the window that the table was made for; the table has prod(2 * table_window - 1) rows.
+        table_window: the window of the table; the table has prod(2 * table_window - 1) rows.
         device: of the result.
         as_monai: look a clamped window up as MONAI does, for weights that were trained so: its tokens, numbered with z
             running fastest, are taken for the first ones of the unclamped window.

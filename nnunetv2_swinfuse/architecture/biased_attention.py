@@ -1,8 +1,12 @@
-"""Exact attention of many windows under one learned bias, without ever holding all of their attention matrices.
+"""Exact attention of many windows under one learned bias, on the CPU without holding all attention matrices.
 
 torch's fused CPU kernel takes no bias that needs a gradient: it falls back to the full matrix, (windows, heads, N, N)
 several times over. There the backward pass is written out here: a few windows at a time, attention is computed again
-and the bias' gradient is summed over the windows at once. Elsewhere torch's fused kernels do the whole work.
+and the bias' gradient is summed over the windows at once.
+
+On CUDA torch's memory-efficient kernel does the whole work. It keeps no attention matrix either, but its backward pass
+returns the bias' gradient for every window and head, (windows, heads, N, N), before autograd sums it: for one block at
+a time 242 MB a sample in float16, at 96 x 96 x 96 voxels with windows of 7. `planning/memory.py` counts it.
 """
 
 from __future__ import annotations

@@ -4,23 +4,35 @@ Two parallel blocks of multi-head attention layers. The queries of the CT block 
 values, those of the MR block to the CT tokens' keys and values. With one image only, as in all of fine-tuning and
 inference, both blocks are given that image and their outputs are averaged.
 
-Differs from the released code: tokens are average-pooled to a bounded number, so that any patch size can be paid for;
-they carry their position; layers are pre-norm with residuals and a feed-forward network; attention runs over tokens,
-never over the batch; and the result is added to the full-resolution embedding.
+Differs from the released code: the map is pooled to a bounded number of cells, so that any patch size can be paid for;
+cells carry their position; layers are pre-norm with residuals and a feed-forward network; attention runs over cells,
+never over the batch; and the result is interpolated and added to the full-resolution embedding.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import (
+    Spacing,
+    choose_grid,
+    interpolation_matrix,
+    pooling_matrix,
+    position_encoding,
+    resample,
+)
+from nnunetv2_swinfuse.architecture.operations import affordable_cells
 from nnunetv2_swinfuse.architecture.swin import FeedForward
-from nnunetv2_swinfuse.architecture.topology import Triple, pooling_factors
+from nnunetv2_swinfuse.architecture.topology import Triple, triple
+
+# Of what the backbone costs. Below the half that is allowed, since pooling and interpolation are not counted.
+COST_SHARE = 0.45
 
 
 @dataclass(frozen=True)
@@ -29,52 +41,49 @@ class DomainInvarianceSettings:
 
     Attributes:
         layers: attention layers of each block (the paper's 4).
-        max_tokens: tokens attended over at most; larger maps are average-pooled.
+        max_cells: cells attended over at most; larger maps are pooled.
         mlp_ratio: hidden channels of the feed-forward networks, relative to the embedding's.
     """
 
     layers: int = 4
-    max_tokens: int = 2048
+    max_cells: int = 2048
     mlp_ratio: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.layers < 1 or self.max_tokens < 1 or self.mlp_ratio <= 0:
-            raise ValueError(f"domain_invariance: layers, max_tokens and mlp_ratio must be positive, found {self}")
+        if self.layers < 1 or self.max_cells < 1 or self.mlp_ratio <= 0:
+            raise ValueError(f"domain_invariance: layers, max_cells and mlp_ratio must be positive, found {self}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DomainInvarianceSettings:
+        """Settings from plans.json or an encoder file; fields left out have their default.
 
-def position_encoding(grid: Triple, cell: Triple, channels: int, device: torch.device) -> Tensor:
-    """Sines and cosines of the cell centres, for any grid (after Vaswani et al., arXiv 1706.03762, in 3D).
+        Raises:
+            ValueError: naming the fields that are not known, and the remedy for a model of an older version.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if "max_tokens" in unknown:
+            raise ValueError(
+                f"domain_invariance is {dict(values)}: the field max_tokens is of versions before 0.2, whose Domain "
+                "Invariance Module computed other features (docs/method.md), so their weights do not fit this one. "
+                "Pretrain and train again, or predict with nnunetv2-swinfuse 0.1"
+            )
+        if unknown:
+            raise ValueError(
+                f"domain_invariance has unknown fields {unknown}; known are {[field.name for field in fields(cls)]}"
+            )
+        return cls(**values)
 
-    Args:
-        grid: cells per axis (z, y, x).
-        cell: size of a cell per axis, in tokens of the unpooled map, so that pooling does not move positions.
-        channels: channels of the tokens; those that do not divide into six are left at zero.
 
-    Returns:
-        float32 (prod(grid), channels).
-    """
-    frequencies = channels // 6
-    encoding = torch.zeros(*grid, channels, device=device)
-    if frequencies:
-        # Wavelengths from 4 to about 400 tokens: neighbours differ, and no crop wraps around.
-        steps = torch.arange(frequencies, device=device) / max(frequencies, 2)
-        rates = 2 * math.pi / 4 * 100.0**-steps
-        for axis in range(3):
-            centre = (torch.arange(grid[axis], device=device) + 0.5) * cell[axis]
-            angles = centre[:, None] * rates
-            view = [1, 1, 1, frequencies]
-            view[axis] = grid[axis]
-            first = 2 * axis * frequencies
-            encoding[..., first : first + frequencies] = angles.sin().reshape(view)
-            encoding[..., first + frequencies : first + 2 * frequencies] = angles.cos().reshape(view)
-    return encoding.reshape(-1, channels)
+def planned_domain_invariance(values: Mapping[str, Any] | None) -> DomainInvarianceSettings | None:
+    """Settings from a network's arguments in plans.json; None where the network has no module."""
+    return None if values is None else DomainInvarianceSettings.from_dict(values)
 
 
 class CoAttentionLayer(nn.Module):
-    """Queries of one token set, keys and values of another; residual feed-forward network behind.
+    """Queries of one token set, keys and values of another, then a residual feed-forward network.
 
     Both sets are (B, tokens, C) and may differ in length.
     """
@@ -98,8 +107,9 @@ class CoAttentionLayer(nn.Module):
         query_input, context = self.norm_query(tokens), self.norm_context(context)
         key_input = context
         if positions is not None:
-            query_input = query_input + positions
-            key_input = context + positions
+            # Added in float32: neighbouring positions differ by less than half precision resolves.
+            query_input = (query_input + positions).to(context.dtype)
+            key_input = (context + positions).to(context.dtype)
         query, key, value = (
             projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projection, x in ((self.query, query_input), (self.key, key_input), (self.value, context))
@@ -140,7 +150,7 @@ class Fused(NamedTuple):
     Attributes:
         ct, mr: the maps with what the other modality confirms added (B, C, z, y, x).
         ct_tokens, mr_tokens: outputs of the two blocks (B, tokens, C), the samples for density matching.
-        grid: how the tokens lie in space (z, y, x); its product is their number.
+        grid: cells per axis (z, y, x), one token each; its product is the number of tokens.
         ct_weights, mr_weights: attention weights of each layer, empty unless asked for.
     """
 
@@ -154,17 +164,35 @@ class Fused(NamedTuple):
 
 
 class DomainInvariance(nn.Module):
-    """Two parallel co-attention blocks over pooled tokens, added to the full-resolution map.
+    """Two parallel co-attention blocks over pooled cells, added to the full-resolution map.
 
     Args:
-        channels: channels of the embedding, a multiple of `num_heads`.
+        channels: channels of the embedding, 6 or more and a multiple of `num_heads`.
         num_heads: attention heads of each layer.
         settings: sizes of the blocks.
+        spacing: distance between tokens (z, y, x), in any unit: cells are as isotropic as the map allows.
+        operations: what the backbone spends on a map of a given size (z, y, x). The module attends over as many cells
+            as cost less than half of that; None leaves `settings.max_cells` as the only bound.
     """
 
-    def __init__(self, channels: int, num_heads: int, settings: DomainInvarianceSettings):
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int,
+        settings: DomainInvarianceSettings,
+        spacing: Spacing = (1.0, 1.0, 1.0),
+        operations: Callable[[Triple], float] | None = None,
+    ):
         super().__init__()
+        if channels < 6:
+            raise ValueError(
+                f"the Domain Invariance Module needs 6 channels or more to tell positions apart, found {channels}; use "
+                "a larger feature_size, or no module"
+            )
+        self.channels = channels
         self.settings = settings
+        self.spacing = spacing
+        self.operations = operations
         self.ct_block = CoAttentionBlock(channels, num_heads, settings)
         self.mr_block = CoAttentionBlock(channels, num_heads, settings)
         self.norm = nn.LayerNorm(channels)
@@ -176,7 +204,7 @@ class DomainInvariance(nn.Module):
         tokens, positions, grid = self.pool(embedding)
         ct_tokens, _ = self.ct_block(tokens, tokens, positions)
         mr_tokens, _ = self.mr_block(tokens, tokens, positions)
-        return self._add(embedding, (ct_tokens + mr_tokens) / 2, grid)
+        return embedding + self.interpolate((ct_tokens + mr_tokens) / 2, grid, triple(embedding.shape[2:]))
 
     def forward_pair(self, ct: Tensor, mr: Tensor, need_weights: bool = False) -> Fused:
         """A CT and an MR map of the same size (B, C, z, y, x), each attending to the other."""
@@ -186,9 +214,10 @@ class DomainInvariance(nn.Module):
         mr_pooled, _, _ = self.pool(mr)
         ct_tokens, ct_weights = self.ct_block(ct_pooled, mr_pooled, positions, need_weights)
         mr_tokens, mr_weights = self.mr_block(mr_pooled, ct_pooled, positions, need_weights)
+        shape = triple(ct.shape[2:])
         return Fused(
-            self._add(ct, ct_tokens, grid),
-            self._add(mr, mr_tokens, grid),
+            ct + self.interpolate(ct_tokens, grid, shape),
+            mr + self.interpolate(mr_tokens, grid, shape),
             ct_tokens,
             mr_tokens,
             grid,
@@ -196,22 +225,39 @@ class DomainInvariance(nn.Module):
             mr_weights,
         )
 
-    def pool(self, embedding: Tensor) -> tuple[Tensor, Tensor, Triple]:
-        """(B, C, z, y, x) to tokens (B, N, C) with N at most `max_tokens`, their positions (N, C) and their grid."""
-        depth, height, width = embedding.shape[2:]
-        factors = pooling_factors((depth, height, width), self.settings.max_tokens)
-        if max(factors) > 1:
-            # Cells at the far border average what lies inside the map.
-            embedding = F.avg_pool3d(embedding, factors, factors, ceil_mode=True, count_include_pad=False)
-        grid = (embedding.shape[2], embedding.shape[3], embedding.shape[4])
-        positions = position_encoding(grid, factors, embedding.shape[1], embedding.device)
-        return embedding.flatten(2).transpose(1, 2), positions.to(embedding.dtype), grid
+    def grid(self, shape: Triple) -> Triple:
+        """Cells per axis (z, y, x) for a map of so many tokens (z, y, x)."""
+        cells = float(self.settings.max_cells)
+        if self.operations is not None:
+            layers, ratio = self.settings.layers, self.settings.mlp_ratio
+            budget = COST_SHARE * self.operations(shape)
+            cells = min(cells, affordable_cells(budget, self.channels, layers, ratio))
+        return choose_grid(shape, self.spacing, cells)
 
-    def _add(self, embedding: Tensor, tokens: Tensor, grid: Triple) -> Tensor:
+    def pool(self, embedding: Tensor) -> tuple[Tensor, Tensor, Triple]:
+        """(B, C, z, y, x) to tokens (B, N, C), one a cell, their float32 positions (N, C) and their grid (z, y, x)."""
+        shape = triple(embedding.shape[2:])
+        grid = self.grid(shape)
+        device = embedding.device
+        if grid != shape:
+            matrices = [pooling_matrix(size, cells, device) for size, cells in zip(shape, grid, strict=True)]
+            embedding = resample(embedding, matrices)
+        z, y, x = (distance * size / cells for distance, size, cells in zip(self.spacing, shape, grid, strict=True))
+        return (
+            embedding.flatten(2).transpose(1, 2),
+            position_encoding(grid, (z, y, x), embedding.shape[1], device),
+            grid,
+        )
+
+    def interpolate(self, tokens: Tensor, grid: Triple, shape: Triple) -> Tensor:
+        """The update (B, C, z, y, x) of a map of `shape`, from the tokens (B, N, C) of its cells."""
         update = self.proj(self.norm(tokens)).transpose(1, 2).unflatten(2, grid)
-        if update.shape[2:] != embedding.shape[2:]:
-            update = F.interpolate(update, size=embedding.shape[2:], mode="trilinear", align_corners=False)
-        return embedding + update
+        if grid == shape:
+            return update
+        device = tokens.device
+        return resample(
+            update, [interpolation_matrix(size, cells, device) for size, cells in zip(shape, grid, strict=True)]
+        )
 
 
 def _initialize_linear(module: nn.Module) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import Spacing
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.topology import (
     Topology,
@@ -23,10 +24,6 @@ Backbone = Literal["swin", "resenc"]
 BACKBONES: tuple[Backbone, ...] = ("swin", "resenc")
 # Settings of Swin blocks, which a residual encoder has not.
 SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_bias")
-
-
-def default_domain_invariance() -> dict[str, Any]:
-    return DomainInvarianceSettings().to_dict()
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class EncoderSettings:
             number, the module's.
         window_size: window in tokens along each axis.
         mlp_ratio: hidden channels of the feed-forward networks, relative to their input's.
-        domain_invariance: fields of :class:`DomainInvarianceSettings`, or None for an encoder without the module.
+        domain_invariance: sizes of the module, also accepted as a dictionary; None for an encoder without it.
         monai_legacy_merging: patch merging joins the sub-grids that MONAI joined before version 1.5, two of them twice
             and two never. For weights trained so, which mean nothing otherwise.
         monai_clamped_bias: windows clamped to small maps look up their bias as MONAI's do, at wrong offsets. For
@@ -57,7 +54,7 @@ class EncoderSettings:
     num_heads: tuple[int, ...] = (3, 6, 12, 24)
     window_size: int = 7
     mlp_ratio: float = 4.0
-    domain_invariance: dict[str, Any] | None = field(default_factory=default_domain_invariance)
+    domain_invariance: DomainInvarianceSettings | None = field(default_factory=DomainInvarianceSettings)
     monai_legacy_merging: bool = False
     monai_clamped_bias: bool = False
     backbone: Backbone = "swin"
@@ -65,6 +62,9 @@ class EncoderSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "depths", tuple(self.depths))
         object.__setattr__(self, "num_heads", tuple(self.num_heads))
+        if isinstance(self.domain_invariance, Mapping):
+            settings = DomainInvarianceSettings.from_dict(self.domain_invariance)
+            object.__setattr__(self, "domain_invariance", settings)
         if self.backbone not in BACKBONES:
             raise ValueError(f"backbone is {self.backbone!r}; expected one of {list(BACKBONES)}")
         if self.backbone == "resenc":
@@ -87,8 +87,6 @@ class EncoderSettings:
                     f"num_heads[{stage}] is {heads}, which does not divide the stage's {self.feature_size << stage} "
                     f"channels (feature_size {self.feature_size} doubled {stage} times)"
                 )
-        if self.domain_invariance is not None:
-            DomainInvarianceSettings(**self.domain_invariance)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists, numbers and dictionaries, for checkpoints; only what the backbone has."""
@@ -140,6 +138,9 @@ class DomainInvariantEncoder(nn.Module):
 
     Args:
         settings: sizes.
+        operations: floating point operations of the backbone on an embedding of a given size (z, y, x), which bound
+            those of the module.
+        spacing: distance between the embedding's tokens (z, y, x), in any unit.
 
     Attributes:
         output_channels: of each feature map, finest first; set by the subclass.
@@ -147,12 +148,12 @@ class DomainInvariantEncoder(nn.Module):
 
     output_channels: list[int]
 
-    def __init__(self, settings: EncoderSettings):
+    def __init__(self, settings: EncoderSettings, operations: Callable[[Triple], float], spacing: Spacing):
         super().__init__()
         self.domain_invariance: DomainInvariance | None = None
         if settings.domain_invariance is not None:
             self.domain_invariance = DomainInvariance(
-                settings.feature_size, settings.num_heads[0], DomainInvarianceSettings(**settings.domain_invariance)
+                settings.feature_size, settings.num_heads[0], settings.domain_invariance, spacing, operations
             )
 
     def features(self, embedding: Tensor) -> list[Tensor]:

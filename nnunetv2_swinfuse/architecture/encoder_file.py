@@ -1,10 +1,15 @@
-"""The published encoder: one file of plain tensors and values, written atomically, read without code execution."""
+"""The published encoder: one file of plain tensors and values, written atomically, read without code execution.
+
+A file is taken only if it is what it says: its tensors are finite and have the names and shapes that its settings and
+strides ask for, and a digest recorded in it tells that none has changed.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,14 +18,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunetv2_swinfuse import plain_loading
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.registry import build_backbone
+from nnunetv2_swinfuse.architecture.tensor_names import PRETRAINED
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
+from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
 
 FORMAT = "swinfuse-encoder"
-FORMAT_VERSION = 1
+# 2: the Domain Invariance Module's cells and positions share one geometry; the weights' digest.
+FORMAT_VERSION = 2
 # Where, below nnUNet_results, pretraining publishes its encoder and fine-tuning looks for one.
 PUBLISHED = Path("swinfuse") / "encoder.pth"
+# Keys of the file that are no `details`.
+KEYS = frozenset(
+    {
+        "format", "format_version", "network_weights", "weights_digest", "settings", "strides", "input_channels",
+        "spacing", "modalities", "collection", "source",
+    }
+)  # fmt: skip
+# What settings and strides, read from a file that may hold anything, can raise.
+READING_ERRORS = (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, RuntimeError)
 
 
 class EncoderFileError(ValueError):
@@ -41,7 +58,8 @@ class Encoder:
         collection: name and hash of the collection.
         source: where the pretraining run keeps this encoder; survives later runs, unlike the published copy.
         details: further keys of the file, such as nnssl's adaptation plan and citations.
-        path, sha256: the file it was read from, None for one that was just made.
+        left_out: names of tensors in a MONAI file that are not of the encoder.
+        path, sha256: the file it was read from, None for one that was not read from a file.
     """
 
     weights: dict[str, Tensor]
@@ -53,12 +71,17 @@ class Encoder:
     collection: dict[str, str] = field(default_factory=dict)
     source: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
     path: str | None = None
     sha256: str | None = None
 
 
 def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
-    """Writes the file under a temporary name and moves it in place, so that a reader never meets half of it."""
+    """Writes the file atomically.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; an older file at `path` is left as it was.
+    """
     content = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -72,122 +95,200 @@ def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
         "source": encoder.source,
         **encoder.details,
     }
-    save_atomically(content, path)
-
-
-def save_atomically(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
-    """`torch.save` to a temporary file beside `path`, flushed to disk and then moved onto it.
-
-    Raises:
-        OSError: when the disk is full or the folder cannot be written; an older file at `path` is left as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    save_torch_file({**content, "weights_digest": weights_digest(content)}, path)
 
 
 def load_encoder(path: str | os.PathLike[str]) -> Encoder:
     """Reads a published encoder with `torch.load(weights_only=True)`.
 
     Raises:
-        EncoderFileError: when the file is missing, corrupted, of another kind, incompatible or of a newer format.
+        EncoderFileError: when the file is missing, damaged, of another kind or format, or its weights are not those
+            that it describes.
     """
     path = Path(path)
+    return encoder_from_content(load_content(path), path)
+
+
+def load_content(path: Path) -> dict[str, Any]:
+    """The dictionary of tensors and plain values in a file.
+
+    Raises:
+        EncoderFileError: saying what is wrong with the file and what to do.
+    """
     if not path.is_file():
         raise EncoderFileError(f"{path}: no such encoder file. Pretrain one with: swinfuse_pretrain -d COLLECTION")
-    return encoder_from_content(load_plain(path), path)
+    try:
+        content = load_torch_file(path)
+    except TorchFileError as error:
+        remedy = "Copy it again from its source, or pretrain again."
+        if error.needs_code:
+            remedy = (
+                'If you trust its origin, convert it: python -c "import torch; '
+                f"state = torch.load('{path}', map_location='cpu', weights_only=False); "
+                "torch.save(state.get('state_dict', state), 'tensors.pth')\" and use tensors.pth."
+            )
+        raise EncoderFileError(f"{error}. {remedy}") from error
+    if not isinstance(content, dict):
+        raise EncoderFileError(
+            f"{path}: holds a {type(content).__name__}, expected a dictionary with 'format' {FORMAT!r}. "
+            "A pretraining run ends by writing encoder.pth; use that file."
+        )
+    return content
 
 
 def encoder_from_content(content: Mapping[str, Any], path: Path) -> Encoder:
     """The encoder that a published file holds.
 
     Args:
-        content: what :func:`load_plain` gave for `path`.
+        content: what :func:`load_content` gave for `path`.
         path: the file, for its hash and for errors.
 
     Raises:
-        EncoderFileError: when the content is of another kind, incompatible or of a newer format.
+        EncoderFileError: when the content is of another kind or format, or its weights are not those that it describes.
     """
+    _check_format(content, path)
+    try:
+        weights = check_tensors(content["network_weights"])
+        settings = EncoderSettings.from_dict(content["settings"])
+        strides = tuple(triple(stride) for stride in content["strides"])
+        input_channels = content["input_channels"]
+        check_architecture(weights, settings, strides, input_channels)
+        if content["weights_digest"] != weights_digest(content):
+            raise ValueError("the weights, settings or strides have changed since the file was written")
+        return Encoder(
+            weights=weights,
+            settings=settings,
+            strides=strides,
+            input_channels=input_channels,
+            **_facts(content),
+            details={str(name): value for name, value in content.items() if name not in KEYS},
+            path=str(path),
+            sha256=file_hash(path),
+        )
+    except READING_ERRORS as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise EncoderFileError(
+            f"{path}: damaged or inconsistent encoder file ({kind}{error}). Copy it again from its source, or pretrain "
+            "again: swinfuse_pretrain -d COLLECTION"
+        ) from error
+
+
+def weights_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of what says how to use them.
+
+    Args:
+        content: of an encoder file; `network_weights`, `settings`, `strides` and `input_channels` are read.
+    """
+    description = {name: content[name] for name in ("settings", "strides", "input_channels")}
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(content["network_weights"].items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def check_tensors(weights: Any) -> dict[str, Tensor]:
+    """Takes finite floating-point tensors only: whatever else a file holds under an encoder's names is no weight.
+
+    Raises:
+        ValueError: naming the tensor.
+    """
+    if not isinstance(weights, Mapping) or not weights:
+        raise ValueError("network_weights is empty or no dictionary")
+    for name, tensor in weights.items():
+        if not isinstance(name, str) or not name.startswith(PRETRAINED):
+            raise ValueError(f"network_weights holds tensors of no encoder, such as {name!r}")
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor")
+        if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise ValueError(
+                f"{name} is of {tensor.dtype}, {tensor.layout}, on the device {tensor.device.type}; expected dense "
+                "floating-point numbers"
+            )
+        if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, but fewer values")
+        # As float32, which networks have: a larger float64 would become infinite there.
+        if not tensor.float().isfinite().all():
+            raise ValueError(f"{name} holds values that are not finite in float32 (NaN or Inf)")
+    return dict(weights)
+
+
+def check_architecture(
+    weights: Mapping[str, Tensor], settings: EncoderSettings, strides: tuple[Triple, ...], input_channels: int
+) -> None:
+    """Compares names and shapes with those of the encoder that settings and strides describe.
+
+    Raises:
+        ValueError: listing what differs, or naming what no encoder can have.
+    """
+    if type(input_channels) is not int or input_channels < 1:
+        raise ValueError(f"input_channels is {input_channels!r}, expected a positive whole number")
+    topology = settings.topology(strides)
+    if topology.convolution_strides:
+        raise ValueError(f"strides list {len(strides)} stages, more than an encoder of depths {list(settings.depths)}")
+    blocks = sum(settings.stage_depths(len(topology.stage_strides)))
+    module = settings.to_dict()["domain_invariance"]
+    layers = 0 if module is None else module["layers"]
+    if blocks + layers > len(weights):
+        # Before such a network is built, which could take forever.
+        raise ValueError(f"settings ask for {blocks} blocks and {layers} layers, found {len(weights)} tensors in all")
+    with torch.device("meta"):
+        patches, encoder = build_backbone(settings, topology, input_channels)
+    shapes = {f"patch_embed.{name}": tuple(tensor.shape) for name, tensor in patches.state_dict().items()}
+    shapes |= {f"encoder.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    differing = [
+        f"{name}: {f'shape {tuple(weights[name].shape)}' if name in weights else 'missing'}, expected shape {shape}"
+        for name, shape in shapes.items()
+        if name not in weights or tuple(weights[name].shape) != shape
+    ]
+    differing += [f"{name}: not expected" for name in weights if name not in shapes]
+    if differing:
+        raise ValueError(
+            f"{len(differing)} tensors are not those of an encoder with its settings and strides: "
+            + "; ".join(differing[:3])
+        )
+
+
+def _check_format(content: Mapping[str, Any], path: Path) -> None:
     if content.get("format") != FORMAT:
         raise EncoderFileError(
             f"{path}: not a SwinFUSE encoder (its 'format' is {content.get('format')!r}, expected {FORMAT!r}). "
             "A pretraining run ends by writing encoder.pth; use that file."
         )
     version = content.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is int and version < FORMAT_VERSION:
         raise EncoderFileError(
-            f"{path}: encoder format {version}, this installation reads up to {FORMAT_VERSION}. "
-            "Upgrade with: pip install --upgrade nnunetv2-swinfuse"
+            f"{path}: encoder format {version}, of an older version whose Domain Invariance Module computed something "
+            f"else; this installation reads format {FORMAT_VERSION}. Pretrain again: swinfuse_pretrain -d COLLECTION"
         )
-    known = {
-        "format", "format_version", "network_weights", "settings", "strides", "input_channels", "spacing",
-        "modalities", "collection", "source",
-    }  # fmt: skip
-    try:
-        return Encoder(
-            weights=_checked_weights(content["network_weights"]),
-            settings=EncoderSettings.from_dict(content["settings"]),
-            strides=tuple(triple(stride) for stride in content["strides"]),
-            input_channels=int(content["input_channels"]),
-            spacing=None if content["spacing"] is None else tuple(content["spacing"]),
-            modalities=tuple(content["modalities"]),
-            collection=dict(content["collection"]),
-            source=content["source"],
-            details={name: value for name, value in content.items() if name not in known},
-            path=str(path),
-            sha256=file_hash(path),
+    if type(version) is not int or version != FORMAT_VERSION:
+        raise EncoderFileError(
+            f"{path}: encoder format {version}, this installation reads format {FORMAT_VERSION}. "
+            "Upgrade nnunetv2-swinfuse, or pretrain again with this version."
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise EncoderFileError(
-            f"{path}: incompatible encoder file ({type(error).__name__}: {error}). Pretrain again with this version."
-        ) from error
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def load_plain(path: Path) -> dict[str, Any]:
-    """A dictionary of tensors and plain values, read without code execution.
-
-    Raises:
-        EncoderFileError: saying what is wrong with the file and what to do.
-    """
-    try:
-        return plain_loading.load_plain(path)
-    except plain_loading.UnsafeFileError as error:
-        raise EncoderFileError(
-            f"{path}: needs code execution to be read, or is corrupted, and was refused "
-            f"({error.__cause__ and str(error.__cause__).splitlines()[0]}). "
-            'If you trust its origin, convert it: python -c "import torch; '
-            f"state = torch.load('{path}', map_location='cpu', weights_only=False); "
-            "torch.save(state.get('state_dict', state), 'tensors.pth')\" and use tensors.pth."
-        ) from error
-    except plain_loading.PlainFileError as error:
-        raise EncoderFileError(
-            f"{error}. It is corrupted: copy it again from its source or pretrain anew; expected a dictionary with "
-            f"'format' {FORMAT!r}."
-        ) from error
-
-
-def _checked_weights(weights: Any) -> dict[str, Tensor]:
-    if not isinstance(weights, dict) or not weights:
-        raise ValueError("network_weights is empty or no dictionary")
-    foreign = [name for name in weights if not str(name).startswith(("patch_embed.", "encoder."))]
-    if foreign:
-        raise ValueError(f"network_weights holds tensors of no encoder, such as {foreign[0]!r}")
-    return dict(weights)
+def _facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file says of the encoder's origin; raises ValueError naming the key."""
+    spacing, modalities, source = content["spacing"], content["modalities"], content["source"]
+    collection, normalisation = content["collection"], content.get("normalisation", {})
+    if spacing is not None:
+        spacing = tuple(float(value) for value in spacing)
+        if len(spacing) != 3 or not all(math.isfinite(value) and value > 0 for value in spacing):
+            raise ValueError(f"spacing is {list(spacing)}, expected three positive numbers (mm along z, y, x)")
+    if not isinstance(modalities, (list, tuple)) or not all(isinstance(name, str) for name in modalities):
+        raise ValueError(f"modalities is {modalities!r}, expected a list of names")
+    for name, value in (("collection", collection), ("normalisation", normalisation)):
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{name} is {value!r}, expected a dictionary")
+    if source is not None and not isinstance(source, str):
+        raise ValueError(f"source is {source!r}, expected a path")
+    return {
+        "spacing": spacing,
+        "modalities": tuple(modalities),
+        "collection": dict(collection),
+        "source": source,
+    }
 
 
 def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -197,10 +298,3 @@ def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: copies.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), tensor.detach().cpu().contiguous())
         for name, tensor in weights.items()
     }
-
-
-def _umask() -> int:
-    # The umask can only be read by setting it; mkstemp's private mode would hide the file from colleagues.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

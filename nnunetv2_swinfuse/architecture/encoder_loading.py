@@ -6,14 +6,9 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from nnunetv2_swinfuse.architecture.encoder_file import (
-    Encoder,
-    encoder_from_content,
-    file_hash,
-    load_encoder,
-    load_plain,
-)
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder, encoder_from_content, load_content
 from nnunetv2_swinfuse.architecture.monai import MonaiReading, encoder_from_monai
+from nnunetv2_swinfuse.architecture.torch_file import file_hash
 
 MERGING_VARIABLE = "SWINFUSE_MONAI_MERGING"
 CLAMPED_BIAS_VARIABLE = "SWINFUSE_MONAI_CLAMPED_BIAS"
@@ -27,13 +22,12 @@ def load_pretrained(path: str | os.PathLike[str], reading: MonaiReading | None =
         reading: what a MONAI checkpoint does not say; from the environment when not given.
 
     Raises:
-        EncoderFileError: when the file is missing, corrupted, needs code execution or holds no encoder.
+        EncoderFileError: when the file is missing, damaged, needs code execution, holds no encoder or several, or is
+            not what it says.
         ValueError: for an environment variable with an unknown value.
     """
     path = Path(path)
-    if not path.is_file():
-        return load_encoder(path)
-    content = load_plain(path)
+    content = load_content(path)
     if "format" in content:
         return encoder_from_content(content, path)
     encoder = encoder_from_monai(content, reading or monai_reading(), str(path))
@@ -46,5 +40,5 @@ def monai_reading() -> MonaiReading:
     Raises:
         ValueError: naming the choices.
     """
-    given = {"merging": os.environ.get(MERGING_VARIABLE), "clamped_bias": os.environ.get(CLAMPED_BIAS_VARIABLE)}
-    return MonaiReading(**{name: value for name, value in given.items() if value})  # type: ignore[arg-type]
+    values = {"merging": os.environ.get(MERGING_VARIABLE), "clamped_bias": os.environ.get(CLAMPED_BIAS_VARIABLE)}
+    return MonaiReading(**{name: value for name, value in values.items() if value})  # type: ignore[arg-type]

@@ -12,12 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
-from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
+from nnunetv2_swinfuse.architecture.encoder_file import (
+    READING_ERRORS,
+    Encoder,
+    EncoderFileError,
+    check_architecture,
+    check_tensors,
+)
+from nnunetv2_swinfuse.architecture.tensor_names import MERGING, PATCH_BIAS, PATCH_WEIGHT, stage_of, stage_prefix
+from nnunetv2_swinfuse.architecture.topology import Triple
 
 Merging = Literal["legacy", "merging", "mergingv2"]
 ClampedBias = Literal["monai", "offsets"]
@@ -25,8 +31,8 @@ ClampedBias = Literal["monai", "offsets"]
 # Sub-grids in MONAI's `merging` order, first voxel (x, y, z) of each.
 _MERGING_SUBGRIDS = ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 1))
 
-_ANCHOR = "patch_embed.proj.weight"
-_CONTAINERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
+# In every plain Swin encoder of MONAI, beside the patch embedding.
+FIRST_BLOCK = "layers1.0.blocks.0."
 _BLOCK_NAMES = {
     "norm1": "norm1",
     "norm2": "norm2",
@@ -72,16 +78,10 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
         path: named in errors.
 
     Raises:
-        EncoderFileError: for a file without a MONAI Swin encoder, or with one that this encoder cannot be.
+        EncoderFileError: for a file without a MONAI Swin encoder, with several, or with one that this encoder cannot
+            be.
     """
-    state = _flat(content)
-    prefix = _find_prefix(state)
-    if prefix is None:
-        raise EncoderFileError(
-            f"{path}: no encoder in it: neither a SwinFUSE encoder nor MONAI's Swin UNETR (no tensor "
-            f"'...{_ANCHOR}' beside '...layers1.0.blocks.0...'; found {len(state)} tensors"
-            f"{', such as ' + repr(next(iter(state))) if state else ''})"
-        )
+    state, prefix = _find_encoder(content, path)
     weights: dict[str, Tensor] = {}
     foreign, left_out = [], []
     for name, tensor in state.items():
@@ -92,9 +92,9 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
         if inner.endswith("relative_position_index"):
             continue
         ours = _our_name(inner)
-        if ours is not None:
-            weights[ours] = _turn(ours, tensor, reading)
-        elif re.match(r"(layers\d|patch_embed\.|norm\.)", inner):
+        if ours is not None and ours not in weights:
+            weights[ours] = tensor
+        elif ours is not None or re.match(r"(layers\d|patch_embed\.|norm\.)", inner):
             foreign.append(name)
         else:
             left_out.append(inner)
@@ -103,49 +103,80 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
             f"{path}: {len(foreign)} tensors of the encoder have no place in ours, such as {foreign[0]!r}: Swin UNETR "
             "with use_v2, patch_norm or Hyena blocks is not supported; use a checkpoint of the plain network"
         )
-    settings = _read_settings(weights, reading, path)
-    kernel = tuple(weights[_ANCHOR].shape[2:])
-    if kernel != (2, 2, 2):
-        raise EncoderFileError(f"{path}: patch size {kernel}, expected (2, 2, 2)")
+    try:
+        weights = check_tensors(weights)
+        settings = _read_settings(weights, reading)
+        strides: tuple[Triple, ...] = ((1, 1, 1), *((2, 2, 2),) * (1 + len(settings.depths)))
+        # Shapes are the same before and after turning, which needs them to be right.
+        check_architecture(weights, settings, strides, weights[PATCH_WEIGHT].shape[1])
+    except READING_ERRORS as error:
+        kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
+        raise EncoderFileError(
+            f"{path}: not a usable MONAI Swin encoder ({kind}{error}; names are ours). Copy the file again from its "
+            "source, or use a checkpoint of MONAI's plain Swin UNETR"
+        ) from error
     return Encoder(
-        weights,
+        {name: _turn(name, tensor, reading) for name, tensor in weights.items()},
         settings,
-        strides=((1, 1, 1), *((2, 2, 2),) * (1 + len(settings.depths))),
-        input_channels=weights[_ANCHOR].shape[1],
+        strides,
+        input_channels=weights[PATCH_WEIGHT].shape[1],
         collection={
             "name": f"an unknown collection (MONAI Swin UNETR, read with merging={reading.merging}, "
             f"clamped_bias={reading.clamped_bias})"
         },
-        details={"left_out": left_out},
+        left_out=tuple(left_out),
         path=path,
     )
 
 
-def _flat(content: Mapping[str, Any]) -> dict[str, Tensor]:
-    for name in _CONTAINERS:
-        if isinstance(content.get(name), Mapping):
-            content = content[name]
-            break
-    return {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+def _find_encoder(content: Mapping[str, Any], path: str) -> tuple[dict[str, Tensor], str]:
+    """The state dict that holds an encoder, and what its names begin with: '', 'module.', 'swinViT.', ...
+
+    Raises:
+        EncoderFileError: when there is none, or more than one.
+    """
+    dictionaries: dict[str | None, Mapping[str, Any]] = {None: content}
+    dictionaries |= {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    states = {
+        key: {str(name): tensor for name, tensor in dictionary.items() if isinstance(tensor, Tensor)}
+        for key, dictionary in dictionaries.items()
+    }
+    encoders = [(key, prefix) for key, state in states.items() for prefix in _prefixes(state)]
+    if not encoders:
+        names = [name for state in states.values() for name in state]
+        raise EncoderFileError(
+            f"{path}: no encoder in it: neither a SwinFUSE encoder nor MONAI's Swin UNETR (no tensor "
+            f"'...{PATCH_WEIGHT}' beside '...{FIRST_BLOCK}...'; found {len(names)} tensors"
+            f"{', such as ' + repr(names[0]) if names else ''}). Name a file that swinfuse_pretrain published, or "
+            "MONAI weights"
+        )
+    if len(encoders) > 1:
+        listing = ", ".join(repr(f"{prefix}..." if key is None else f"{key}: {prefix}...") for key, prefix in encoders)
+        # Of nested prefixes the longest, which selects one encoder.
+        key, prefix = max(encoders, key=lambda pair: len(pair[1]))
+        state = "state" if key is None else f"state['{key}']"
+        raise EncoderFileError(
+            f"{path}: {len(encoders)} encoders in it ({listing}), such as a teacher and a student, and nothing says "
+            'which one to take. Keep one, for example: python -c "import torch; '
+            f"state = torch.load('{path}', weights_only=True); torch.save({{n: t for n, t in {state}.items() "
+            f"if n.startswith('{prefix}') and isinstance(t, torch.Tensor)}}, 'encoder.pt')\""
+        )
+    key, prefix = encoders[0]
+    return states[key], prefix
 
 
-def _find_prefix(state: Mapping[str, Tensor]) -> str | None:
-    """What stands before the encoder's names: '', 'module.', 'swinViT.', 'module.swinViT.', 'swin_vit.', ..."""
-    for name in state:
-        if name.endswith(_ANCHOR):
-            prefix = name[: -len(_ANCHOR)]
-            if any(other.startswith(prefix + "layers1.0.blocks.0.") for other in state):
-                return prefix
-    return None
+def _prefixes(state: Mapping[str, Tensor]) -> list[str]:
+    candidates = [name.removesuffix(PATCH_WEIGHT) for name in state if name.endswith(PATCH_WEIGHT)]
+    return [prefix for prefix in candidates if any(name.startswith(prefix + FIRST_BLOCK) for name in state)]
 
 
 def _our_name(name: str) -> str | None:
-    if name.startswith("patch_embed.proj."):
+    if name in (PATCH_WEIGHT, PATCH_BIAS):
         return name
     match = re.fullmatch(r"layers(\d+)\.0\.(.+)", name)
     if match is None:
         return None
-    stage, rest = f"encoder.stages.{int(match[1]) - 1}.", match[2]
+    stage, rest = stage_prefix(int(match[1]) - 1), match[2]
     if rest in ("downsample.norm.weight", "downsample.norm.bias", "downsample.reduction.weight"):
         return stage + rest.replace("downsample", "merging")
     block = re.fullmatch(r"(blocks\.\d+\.)(.+)", rest)
@@ -159,14 +190,12 @@ def _our_name(name: str) -> str | None:
 
 def _turn(name: str, tensor: Tensor, reading: MonaiReading) -> Tensor:
     """From axes x, y, z to z, y, x."""
-    if name == _ANCHOR:
+    if name == PATCH_WEIGHT:
         return tensor.permute(0, 1, 4, 3, 2).contiguous()
     if name.endswith("relative_position_bias"):
         side = round(tensor.shape[0] ** (1 / 3))
-        if side**3 != tensor.shape[0]:
-            return tensor  # no cube; refused with the sizes
         return tensor.reshape(side, side, side, -1).permute(2, 1, 0, 3).reshape(tensor.shape).contiguous()
-    if ".merging." in name and reading.merging != "legacy":  # legacy networks join the same sub-grids here as there
+    if MERGING in name and reading.merging != "legacy":  # legacy networks join the same sub-grids here as there
         subgrids = tensor.unflatten(-1, (8, -1))
         source = [_place_in_monai(x, y, z, reading.merging) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
         return subgrids[..., source, :].flatten(-2).contiguous()
@@ -177,42 +206,31 @@ def _place_in_monai(x: int, y: int, z: int, merging: Merging) -> int:
     return _MERGING_SUBGRIDS.index((x, y, z)) if merging == "merging" else 4 * x + 2 * y + z
 
 
-def _read_settings(weights: Mapping[str, Tensor], reading: MonaiReading, path: str) -> EncoderSettings:
-    stages = sorted({int(name.split(".")[2]) for name in weights if name.startswith("encoder.stages.")})
-    blocks = [{int(n.split(".")[4]) for n in weights if n.startswith(f"encoder.stages.{s}.blocks.")} for s in stages]
-    try:
-        tables = [weights[f"encoder.stages.{stage}.blocks.0.attention.relative_position_bias"] for stage in stages]
-        expand = weights["encoder.stages.0.blocks.0.mlp.expand.weight"]
-    except KeyError as error:
-        raise EncoderFileError(f"{path}: incomplete MONAI encoder, {error} is missing") from None
+def _read_settings(weights: Mapping[str, Tensor], reading: MonaiReading) -> EncoderSettings:
+    """Sizes from names and shapes; raises ValueError, or KeyError for a tensor that is missing."""
+    kernel = tuple(weights[PATCH_WEIGHT].shape[2:])
+    if kernel != (2, 2, 2):
+        raise ValueError(f"patch size {kernel}, expected (2, 2, 2)")
+    blocks: dict[int, set[str]] = {}
+    for name in weights:
+        stage = stage_of(name)
+        if stage is not None and ".blocks." in name:
+            blocks.setdefault(stage, set()).add(name.split(".blocks.")[1].split(".")[0])
+    stages = sorted(blocks)
+    tables = [weights[f"{stage_prefix(stage)}blocks.0.attention.relative_position_bias"] for stage in stages]
+    expand = weights[f"{stage_prefix(0)}blocks.0.mlp.expand.weight"]
+    if expand.ndim != 2 or not expand.numel() or any(table.ndim != 2 for table in tables):
+        raise ValueError("a feed-forward weight or position bias table that is no matrix")
     side = round(tables[0].shape[0] ** (1 / 3))
     if side**3 != tables[0].shape[0] or side % 2 == 0:
-        raise EncoderFileError(f"{path}: a bias table of {tables[0].shape[0]} rows; expected that of a cubic window")
-    settings = EncoderSettings(
-        feature_size=weights[_ANCHOR].shape[0],
-        depths=tuple(len(indices) for indices in blocks),
+        raise ValueError(f"a bias table of {tables[0].shape[0]} rows; expected that of a cubic window")
+    return EncoderSettings(
+        feature_size=weights[PATCH_WEIGHT].shape[0],
+        depths=tuple(len(blocks[stage]) for stage in stages),
         num_heads=tuple(table.shape[1] for table in tables),
         window_size=(side + 1) // 2,
         mlp_ratio=expand.shape[0] / expand.shape[1],
         domain_invariance=None,
         monai_legacy_merging=reading.merging == "legacy",
         monai_clamped_bias=reading.clamped_bias == "monai",
-    )
-    _check_complete(weights, settings, path)
-    return settings
-
-
-def _check_complete(weights: Mapping[str, Tensor], settings: EncoderSettings, path: str) -> None:
-    with torch.device("meta"):
-        network = SwinEncoder(settings, [(2, 2, 2)] * len(settings.depths))
-    expected = {f"encoder.{name}": tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in weights.items() if name.startswith("encoder.")}
-    if expected == found and "patch_embed.proj.bias" in weights:
-        return
-    differing = [f"{name}: expected {shape}, found {found.get(name)}" for name, shape in expected.items()
-                 if found.get(name) != shape]  # fmt: skip
-    differing += [f"{name}: not expected" for name in found if name not in expected]
-    raise EncoderFileError(
-        f"{path}: its tensors do not make a Swin encoder of {settings}: "
-        + "; ".join(differing[:5] or ["no patch bias"])
     )

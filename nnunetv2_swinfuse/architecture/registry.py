@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import token_spacing
 from nnunetv2_swinfuse.architecture.encoder import Backbone, DomainInvariantEncoder, EncoderSettings
 from nnunetv2_swinfuse.architecture.residual_encoder import ResidualEncoder, residual_stem
 from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
@@ -32,13 +33,15 @@ def build_backbone(
     input_channels: int = 1,
     drop_path_rate: float = 0.0,
     checkpointing: bool = False,
+    spacing: Sequence[float] | None = None,
 ) -> tuple[nn.Module, DomainInvariantEncoder]:
     """Patch embedding (or stem) and encoder, as the networks have them under `patch_embed` and `encoder`."""
+    tokens = token_spacing(spacing, topology.patch_stride)
     if settings.backbone == "resenc":
         stem = residual_stem(input_channels, settings.feature_size)
-        return stem, ResidualEncoder(settings, topology.stage_strides, None, drop_path_rate, checkpointing)
+        return stem, ResidualEncoder(settings, topology.stage_strides, None, drop_path_rate, checkpointing, tokens)
     patches = PatchEmbedding(input_channels, settings.feature_size, topology.patch_stride)
-    return patches, SwinEncoder(settings, topology.stage_strides, drop_path_rate, checkpointing)
+    return patches, SwinEncoder(settings, topology.stage_strides, drop_path_rate, checkpointing, tokens)
 
 
 def plans_architecture(
@@ -46,6 +49,7 @@ def plans_architecture(
     settings: EncoderSettings,
     *,
     kernel_sizes: Sequence[Sequence[int]] | None = None,
+    spacing: Sequence[float] | None = None,
     **network_settings: Any,
 ) -> dict[str, Any]:
     """The `architecture` block of a configuration in plans.json, from which nnU-Net alone rebuilds the network.
@@ -54,6 +58,7 @@ def plans_architecture(
         strides: the plan's strides; nnU-Net also derives its deep supervision scales from them.
         settings: sizes of the encoder; the backbone decides which network it is.
         kernel_sizes: the plan's convolution kernels.
+        spacing: the configuration's voxel spacing in mm (z, y, x).
         network_settings: further keyword arguments of the network.
 
     Raises:
@@ -65,6 +70,7 @@ def plans_architecture(
         "arch_kwargs": {
             "strides": [list(stride) for stride in settings.topology(strides).strides],
             "kernel_sizes": None if kernel_sizes is None else [list(kernel) for kernel in kernel_sizes],
+            "spacing": None if spacing is None else [float(distance) for distance in spacing],
             **sizes,
             **network_settings,
         },

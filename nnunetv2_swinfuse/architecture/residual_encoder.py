@@ -7,6 +7,7 @@ al., nnU-Net Revisited, arXiv 2404.09556); what comes between them is ours.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +16,10 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nnunetv2_swinfuse.architecture.cell_grid import Spacing
 from nnunetv2_swinfuse.architecture.convolutions import MAX_FEATURES, convolutions, residual_blocks
 from nnunetv2_swinfuse.architecture.encoder import DomainInvariantEncoder, EncoderSettings
+from nnunetv2_swinfuse.architecture.operations import residual_operations
 from nnunetv2_swinfuse.architecture.topology import Triple
 
 
@@ -40,6 +43,7 @@ class ResidualEncoder(DomainInvariantEncoder):
         kernels: convolution kernel of each stage (z, y, x); 3 x 3 x 3 when not given.
         drop_path_rate: stochastic depth, rising linearly from 0 in the first stage to this in the last.
         checkpointing: recompute each stage in the backward pass instead of keeping its activations.
+        spacing: distance between voxels (z, y, x), in any unit.
     """
 
     def __init__(
@@ -49,14 +53,19 @@ class ResidualEncoder(DomainInvariantEncoder):
         kernels: Sequence[Triple] | None = None,
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
+        spacing: Spacing = (1.0, 1.0, 1.0),
     ):
-        super().__init__(settings)
-        self.checkpointing = checkpointing
         count = len(strides)
-        self.output_channels = [min(settings.feature_size << index, MAX_FEATURES) for index in range(count)]
-        inputs = [settings.feature_size, *self.output_channels]
+        output_channels = [min(settings.feature_size << index, MAX_FEATURES) for index in range(count)]
+        inputs = [settings.feature_size, *output_channels]
         kernels = kernels or [(3, 3, 3)] * count
         depths = settings.stage_depths(count)
+        operations = partial(
+            residual_operations, strides=tuple(strides), kernels=tuple(kernels), channels=inputs, depths=depths
+        )
+        super().__init__(settings, operations, spacing)
+        self.checkpointing = checkpointing
+        self.output_channels = output_channels
         self.stages = nn.ModuleList(
             residual_blocks(
                 depths[index],

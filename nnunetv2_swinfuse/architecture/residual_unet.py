@@ -1,4 +1,4 @@
-"""ResEncFUSEUNet: nnU-Net's residual encoder U-Net with the Domain Invariance Module, built from plans.json alone."""
+"""ResEncFUSEUNet: nnU-Net's residual encoder U-Net with the Domain Invariance Module, built from plans.json only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import numpy as np
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import token_spacing
 from nnunetv2_swinfuse.architecture.convolutions import SkipPyramid
+from nnunetv2_swinfuse.architecture.domain_invariance import planned_domain_invariance
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.residual_encoder import ResidualEncoder, initialize_residual, residual_stem
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unknown, stage_kernels
 
 
 class ResEncFUSEUNet(nn.Module):
-    """A U-Net on the residual encoder; all keyword arguments are JSON-able and stand in plans.json.
+    """A U-Net on the residual encoder; all keyword arguments are JSON-able and are stored in plans.json.
 
     Without the module it is dynamic-network-architectures' `ResidualEncoderUNet`: the encoder's features are the skips.
     `patch_embed` (the stem) and `encoder` are what pretraining gives; `decoder` starts afresh.
@@ -26,7 +28,9 @@ class ResEncFUSEUNet(nn.Module):
         num_classes: segmentation heads.
         deep_supervision: whether the decoder returns every resolution in training; can be changed later.
         strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
-        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
+        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 by default.
+        spacing: the configuration's voxel spacing in mm (z, y, x), from which the Domain Invariance Module makes
+            isotropic cells; isotropic by default.
         feature_size, depths, num_heads, domain_invariance: see :class:`EncoderSettings`.
         n_conv_per_stage_decoder: convolutions of each decoder stage.
         drop_path_rate: stochastic depth of the last stage.
@@ -44,6 +48,7 @@ class ResEncFUSEUNet(nn.Module):
         *,
         strides: Sequence[Sequence[int]],
         kernel_sizes: Sequence[Sequence[int]] | None = None,
+        spacing: Sequence[float] | None = None,
         feature_size: int,
         depths: Sequence[int],
         num_heads: Sequence[int],
@@ -59,14 +64,19 @@ class ResEncFUSEUNet(nn.Module):
             feature_size,
             tuple(depths),
             tuple(num_heads),
-            domain_invariance=None if domain_invariance is None else dict(domain_invariance),
+            domain_invariance=planned_domain_invariance(domain_invariance),
             backbone="resenc",
         )
         self.topology = self.settings.topology(strides)
         kernels = stage_kernels(kernel_sizes, len(self.topology.strides))
         self.patch_embed = residual_stem(input_channels, feature_size, kernels[0])
         self.encoder = ResidualEncoder(
-            self.settings, self.topology.stage_strides, kernels, drop_path_rate, checkpointing
+            self.settings,
+            self.topology.stage_strides,
+            kernels,
+            drop_path_rate,
+            checkpointing,
+            token_spacing(spacing, self.topology.patch_stride),
         )
         pyramid = SkipPyramid(self.encoder.output_channels, list(self.topology.strides), kernels)
         self.decoder = UNetDecoder(pyramid, num_classes, n_conv_per_stage_decoder, deep_supervision)

@@ -1,7 +1,7 @@
 """Patch embedding, patch merging and the stages of the Swin encoder, on channels-last maps (B, z, y, x, C).
 
 After Swin UNETR (Hatamizadeh et al., arXiv 2201.01266): pre-norm blocks with regular and shifted windows in turn, then
-patch merging. Unlike there, patches and merging take the stride of nnU-Net's plan, 1 or 2 along each axis.
+patch merging. Unlike Swin UNETR's, patches and merging take the stride of nnU-Net's plan, 1 or 2 along each axis.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import Spacing
 from nnunetv2_swinfuse.architecture.encoder import DomainInvariantEncoder, EncoderSettings
+from nnunetv2_swinfuse.architecture.operations import swin_operations
 from nnunetv2_swinfuse.architecture.swin import SwinStage
 from nnunetv2_swinfuse.architecture.topology import Triple
 
@@ -15,13 +18,14 @@ from nnunetv2_swinfuse.architecture.topology import Triple
 class SwinEncoder(DomainInvariantEncoder):
     """Domain Invariance Module and Swin stages on a patch embedding.
 
-    Its features are the embedding behind the module and the output of each stage, channels normalised.
+    Its features are the embedding after the module and the output of each stage, channels normalised.
 
     Args:
         settings: sizes.
         strides: stride of each stage's merging (z, y, x); at most as many as the settings have stages.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this at the last.
         checkpointing: trade time for memory in the Swin blocks.
+        spacing: distance between the embedding's tokens (z, y, x), in any unit.
     """
 
     def __init__(
@@ -30,10 +34,19 @@ class SwinEncoder(DomainInvariantEncoder):
         strides: Sequence[Triple],
         drop_path_rate: float = 0.0,
         checkpointing: bool = False,
+        spacing: Spacing = (1.0, 1.0, 1.0),
     ):
-        super().__init__(settings)
         if len(strides) > len(settings.depths):
             raise ValueError(f"{len(strides)} merge strides for {len(settings.depths)} Swin stages")
+        operations = partial(
+            swin_operations,
+            strides=tuple(strides),
+            feature_size=settings.feature_size,
+            depths=settings.depths,
+            window_size=settings.window_size,
+            mlp_ratio=settings.mlp_ratio,
+        )
+        super().__init__(settings, operations, spacing)
         depths = settings.depths[: len(strides)]
         rates = [drop_path_rate * block / max(sum(depths) - 1, 1) for block in range(sum(depths))]
         stages = []

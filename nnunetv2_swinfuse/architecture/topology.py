@@ -117,20 +117,6 @@ def clamp_window(shape: Triple, window: Triple, shifted: bool) -> tuple[Triple, 
     return used, shift  # type: ignore[return-value]
 
 
-def pooling_factors(shape: Triple, max_tokens: int) -> Triple:
-    """Smallest whole pooling factors (z, y, x) that bring a feature map down to `max_tokens` tokens.
-
-    The longest pooled axis is divided first, so that tokens come out as isotropic as the map allows.
-    """
-    factors = [1, 1, 1]
-    sizes = list(shape)
-    while math.prod(sizes) > max_tokens:
-        axis = sizes.index(max(sizes))
-        factors[axis] += 1
-        sizes[axis] = -(-shape[axis] // factors[axis])
-    return factors[0], factors[1], factors[2]
-
-
 def refuse_unknown(arguments: Mapping[str, Any]) -> None:
     """Raises ValueError for arguments that a network does not take: a newer version of this package may."""
     if arguments:

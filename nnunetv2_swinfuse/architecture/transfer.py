@@ -1,11 +1,12 @@
 """Pretrained tensors into a network: with other input channels, other strides, fewer or more stages.
 
-Nothing is skipped in silence: every tensor ends in one list of the report, and an encoder tensor of a stage that both
-sides have must be covered.
+Nothing is skipped silently: every tensor ends in one list of the report, an encoder tensor of a stage that both sides
+have must be covered, and a pretrained tensor of such a stage must have a place.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,14 +17,22 @@ from torch import Tensor, nn
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.residual_transfer import adapt_kernel, name_in_network, stride_change
-from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
+from nnunetv2_swinfuse.architecture.swin_transfer import adapt_merging, adapt_patch
+from nnunetv2_swinfuse.architecture.tensor_names import (
+    DOMAIN_INVARIANCE,
+    MERGING,
+    PATCH_WEIGHT,
+    PRETRAINED,
+    SECOND_NAME,
+    STEM_WEIGHT,
+    part_of,
+    stage_of,
+    stage_prefix,
+)
 from nnunetv2_swinfuse.architecture.topology import Topology, Triple
 
-# What sees the image: the only tensors whose shape depends on its channels.
-PATCH_WEIGHT = "patch_embed.proj.weight"
-STEM_WEIGHT = "patch_embed.convs.0.conv.weight"
-# dynamic-network-architectures registers each layer of a block by its kind and once more in a sequence.
-SECOND_NAME = ".all_modules."
+# Below this share of the encoder's parameters in use, most of the pretraining is lost.
+LITTLE_USED = 0.25
 
 
 class TransferError(ValueError):
@@ -32,28 +41,54 @@ class TransferError(ValueError):
 
 @dataclass
 class TransferReport:
-    """What became of each tensor.
+    """What became of each tensor, and of how many parameters.
 
     Attributes:
         matched: copied as they are.
         adapted: copied after a change, with the change in words.
         fresh: tensors of the network that pretraining does not give.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
+        network_parameters: of the whole network.
+        pretrained_parameters: those of the network that come from the encoder.
+        encoder_parameters: of the encoder; what its file holds beside it (MONAI's decoder) is not counted.
+        used_parameters: those of the encoder that have a place in the network.
     """
 
     matched: list[str] = field(default_factory=list)
     adapted: dict[str, str] = field(default_factory=dict)
     fresh: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
+    network_parameters: int = 0
+    pretrained_parameters: int = 0
+    encoder_parameters: int = 0
+    used_parameters: int = 0
+
+    @property
+    def pretrained_share(self) -> float:
+        """Share of the network's parameters that come from the encoder, from 0 to 1."""
+        return self.pretrained_parameters / max(self.network_parameters, 1)
+
+    @property
+    def used_share(self) -> float:
+        """Share of the encoder's parameters that the network uses, from 0 to 1."""
+        return self.used_parameters / max(self.encoder_parameters, 1)
+
+    @property
+    def little_used(self) -> bool:
+        """Whether most of the pretraining is lost, because the network has fewer stages than the encoder."""
+        return self.used_share < LITTLE_USED
 
     def __str__(self) -> str:
         lines = [
-            f"Pretrained encoder: {len(self.matched)} tensors matched, {len(self.adapted)} adapted, "
-            f"{len(self.fresh)} fresh, {len(self.unused)} unused"
+            f"Pretrained encoder: {_percent(self.pretrained_share)} of the network's "
+            f"{_millions(self.network_parameters)} parameters come from it; {_percent(self.used_share)} of its "
+            f"{_millions(self.encoder_parameters)} are used",
+            f"  {len(self.matched)} tensors matched, {len(self.adapted)} adapted, {len(self.fresh)} fresh, "
+            f"{len(self.unused)} unused",
         ]
         lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
-        lines += [f"  {kind} {name} ({count})" for kind, names in (("fresh", self.fresh), ("unused", self.unused))
-                  for name, count in _by_module(names).items()]  # fmt: skip
+        lines += [f"  {kind}: {_parts(names)}" for kind, names in (("fresh", self.fresh), ("unused", self.unused))
+                  if names]  # fmt: skip
         return "\n".join(lines)
 
 
@@ -87,21 +122,29 @@ def transfer_encoder(
         new_domain_invariance: accept an encoder without the Domain Invariance Module; the network's stays as it is.
 
     Raises:
-        TransferError: when sizes differ or a tensor of a common stage is not covered. Nothing is changed then.
+        TransferError: when sizes differ, a tensor of a common stage is not covered, or a pretrained tensor of a common
+            stage has no place. Nothing is changed then.
     """
     added = new_domain_invariance and encoder.settings.domain_invariance is None
     check_settings(network.settings, encoder, ignored={"domain_invariance"} if added else set())
     target: dict[str, Tensor] = dict(network.named_parameters())
     strides = encoder.settings.topology(encoder.strides).stage_strides, network.topology.stage_strides
-    report = TransferReport()
+    weights = {
+        name_in_network(name, target): weight for name, weight in encoder.weights.items() if SECOND_NAME not in name
+    }
+    source = encoder.path or "the encoder"
+    further = _further_stages(strides)
+    _check_coverage(weights, target, source, (*further, DOMAIN_INVARIANCE) if added else further)
+    report = TransferReport(
+        fresh=[name for name in target if name not in weights],
+        unused=[*(name for name in weights if name not in target), *encoder.left_out],
+        network_parameters=sum(tensor.numel() for tensor in target.values()),
+        encoder_parameters=sum(weight.numel() for weight in weights.values()),
+    )
     filled: dict[str, Tensor] = {}
     adapted_merging: dict[str, Tensor] = {}
-    for given_name, weight in encoder.weights.items():
-        if SECOND_NAME in given_name:
-            continue
-        name = name_in_network(given_name, target)
+    for name, weight in weights.items():
         if name not in target:
-            report.unused.append(name)
             continue
         adapted, steps = weight, []
         if name in (PATCH_WEIGHT, STEM_WEIGHT):
@@ -109,35 +152,35 @@ def transfer_encoder(
             adapted, how = _adapt_channels(weight, channels, channels if image_channels is None else image_channels)
             steps.append(how)
         if name == PATCH_WEIGHT:
-            adapted, how = _adapt_patch(adapted, network.topology.patch_stride)
+            adapted, how = adapt_patch(adapted, network.topology.patch_stride)
             steps.append(how)
-        elif ".merging." in name:
-            stage = int(name.split(".")[2])
-            old, new = (sides[stage] for sides in strides)
+        elif MERGING in name:
+            old, new = (side[stage_of(name) or 0] for side in strides)
             if old != new:
                 if name not in adapted_merging:
-                    prefix = name[: name.index("merging.") + len("merging.")]
-                    legacy = encoder.settings.monai_legacy_merging and old == (2, 2, 2)
-                    weights = sort_legacy_subgrids(encoder.weights, prefix) if legacy else encoder.weights
-                    adapted_merging |= _adapt_merging(weights, prefix, old, new)
+                    adapted_merging |= adapt_merging(weights, name, old, new, encoder.settings.monai_legacy_merging)
                 adapted = adapted_merging[name]
                 steps.append(f"stride {old} to {new}")
         elif weight.ndim == 5:
             adapted, how = adapt_kernel(adapted, tuple(target[name].shape[2:]))
             steps += [how, stride_change(name, *strides)]
         if adapted.shape != target[name].shape:
+            changed = (
+                ""
+                if adapted.shape == weight.shape
+                else f", {tuple(adapted.shape)} after {', '.join(filter(None, steps))}"
+            )
             raise TransferError(
-                f"{name}: shape {tuple(weight.shape)} in {encoder.path or 'the encoder'}, "
-                f"{tuple(target[name].shape)} in the network; both must be built with the same encoder settings"
+                f"{name}: shape {tuple(weight.shape)} in {source}{changed}, {tuple(target[name].shape)} in the "
+                "network; both must be built with the same encoder settings"
             )
         filled[name] = adapted
+        report.used_parameters += weight.numel()
+        report.pretrained_parameters += adapted.numel()
         if any(steps):
             report.adapted[name] = ", ".join(filter(None, steps))
         else:
             report.matched.append(name)
-    report.fresh = [name for name in target if name not in filled]
-    report.unused += encoder.details.get("left_out", [])
-    _check_coverage(report, network, strides[0], ("encoder.domain_invariance.",) if added else ())
     with torch.no_grad():
         for name, tensor in filled.items():
             target[name].copy_(tensor)
@@ -184,23 +227,31 @@ def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: Encoder
 
 
 def _comparable(value: object) -> object:
-    return {k: v for k, v in value.items() if k != "max_tokens"} if isinstance(value, dict) else value
+    return {k: v for k, v in value.items() if k != "max_cells"} if isinstance(value, dict) else value
+
+
+def _further_stages(strides: tuple[tuple[Triple, ...], tuple[Triple, ...]]) -> tuple[str, ...]:
+    """What the names of stages begin with that only one side has."""
+    fewer, more = sorted(len(side) for side in strides)
+    return tuple(stage_prefix(stage) for stage in range(fewer, more))
 
 
 def _check_coverage(
-    report: TransferReport, network: Target, source_merges: tuple[Triple, ...], new: tuple[str, ...]
+    weights: Mapping[str, Tensor], target: Mapping[str, Tensor], source: str, exempt: tuple[str, ...]
 ) -> None:
-    common = min(len(network.topology.stage_strides), len(source_merges))
-    further = tuple(f"encoder.stages.{stage}." for stage in range(common, len(network.topology.stage_strides))) + new
-    missing = [
-        name
-        for name in report.fresh
-        if name.startswith(("patch_embed.", "encoder.")) and not (further and name.startswith(further))
-    ]
+    """Both sides must have the same tensors but for those whose names begin with `exempt`, which one side only has."""
+    missing = [n for n in target if n.startswith(PRETRAINED) and not n.startswith(exempt) and n not in weights]
+    without_place = [n for n in weights if n.startswith(PRETRAINED) and n.startswith(exempt) == (n in target)]
     if missing:
         raise TransferError(
-            f"the encoder file lacks {len(missing)} tensors of the network, such as {missing[:3]}: "
+            f"{source} lacks {len(missing)} tensors of the network, such as {missing[:3]}: "
             "it is damaged or was written by an incompatible version; pretrain again"
+        )
+    if without_place:
+        raise TransferError(
+            f"{source} holds {len(without_place)} tensors that the network has no place for, such as "
+            f"{without_place[:3]}, in parts that both have according to its settings and strides: these do not belong "
+            "to the weights; pretrain again"
         )
 
 
@@ -217,63 +268,14 @@ def _adapt_channels(weight: Tensor, channels: int, image_channels: int) -> tuple
     return torch.cat([mean.expand(-1, image_channels, -1, -1, -1), further], dim=1), how
 
 
-def _adapt_patch(weight: Tensor, stride: Triple) -> tuple[Tensor, str]:
-    """Patch filters (features, channels, kz, ky, kx) for another stride; says what was done."""
-    kernel = tuple(weight.shape[2:])
-    for axis in range(3):
-        old, new = kernel[axis], stride[axis]
-        if new < old:
-            weight = weight.sum(2 + axis, keepdim=True)
-        elif new > old:
-            weight = weight.repeat_interleave(new, 2 + axis) / new
-    return weight, f"patch {kernel} to {stride}" if kernel != stride else ""
+def _parts(names: list[str]) -> str:
+    """The parts of the network that tensors belong to, each with their number."""
+    return ", ".join(f"{part} ({count})" for part, count in Counter(map(part_of, names)).items())
 
 
-def _adapt_merging(weights: Mapping[str, Tensor], prefix: str, old: Triple, new: Triple) -> dict[str, Tensor]:
-    """Norm and reduction of a patch merging for another stride.
-
-    The norm's scale is taken into the reduction before folding, and its shift is chosen so that it contributes to the
-    output what it did: exact for maps that are constant along the folded axes, as long as the reduction's equations
-    can be solved, which random weights allow (as many inputs as outputs or more).
-    """
-    reduction = weights[prefix + "reduction.weight"].double()
-    scale, shift = weights[prefix + "norm.weight"].double(), weights[prefix + "norm.bias"].double()
-    outputs = len(reduction)
-    kernel = (reduction * scale).reshape(outputs, *old, -1)
-    for axis in range(3):
-        if new[axis] < old[axis]:
-            kernel = kernel.sum(1 + axis, keepdim=True)
-        elif new[axis] > old[axis]:
-            kernel = kernel.repeat_interleave(new[axis], 1 + axis) / new[axis]
-    folded = kernel.reshape(outputs, -1)
-    # The smallest shift that gives the pretrained constant: reduction @ shift.
-    folded_shift = torch.linalg.lstsq(folded, (reduction @ shift)[:, None], driver="gelsd").solution[:, 0]
-    adapted = {"reduction.weight": folded, "norm.weight": torch.ones_like(folded_shift), "norm.bias": folded_shift}
-    return {prefix + name: value.to(weights[prefix + name].dtype) for name, value in adapted.items()}
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
 
 
-def sort_legacy_subgrids(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """A patch merging of MONAI's legacy sub-grids as one of all eight, those it never saw with weight zero.
-
-    Norm's scale and shift are taken into the reduction's share of each sub-grid. The norm's statistics then count every
-    sub-grid once: the same for maps that are constant along the axes, an approximation otherwise.
-    """
-    reduction, scale, shift = (weights[prefix + name] for name in ("reduction.weight", "norm.weight", "norm.bias"))
-    channels = len(scale) // len(MONAI_LEGACY_SUBGRIDS)
-    kernel = reduction.new_zeros(len(reduction), 2, 2, 2, channels)
-    offset = reduction @ shift
-    scaled = (reduction * scale).unflatten(-1, (-1, channels))
-    for slot, (z, y, x) in enumerate(MONAI_LEGACY_SUBGRIDS):
-        kernel[:, z, y, x] += scaled[:, slot]
-    flat = kernel.flatten(1)
-    flat_shift = torch.linalg.lstsq(flat.double(), offset[:, None].double(), driver="gelsd").solution[:, 0]
-    values = {"reduction.weight": flat, "norm.weight": torch.ones_like(scale), "norm.bias": flat_shift.to(shift.dtype)}
-    return {prefix + name: value for name, value in values.items()}
-
-
-def _by_module(names: list[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for name in names:
-        module = ".".join(name.split(".")[:3] if name.startswith("encoder.stages.") else name.split(".")[:1])
-        counts[module] = counts.get(module, 0) + 1
-    return counts
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.2f} million"

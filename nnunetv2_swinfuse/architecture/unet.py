@@ -1,4 +1,4 @@
-"""SwinFUSEUNet: the Swin encoder with nnU-Net's convolutions and decoder around it, built from plans.json alone."""
+"""SwinFUSEUNet: the Swin encoder with nnU-Net's convolutions and decoder around it, built from plans.json only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecod
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.cell_grid import token_spacing
 from nnunetv2_swinfuse.architecture.convolutions import MAX_FEATURES, SkipPyramid
+from nnunetv2_swinfuse.architecture.domain_invariance import planned_domain_invariance
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
@@ -18,7 +20,7 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unk
 
 
 class SwinFUSEUNet(nn.Module):
-    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and stand in plans.json.
+    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and are stored in plans.json.
 
     Stage 0 is convolved at full resolution, stage 1 is the patch embedding and the Domain Invariance Module, stages 2
     and on are Swin stages, and those beyond the Swin encoder strided convolutions. A convolution adapts each stage's
@@ -31,10 +33,12 @@ class SwinFUSEUNet(nn.Module):
         num_classes: segmentation heads.
         deep_supervision: whether the decoder returns every resolution in training; can be changed later.
         strides: the plan's stride per stage (z, y, x), 1 or 2, the first all 1.
-        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 when not given.
+        kernel_sizes: the plan's convolution kernel per stage (z, y, x); 3 x 3 x 3 by default.
+        spacing: the configuration's voxel spacing in mm (z, y, x), from which the Domain Invariance Module makes
+            isotropic cells; isotropic by default.
         feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance, monai_legacy_merging,
             monai_clamped_bias: see :class:`EncoderSettings`.
-        stem_features: channels at full resolution; half the feature size when not given, since full-resolution
+        stem_features: channels at full resolution; half the feature size by default, since full-resolution
             convolutions are most of the network's cost.
         max_features: most channels of a skip, nnU-Net's 320.
         n_conv_per_stage_decoder: convolutions of each decoder stage.
@@ -53,6 +57,7 @@ class SwinFUSEUNet(nn.Module):
         *,
         strides: Sequence[Sequence[int]],
         kernel_sizes: Sequence[Sequence[int]] | None = None,
+        spacing: Sequence[float] | None = None,
         feature_size: int = EncoderSettings.feature_size,
         depths: Sequence[int] = EncoderSettings.depths,
         num_heads: Sequence[int] = EncoderSettings.num_heads,
@@ -76,7 +81,7 @@ class SwinFUSEUNet(nn.Module):
             tuple(num_heads),
             window_size,
             mlp_ratio,
-            None if domain_invariance is None else dict(domain_invariance),
+            planned_domain_invariance(domain_invariance),
             monai_legacy_merging,
             monai_clamped_bias,
         )
@@ -84,7 +89,13 @@ class SwinFUSEUNet(nn.Module):
         stages = len(self.topology.strides)
         kernels = stage_kernels(kernel_sizes, stages)
         self.patch_embed = PatchEmbedding(input_channels, feature_size, self.topology.patch_stride)
-        self.encoder = SwinEncoder(self.settings, self.topology.stage_strides, drop_path_rate, checkpointing)
+        self.encoder = SwinEncoder(
+            self.settings,
+            self.topology.stage_strides,
+            drop_path_rate,
+            checkpointing,
+            token_spacing(spacing, self.topology.patch_stride),
+        )
         swin_channels = self.encoder.output_channels
         stem_features = stem_features or max(feature_size // 2, 1)
         skip_channels = [stem_features, *(min(channels, max_features) for channels in swin_channels)]

@@ -68,7 +68,10 @@ def window_layout(
         shift: 0 along an axis whose windows are not moved.
         device: where the indices are needed.
     """
-    build = _window_layout if torch.compiler.is_compiling() else _cached_window_layout
+    # Tensors without values (FakeTensorMode: export, estimates of memory) must neither stay in the cache for
+    # ordinary forward passes nor meet ordinary tensors from it.
+    ordinary = not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
+    build = _cached_window_layout if ordinary else _window_layout
     return build(batch, shape, window, shift, device)
 
 
@@ -104,7 +107,7 @@ def _window_layout(
 def _cached_window_layout(
     batch: int, shape: Triple, window: Triple, shift: Triple, device: torch.device | None
 ) -> WindowLayout:
-    # Indices made in inference mode could not be used in training afterwards.
+    # Indices created in inference mode could not be used in training afterwards.
     with torch.inference_mode(False):
         return _window_layout(batch, shape, window, shift, device)
 

@@ -1,4 +1,4 @@
-"""Made heads: CT and MR of the same shapes, with labels, so that everything can be tried without data.
+"""Synthetic heads: CT and MR of the same shapes, with labels, so that everything can be tried without data.
 
 A head is a set of nested, slightly bent ellipsoids: skin, fat, skull, fluid, folded cortex, white matter, two curved
 ventricles, two deep nuclei and a brainstem, with eyes, sinuses and a neck. Each tissue has a CT number and an MR
@@ -17,6 +17,8 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
+from nnunetv2_swinfuse.errors import SwinFUSEError
+
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "brainstem": 3}
 
 # Tissue: Hounsfield units, MR T1 brightness.
@@ -30,7 +32,7 @@ CONTRASTS = {
     "cortex": (38.0, 450.0),
     "white": (28.0, 650.0),
     "nucleus": (42.0, 540.0),
-    "stem": (32.0, 600.0),
+    "stem": (32.0, 520.0),
 }
 TISSUES = list(CONTRASTS)
 
@@ -38,13 +40,13 @@ TISSUES = list(CONTRASTS)
 Inside = Callable[[Sequence[float | np.ndarray], Sequence[float]], np.ndarray]
 
 
-class DemoError(RuntimeError):
+class DemoError(SwinFUSEError, RuntimeError):
     """The demo cannot go on; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class SyntheticPatient:
-    """One made head; arrays are (z, y, x), z from feet to head, y from front to back.
+    """One synthetic head; arrays are (z, y, x), z from feet to head, y from front to back.
 
     Attributes:
         ct: Hounsfield units, float32.
@@ -87,7 +89,9 @@ def make_patient(
     _paint_brain(tissue, coordinates, inside, random)
     labels[np.isin(tissue, [TISSUES.index("cortex"), TISSUES.index("white")])] = LABELS["brain"]
     structures = [
-        ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.36, 0.17, 0.16)),
+        # Cisterns: fluid around the lower brainstem, whose upper end grows out of the white matter.
+        ("fluid", "background", (-0.56, 0.10, 0.0), (0.30, 0.31, 0.30)),
+        ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.38, 0.21, 0.20)),
         ("nucleus", "brain", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
         ("nucleus", "brain", (0.04, -0.02, 0.33), (0.18, 0.22, 0.10)),
         ("fluid", "ventricles", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * wide)),
@@ -95,8 +99,8 @@ def make_patient(
     ]
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]
-        # The horns of the ventricles part in front and behind.
-        spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if name == "fluid" else 0.0
+        # The horns of the ventricles diverge at the front and at the back.
+        spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if label == "ventricles" else 0.0
         where = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
         tissue[where] = TISSUES.index(name)
         labels[where] = LABELS[label]
@@ -234,4 +238,4 @@ def _write(array: np.ndarray, spacing: tuple[float, float, float], path: Path) -
 
 def _require_absent(folder: Path) -> None:
     if folder.exists():
-        raise DemoError(f"{folder} is already there, and never overwritten; move it away first")
+        raise DemoError(f"{folder} exists already and is never overwritten; move it away first")

@@ -1,4 +1,4 @@
-"""What nnU-Net sees of this package's trainers, in plain words, and what to do: `swinfuse_register --check`."""
+"""What nnU-Net sees of this package's trainers, and what to do: `swinfuse_register --check`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 from nnunetv2_swinfuse.compatibility import NNUNET_BELOW, NNUNET_FROM, nnunet_warning
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, STOCK_TRAINER, TRAINER
 
-VARIABLE = "nnUNet_extTrainer"
-TRAINER = "nnUNetTrainerSwinFUSE"
-STOCK_TRAINER = "nnUNetTrainer"
 TRAINER_MODULE = "nnunetv2_swinfuse.training.trainer"
 # What every folder for the variable that an installation of this package has ends with.
 FOLDER_END = Path("nnunetv2_swinfuse", "discovery", "external_trainers")
@@ -28,7 +26,7 @@ PROBE = f"""
 import sys
 sys.path[:] = [path for path in sys.path if path]
 import json, os, nnunetv2
-answer = {{"nnunetv2": nnunetv2.__path__[0], "variable": os.environ.get("{VARIABLE}")}}
+answer = {{"nnunetv2": nnunetv2.__path__[0], "variable": os.environ.get("{EXTERNAL_TRAINERS}")}}
 print(json.dumps(answer))
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
 find("{STOCK_TRAINER}")
@@ -42,17 +40,17 @@ def check(path_file: Path, line: str, folder: Path, site: Path | None = None) ->
     """Prints what nnU-Net sees and what to do; True when it finds this package's trainers.
 
     Args:
-        path_file: the registration's `.pth` file, there or not.
+        path_file: the registration's `.pth` file, which may not exist.
         line: what it should hold.
         folder: this package's folder for `nnUNet_extTrainer`.
-        site: a folder whose `.pth` files the asked Python reads besides its own.
+        site: a folder whose `.pth` files the new Python process reads besides its own.
     """
     result = probe(site)
     answer = _last_answer(result.stdout)
     registered = path_file.is_file()
     print(f"Python environment     {sys.prefix}")
-    for words in _nnunet_words(answer.get("nnunetv2")):
-        print(f"nnU-Net                {words}")
+    for line_of_nnunet in _nnunet_words(answer.get("nnunetv2")):
+        print(f"nnU-Net                {line_of_nnunet}")
     print(f"nnUNetv2_train         {_command_words('nnUNetv2_train')}")
     print(f"Trainers               {folder}")
     outdated = registered and path_file.read_text() != line
@@ -60,10 +58,14 @@ def check(path_file: Path, line: str, folder: Path, site: Path | None = None) ->
         f"Registered             {'yes' if registered else 'no'} ({path_file})"
         + (", by another version of this package: register again with swinfuse_register" if outdated else "")
     )
-    for words in variable_words(os.environ.get(VARIABLE), folder):
-        print(f"{VARIABLE}      {words}")
+    for words in variable_words(os.environ.get(EXTERNAL_TRAINERS), folder):
+        print(f"{EXTERNAL_TRAINERS}      {words}")
     if result.returncode == 0 and answer["module"] == TRAINER_MODULE:
-        where = "every new process of this environment" if registered else f"processes that are given {VARIABLE} only"
+        where = (
+            "every new process of this environment"
+            if registered
+            else f"processes that are given {EXTERNAL_TRAINERS} only"
+        )
         print(
             f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}, in {where}: nnUNetv2_train ... -tr {TRAINER} works."
         )
@@ -72,7 +74,7 @@ def check(path_file: Path, line: str, folder: Path, site: Path | None = None) ->
         return True
     if result.returncode == 0:
         print(f"nnU-Net finds another {TRAINER}: {answer['file']}")
-        print(f"To do: delete that file, or take its folder out of {VARIABLE}; what nnU-Net finds first wins.")
+        print(f"To do: delete that file, or take its folder out of {EXTERNAL_TRAINERS}; what nnU-Net finds first wins.")
         return False
     problem = (result.stderr.strip().splitlines() or ["no message"])[-1]
     print(f"nnU-Net does not find {TRAINER}: {problem}")
@@ -102,44 +104,44 @@ def variable_words(value: str | None, folder: Path) -> Iterator[str]:
         elif Path(path).resolve() == folder:
             yield f"{path} (this package)"
         elif Path(path).resolve().parts[-len(FOLDER_END.parts) :] == FOLDER_END.parts:
-            yield f"{path} (another installation of this package; take it out, or unset {VARIABLE})"
+            yield f"{path} (another installation of this package; take it out, or unset {EXTERNAL_TRAINERS})"
         else:
             yield f"{path} (not of this package; kept)"
 
 
 def _nnunet_words(imported: str | None) -> Iterator[str]:
     """Which nnunetv2 is imported; whether there are others, and whether this version was tested."""
-    installed = {_source(found): found for found in reversed(list(distributions(name="nnunetv2")))}
+    installed = {_source(each): each for each in reversed(list(distributions(name="nnunetv2")))}
     if not imported and not installed:
         yield "not installed in this environment"
         return
-    versions = {source: found.version for source, found in installed.items()}
+    versions = {source: each.version for source, each in installed.items()}
     if imported is None:
         yield "cannot be imported; installed are: " + ", ".join(f"{v} ({s})" for s, v in versions.items())
         return
     root = Path(imported).resolve().parent
     if root not in installed:
         yield f"{imported}, which is not what is installed (PYTHONPATH, or a folder of sources, comes first)"
-    for source, found in sorted(installed.items(), key=lambda item: item[0] != root):
-        kind = "editable" if _is_editable(found) else "installed"
-        yield f"{found.version}, {kind} in {source}" + ("" if source == root else " (not the one that Python imports)")
+    for source, each in sorted(installed.items(), key=lambda item: item[0] != root):
+        kind = "editable" if _is_editable(each) else "installed"
+        yield f"{each.version}, {kind} in {source}" + ("" if source == root else " (not the one that Python imports)")
     if root in versions and (warning := nnunet_warning(versions[root])):
         yield f"WARNING: {warning}"
 
 
-def _is_editable(found: Distribution) -> bool:
-    return bool(_direct_url(found).get("dir_info", {}).get("editable"))
+def _is_editable(installed: Distribution) -> bool:
+    return bool(_direct_url(installed).get("dir_info", {}).get("editable"))
 
 
-def _source(found: Distribution) -> Path:
+def _source(installed: Distribution) -> Path:
     """The folder that holds the package: site-packages, or the sources of an editable installation."""
-    if _is_editable(found):
-        return Path(unquote(urlparse(_direct_url(found)["url"]).path)).resolve()
-    return Path(str(found.locate_file(""))).resolve()
+    if _is_editable(installed):
+        return Path(unquote(urlparse(_direct_url(installed)["url"]).path)).resolve()
+    return Path(str(installed.locate_file(""))).resolve()
 
 
-def _direct_url(found: Distribution) -> dict[str, Any]:
-    return json.loads(found.read_text("direct_url.json") or "{}")
+def _direct_url(installed: Distribution) -> dict[str, Any]:
+    return json.loads(installed.read_text("direct_url.json") or "{}")
 
 
 def _command_words(command: str) -> str:
@@ -164,18 +166,19 @@ def _remedy(problem: str, output: str, answer: dict[str, Any], registered: bool,
     if "No module named 'nnunetv2'" in problem:
         return f'pip install "nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}" in this environment'
     if "find_objects" in problem:
-        return f'this nnunetv2 has no {VARIABLE}: pip install "nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}"'
+        return f'this nnunetv2 has no {EXTERNAL_TRAINERS}: pip install "nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}"'
     searched = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("Searching in: ")]
     if searched and "Could not find requested" not in problem:
         whose = "this package's" if Path(searched[-1]).resolve() == folder else "not this package's"
-        return (
-            f"a module in {searched[-1]} ({whose}) cannot be imported; repair it or take the folder out of {VARIABLE}"
-        )
+        remedy = f"repair it or take the folder out of {EXTERNAL_TRAINERS}"
+        return f"a module in {searched[-1]} ({whose}) cannot be imported; {remedy}"
     if registered and not answer.get("variable"):
         return (
             f"registered, but Python does not act on {path_file}: it was started without site-packages (-S), or "
             "nnunetv2_swinfuse is not found from there. For this shell:\n"
-            f"    export {VARIABLE}={folder}"
+            f"    export {EXTERNAL_TRAINERS}={folder}"
         )
-    export = f"export {VARIABLE}=" + (f'"${VARIABLE}{os.pathsep}{folder}"' if answer.get("variable") else str(folder))
+    export = f"export {EXTERNAL_TRAINERS}=" + (
+        f'"${EXTERNAL_TRAINERS}{os.pathsep}{folder}"' if answer.get("variable") else str(folder)
+    )
     return f"swinfuse_register (for this environment, permanently), or for this shell only:\n    {export}"

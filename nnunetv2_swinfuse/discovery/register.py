@@ -10,18 +10,17 @@ from __future__ import annotations
 import argparse
 import os
 import site as python_site
-import sys
 import sysconfig
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from nnunetv2_swinfuse.compatibility import PACKAGE
-from nnunetv2_swinfuse.discovery.diagnosis import TRAINER, VARIABLE, check
+from nnunetv2_swinfuse.discovery.diagnosis import check
+from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 
-__all__ = ["TRAINER", "VARIABLE", "RegistrationError", "external_trainers_folder", "register", "remove"]
-
-# Sorts behind the `__editable__*.pth` of editable installs, which must have made the package findable before.
+# Sorts after the `__editable__*.pth` of editable installs, which must have made the package findable before.
 PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
 
 # Python runs a line of a .pth file that begins with "import", at every start: it must neither raise nor name anything
@@ -31,13 +30,13 @@ PTH_LINE = (
     "swinfuse = importlib.util.find_spec('nnunetv2_swinfuse'); "
     "swinfuse_folder = os.path.join(os.path.dirname(swinfuse.origin), 'discovery', 'external_trainers') "
     "if swinfuse and swinfuse.origin else ''; "
-    f"swinfuse_paths = [path for path in os.environ.get('{VARIABLE}', '').split(os.pathsep) if path]; "
-    f"os.environ.update({{'{VARIABLE}': os.pathsep.join(swinfuse_paths + [swinfuse_folder])}} "
+    f"swinfuse_paths = [path for path in os.environ.get('{EXTERNAL_TRAINERS}', '').split(os.pathsep) if path]; "
+    f"os.environ.update({{'{EXTERNAL_TRAINERS}': os.pathsep.join(swinfuse_paths + [swinfuse_folder])}} "
     "if os.path.isdir(swinfuse_folder) and swinfuse_folder not in swinfuse_paths else {})\n"
 )
 
 
-class RegistrationError(RuntimeError):
+class RegistrationError(SwinFUSEError, RuntimeError):
     """The registration could not be written or removed; the message says where and what to do."""
 
 
@@ -73,7 +72,7 @@ def register(site: Path | None = None) -> Path:
     except OSError as error:
         raise RegistrationError(
             f"{path} cannot be written ({error}). Use a virtual environment of your own, or set the variable instead:\n"
-            f"    export {VARIABLE}={external_trainers_folder()}"
+            f"    export {EXTERNAL_TRAINERS}={external_trainers_folder()}"
         ) from error
     return path
 
@@ -97,12 +96,12 @@ def remove(site: Path | None = None) -> bool:
 def visible_to_nnunet() -> bool:
     """Whether a new nnU-Net process would be given this package's trainers (by its environment, without asking it)."""
     folder = external_trainers_folder()
-    named = [Path(path).resolve() for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    named = [Path(path).resolve() for path in os.environ.get(EXTERNAL_TRAINERS, "").split(os.pathsep) if path]
     return folder in named or (site_packages() / PTH_NAME).is_file()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 1 when nnU-Net does not find the trainers or the file cannot be written."""
+    """Entry point. Exits with 1 when nnU-Net does not find the trainers, with 2 when the file cannot be written."""
     parser = argparse.ArgumentParser(
         prog="swinfuse_register",
         description="Make the SwinFUSE trainers known to nnU-Net in this Python environment, permanently.",
@@ -112,7 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     action.add_argument("--remove", action="store_true", help="take the registration back; trained models keep working")
     parser.add_argument("--site", type=Path, metavar="FOLDER", help="another folder than this Python's site-packages")
     options = parser.parse_args(arguments)
-    try:
+    with errors_without_traceback("swinfuse_register"):
         path = (options.site or site_packages()) / PTH_NAME
         if options.check:
             raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
@@ -121,6 +120,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         print(f"Registered: {register(options.site)}")
         raise SystemExit(0 if check(path, PTH_LINE, external_trainers_folder(), options.site) else 1)
-    except RegistrationError as error:
-        print(f"swinfuse_register: {error}", file=sys.stderr)
-        raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""Where a volume lies, as its header says."""
+"""The voxel grid of a volume, from its header."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
 
-# Largest difference of origin, spacing (mm) or direction between volumes of one grid: files round them differently.
+# Largest difference of origin and spacing (mm) or direction on the same grid: file formats round them differently.
 TOLERANCE = 1e-3
 
 
@@ -24,18 +24,18 @@ class Grid:
     direction: tuple[float, ...]
 
     def differs_from(self, other: Grid) -> str | None:
-        """The first property that differs, in words."""
+        """Describes the first property that differs; None for equal grids."""
         if self.size != other.size:
             return f"size {self.size} and {other.size}"
         for name in ("spacing", "origin", "direction"):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            if not np.allclose(ours, theirs, atol=TOLERANCE):
-                return f"{name} {np.round(ours, 4).tolist()} and {np.round(theirs, 4).tolist()}"
+            first, second = getattr(self, name), getattr(other, name)
+            if not np.allclose(first, second, atol=TOLERANCE):
+                return f"{name} {np.round(first, 4).tolist()} and {np.round(second, 4).tolist()}"
         return None
 
 
 def read_grid(path: Path) -> Grid:
-    """Reads a header only.
+    """Reads the header of a volume.
 
     Raises:
         InputError: naming the file, when it is unreadable, not 3D, or empty.
@@ -57,7 +57,7 @@ def read_grid(path: Path) -> Grid:
 
 
 def itk_reason(error: RuntimeError) -> str:
-    """What ITK's exception says, without its source files and line numbers."""
+    """The message of an ITK exception without its source files and line numbers."""
     reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), "")
-    # MetaImage's reader gives this for files that are there but end early.
+    # MetaImage's reader says this of files that exist but end early.
     return "its data end early or are damaged" if not reason or "No such file" in reason else reason

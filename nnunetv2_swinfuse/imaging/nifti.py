@@ -1,4 +1,4 @@
-"""What ITK does not say of a NIfTI file: it reads missing voxels, NaN and infinite ones all as zeros."""
+"""Checks that ITK does not make of NIfTI files: it reads missing, NaN and infinite voxels as zeros."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
 
-_HEADER = 540
-_BLOCK = 1 << 22
-_MOST_SURPLUS = 1 << 26
+_HEADER_BYTES = 540
+_BLOCK_BYTES = 1 << 22
+_MOST_SURPLUS_BYTES = 1 << 26
 # NIfTI's datatype codes of the types that can hold NaN.
 _FLOATS = {16: "f4", 64: "f8"}
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the voxels lie in the uncompressed file.
+    """Position of the voxels in the uncompressed file.
 
     Attributes:
         offset: first byte.
         length: number of bytes.
-        floats: numpy type of floating point voxels with their byte order, None for other types.
+        floats: numpy type of floating point voxels with its byte order, None for other types.
     """
 
     offset: int
@@ -64,7 +64,7 @@ def check_nifti(path: Path) -> None:
         return
     if scan.found < scan.announced:
         raise InputError(
-            f"{path}: truncated, {scan.found} of {scan.announced} bytes of voxels are there; replace or remove it"
+            f"{path}: truncated, {scan.found} of {scan.announced} bytes of voxels are present; replace or remove it"
         )
     if scan.broken:
         raise InputError(f"{path}: {scan.broken} NaN or infinite voxel(s); repair or remove it")
@@ -81,7 +81,7 @@ def scan_nifti(path: Path) -> Scan | None:
         return None
     try:
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-            layout = parse_header(file.read(_HEADER))
+            layout = parse_header(file.read(_HEADER_BYTES))
             if layout is None:
                 # ANALYZE, or something else by that name: for ITK to judge.
                 return None
@@ -129,12 +129,12 @@ def parse_header(header: bytes) -> Layout | None:
 def _read_voxels(file: BinaryIO | gzip.GzipFile, layout: Layout) -> Scan:
     file.seek(layout.offset)
     found = broken = surplus = 0
-    while block := file.read(min(_BLOCK, layout.length - found)):
+    while block := file.read(min(_BLOCK_BYTES, layout.length - found)):
         found += len(block)
         if layout.floats is not None:
             whole = len(block) // np.dtype(layout.floats).itemsize
             broken += int((~np.isfinite(np.frombuffer(block, layout.floats, whole))).sum())
     # What follows the voxels tells whether a compressed stream is sound; it need not be read without end.
-    while surplus < _MOST_SURPLUS and (block := file.read(_BLOCK)):
+    while surplus < _MOST_SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
         surplus += len(block)
     return Scan(layout.length, found, surplus, broken)

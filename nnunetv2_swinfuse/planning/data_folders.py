@@ -12,7 +12,8 @@ import blosc2
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-STOCK = "nnUNetPlans"
+from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres")
 OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
@@ -32,7 +33,7 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
     """Sets every configuration's `data_identifier`, in place.
 
     A folder is shared when all plans in `folder` that use it preprocess exactly as these plans do. Where no plans name
-    it yet, `2d` and `3d_fullres` take nnU-Net's own, so that `nnUNetPlans` made later share it in turn.
+    it yet, `2d` and `3d_fullres` take nnU-Net's own, so that `nnUNetPlans` planned later share it in turn.
 
     Args:
         plans: the new plans, plain values only.
@@ -43,13 +44,13 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
     for identifier, claim in _claims(folder, plans["plans_name"]):
         claims.setdefault(identifier, []).append(claim)
     # The stock folder first: it is the one that a comparison needs.
-    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK}_"), name))
+    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK_PLANS}_"), name))
     for name, block in plans["configurations"].items():
         if "data_identifier" not in block:
             continue
         ours = preprocessing_of(plans, block)
         shared = [known for known in identifiers if all(claim == ours for claim in claims[known])]
-        stock = f"{STOCK}_{name}"
+        stock = f"{STOCK_PLANS}_{name}"
         if shared:
             block["data_identifier"] = shared[0]
         elif as_stock and name in STOCK_CONFIGURATIONS and stock not in claims:
@@ -59,7 +60,7 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
 
 
 def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a configuration's preprocessed data are, given the raw dataset."""
+    """All that decides what a configuration's preprocessed data are, for one raw dataset."""
     return {**{key: plans.get(key) for key in OF_PLANS}, **{key: block.get(key) for key in OF_CONFIGURATION}}
 
 
@@ -83,9 +84,9 @@ def _claims(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def is_preprocessed(plans: Mapping[str, Any], configuration: str, folder: Path, cases: Mapping[str, Any]) -> bool:
-    """Whether a shared data folder holds every case, made after the raw files last changed and at these plans' spacing.
+    """Whether a shared data folder holds every case, newer than its raw files and at these plans' spacing.
 
-    A folder of the plans' own says nothing of how it was made: False.
+    A folder of the plans' own does not say how it was preprocessed: False.
 
     Args:
         plans: nnU-Net's plans.

@@ -131,7 +131,7 @@ def segmentation_loss(strides: Sequence[Sequence[int]]) -> nn.Module:
 def meta_step_memory(
     arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, input_channels: int, classes: int
 ) -> int:
-    """Peak bytes of a training step in float16 as a GPU would allocate them, found without one.
+    """Peak bytes of a training step in float16 as a GPU would allocate them, determined without one.
 
     Args:
         arch_kwargs: of :class:`SwinFUSEUNet`.

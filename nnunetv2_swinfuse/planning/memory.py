@@ -1,15 +1,17 @@
 """Peak GPU memory of a training step, estimated from the plan: what patch and batch size are fitted to.
 
-The bytes are a weighted sum of sizes that a plan determines (:class:`StepSizes`). The weights were fitted to measured
-steps by `benchmarks/planned_memory.py`, which prints them; fit them anew when the network keeps other tensors for its
-backward pass.
+A step has one of two peaks. At the start of the backward pass all activations are alive: a weighted sum of sizes that a
+plan determines (:class:`StepSizes`). The weights were fitted to measured steps by `benchmarks/planned_memory.py`, which
+prints them; fit them anew when the network keeps other tensors for its backward pass. With large windows the other peak
+is higher: CUDA's attention kernel returns the gradient of the position bias for every window and head before it is
+summed (:func:`bias_gradient_memory`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any
@@ -19,6 +21,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, clamp_window, triple
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.windows import window_layout
 
 GIGABYTE = 2**30
 
@@ -33,6 +36,8 @@ class StepSizes:
         attention: channels times tokens of every Swin block, those that fill up the windows included.
         hidden: hidden channels times tokens of the feed-forward networks.
         logits: outputs of all resolutions; softmax and losses keep copies in float32.
+        biases: position biases with their masks, one (heads, N, N) for each group of windows of each block, which the
+            kernel keeps for its backward pass. They do not depend on the batch.
     """
 
     parameters: float
@@ -40,10 +45,16 @@ class StepSizes:
     attention: float
     hidden: float
     logits: float
+    biases: float
 
 
 # Bytes for each element, printed by benchmarks/planned_memory.py.
-BYTES_PER_ELEMENT = StepSizes(parameters=25.5, convolutions=5.65, attention=26.4, hidden=2.95, logits=15.6)
+BYTES_PER_ELEMENT = StepSizes(parameters=20.8, convolutions=5.62, attention=24.4, hidden=3.68, logits=15.6, biases=1.98)
+# Weights, gradients and AdamW's two moments in float32, weights in half precision.
+BYTES_PER_PARAMETER = 18
+HALF_PRECISION = 2
+# CUDA's memory-efficient attention wants rows of the bias of a multiple of so many elements.
+BIAS_ROW = 16
 
 
 def step_sizes(
@@ -60,10 +71,7 @@ def step_sizes(
         ValueError: naming the field, for a network or a patch that is impossible.
     """
     network = _network(json.dumps(arch_kwargs), input_channels, classes)
-    check_patch_size(patch_size, network.topology)
-    sizes = [np.array(patch_size, dtype=np.int64)]
-    for stride in network.topology.strides[1:]:
-        sizes.append(sizes[-1] // np.array(stride))
+    sizes = _resolutions(network, patch_size)
     voxels = [math.prod(int(s) for s in size) for size in sizes]
     logits = classes * sum(voxels[:-1])
     convolutions = int(network.stem.compute_conv_feature_map_size(sizes[0]))
@@ -87,6 +95,30 @@ def step_sizes(
         batch_size * attention,
         batch_size * hidden,
         batch_size * logits,
+        sum(entries * len(windows) for entries, windows in _blocks(network, sizes, batch_size)),
+    )
+
+
+def bias_gradient_memory(
+    arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], batch_size: int, input_channels: int, classes: int
+) -> float:
+    """Bytes while the attention with the largest gradient of its bias is differentiated.
+
+    All windows of a group go through the kernel together, and the gradient of their shared bias comes back as
+    (windows, heads, N, N) in half precision, rows padded to 16 entries: 248 MB a sample at 96 x 96 x 96 voxels with
+    windows of 7 and 3 heads. The largest is that of the first block, differentiated last, when of the activations
+    little more than the stem's is left.
+
+    Args, Raises: see :func:`step_sizes`.
+    """
+    network = _network(json.dumps(arch_kwargs), input_channels, classes)
+    sizes = _resolutions(network, patch_size)
+    stem = batch_size * int(network.stem.compute_conv_feature_map_size(sizes[0]))
+    largest = max(entries * max(windows) for entries, windows in _blocks(network, sizes, batch_size))
+    return (
+        BYTES_PER_PARAMETER * sum(parameter.numel() for parameter in network.parameters())
+        + BYTES_PER_ELEMENT.convolutions * stem
+        + HALF_PRECISION * largest
     )
 
 
@@ -98,7 +130,30 @@ def estimate_step_memory(
     Args, Raises: see :func:`step_sizes`.
     """
     sizes = step_sizes(arch_kwargs, patch_size, batch_size, input_channels, classes)
-    return round(sum(size * weight for size, weight in zip(astuple(sizes), astuple(BYTES_PER_ELEMENT), strict=True)))
+    activations = sum(size * weight for size, weight in zip(astuple(sizes), astuple(BYTES_PER_ELEMENT), strict=True))
+    return round(max(activations, bias_gradient_memory(arch_kwargs, patch_size, batch_size, input_channels, classes)))
+
+
+def _resolutions(network: SwinFUSEUNet, patch_size: Sequence[int]) -> list[np.ndarray]:
+    """Voxels (z, y, x) of each stage, the patch first."""
+    check_patch_size(patch_size, network.topology)
+    sizes = [np.array(patch_size, dtype=np.int64)]
+    for stride in network.topology.strides[1:]:
+        sizes.append(sizes[-1] // np.array(stride))
+    return sizes
+
+
+def _blocks(network: SwinFUSEUNet, sizes: Sequence[np.ndarray], batch_size: int) -> Iterator[tuple[int, list[int]]]:
+    """Of each Swin block the entries of one position bias (heads, N, padded N), and the windows of each group."""
+    settings = network.settings
+    for stage, depth in enumerate(settings.depths[: len(network.topology.stage_strides)]):
+        shape = triple([int(size) for size in sizes[1 + stage]])
+        for block in range(depth):
+            window, shift = clamp_window(shape, (settings.window_size,) * 3, block % 2 == 1)
+            groups = window_layout(batch_size, shape, window, shift, torch.device("meta")).groups
+            tokens = math.prod(window)
+            entries = settings.num_heads[stage] * tokens * -(-tokens // BIAS_ROW) * BIAS_ROW
+            yield entries, [group.windows for group in groups]
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
+from nnunetv2_swinfuse.errors import errors_without_traceback
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
@@ -42,13 +43,11 @@ CONFIGURATIONS = ["3d_fullres", "3d_lowres"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exits with 1 and a sentence when something is missing or does not fit, before long work."""
+    """Entry point. Exits with 2 and a sentence when something is missing or does not fit, before long work."""
     options = build_parser().parse_args(arguments)
     try:
-        run(options)
-    except (PlanningError, EncoderFileError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        with errors_without_traceback(PROGRAM, EncoderFileError):
+            run(options)
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted. Run the same command again; finished fingerprints are kept.", file=sys.stderr)
         raise SystemExit(130) from None
@@ -76,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     swinfuse.add_argument(
         "--normalisation_as_pretrained", action="store_true",
-        help="normalise CT with the intensities of the pretraining collection, MR inside its mask as there",
+        help="normalise CT with the intensities of the pretraining collection, MR inside its mask as in pretraining",
     )  # fmt: skip
     stock = parser.add_argument_group("as in nnUNetv2_plan_and_preprocess")
     stock.add_argument("-fpe", default="DatasetFingerprintExtractor", help="class that makes the fingerprint")
@@ -169,12 +168,12 @@ def summary(plans: dict[str, Any]) -> str:
 def _encoder(options: argparse.Namespace) -> Encoder | None:
     if options.pretrained is not None:
         return load_pretrained(options.pretrained.absolute())
-    found = find_encoder(None)
-    if found is None:
+    choice = find_encoder(None)
+    if choice is None:
         print("No pretrained encoder: the network gets SwinFUSE's default sizes. Name one with -pretrained FILE.")
         return None
-    print(f"The network gets the sizes of {found[0]}, {found[1]}.")
-    return load_pretrained(found[0])
+    print(f"The network gets the sizes of {choice[0]}, {choice[1]}.")
+    return load_pretrained(choice[0])
 
 
 def _check(options: argparse.Namespace, encoder: Encoder | None) -> None:
@@ -223,7 +222,7 @@ def _check_configurations(wanted: Sequence[str], planned: dict[int, dict[str, An
     available = {number: list(plans["configurations"]) for number, plans in planned.items()}
     for name in wanted:
         if not any(name in configurations for configurations in available.values()):
-            listing = "; ".join(f"{names[number]} has {', '.join(found)}" for number, found in available.items())
+            listing = "; ".join(f"{names[number]} has {', '.join(classes)}" for number, classes in available.items())
             raise PlanningError(
                 f"-c {name}: not planned. {listing}. (3d_lowres is planned where the patch of 3d_fullres covers less "
                 "than a quarter of the median image.)"

@@ -20,10 +20,11 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
+from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
-from nnunetv2_swinfuse.training.train import PLANS_NAME
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
 PLANNED = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
@@ -33,7 +34,7 @@ CT_WINDOW, Z_SCORE = "CTNormalization", "ZScoreNormalization"
 MINIMUM_STAGES = 3
 
 
-class PlanningError(ValueError):
+class PlanningError(SwinFUSEError, ValueError):
     """A dataset that cannot be planned as asked for; the message says why and what to do."""
 
 
@@ -51,14 +52,14 @@ class Preset:
 
 
 PRESETS = {
-    "M": Preset(8, PLANS_NAME),
+    "M": Preset(8, SWINFUSE_PLANS),
     "L": Preset(24, "nnUNetSwinFUSELPlans"),
     "XL": Preset(40, "nnUNetSwinFUSEXLPlans"),
 }
 
 
 def check_fingerprint(dataset_name: str) -> None:
-    """Raises PlanningError when what planning reads of a dataset is not there."""
+    """Raises PlanningError when a file that planning reads is missing."""
     raw = Path(nnUNet_raw.require()) / dataset_name / "dataset.json"
     fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / "dataset_fingerprint.json"
     if not raw.is_file():
@@ -130,7 +131,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         dataset_name_or_id: str | int,
         gpu_memory_target_in_gb: float = PRESETS["M"].gpu_memory_target_in_gb,
         preprocessor_name: str = "DefaultPreprocessor",
-        plans_name: str = PLANS_NAME,
+        plans_name: str = SWINFUSE_PLANS,
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
         *,
@@ -190,13 +191,17 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         self.dataset_fingerprint["foreground_intensity_properties_per_channel"] = properties
 
     def swinfuse_architecture(
-        self, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
+        self,
+        strides: Sequence[Sequence[int]],
+        kernel_sizes: Sequence[Sequence[int]],
+        spacing: Sequence[float] | None = None,
     ) -> dict[str, Any]:
         """The `architecture` block of a 3d configuration, as the trainer would write it."""
         return plans_architecture(
             [[int(s) for s in stride] for stride in strides],
             self.settings,
             kernel_sizes=[[int(k) for k in kernel] for kernel in kernel_sizes],
+            spacing=spacing,
             drop_path_rate=self.drop_path_rate,
         )
 
@@ -260,13 +265,20 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         if len(patch_size) == 2:
             return plan
         own = plan["architecture"]["arch_kwargs"]
-        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"])
+        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"], plan["spacing"])
         kwargs = plan["architecture"]["arch_kwargs"]
         covered = round(approximate_n_voxels_dataset * self.max_dataset_covered / math.prod(patch_size))
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)
         a_sample = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size + 1) - smallest
         fitting = self.UNet_min_batch_size + max(int((self._target_bytes - smallest) // a_sample), 0)
-        plan["batch_size"] = max(min(fitting, covered), self.UNet_min_batch_size)
+        batch_size = max(min(fitting, covered), self.UNet_min_batch_size)
+        # The estimate is the higher of two peaks: from some batch on each sample may cost more than the first ones.
+        while (
+            batch_size > self.UNet_min_batch_size
+            and self.step_memory(kwargs, patch_size, batch_size) > self._target_bytes
+        ):
+            batch_size -= 1
+        plan["batch_size"] = batch_size
         plan["swinfuse"] = {
             "planned": {
                 "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
@@ -280,7 +292,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
     def save_plans(self, plans: dict[str, Any]) -> None:
         """Writes the plans with shared data folders; a user's own configurations in an older file are kept.
 
-        Unlike nnU-Net, configurations that an earlier planning made and this one does not (a cascade) are not kept:
+        Unlike nnU-Net, configurations that an earlier planning wrote and this one does not (a cascade) are not kept:
         their network may have other sizes.
         """
         recursive_fix_for_json_export(plans)

@@ -9,12 +9,13 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
+from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import ENCODER, RESULTS
 
-VARIABLE = "SWINFUSE_CHECKPOINT"
 CHECKPOINTS = "checkpoint_*.pth"
 
 
-class EncoderChoiceError(RuntimeError):
+class EncoderChoiceError(SwinFUSEError, RuntimeError):
     """No encoder, or the wrong one; the message says what was looked at and what to do."""
 
 
@@ -27,12 +28,12 @@ def find_encoder(named: str | None) -> tuple[Path, str] | None:
     Returns:
         None when there is none.
     """
-    variable = os.environ.get(VARIABLE)
+    variable = os.environ.get(ENCODER)
     if variable:
-        return Path(variable), f"named by {VARIABLE}"
+        return Path(variable), f"named by {ENCODER}"
     if named:
         return Path(named), "named by the plans' swinfuse.encoder"
-    results = os.environ.get("nnUNet_results")
+    results = os.environ.get(RESULTS)
     if results and (Path(results) / PUBLISHED).is_file():
         return Path(results) / PUBLISHED, "published by swinfuse_pretrain"
     return None
@@ -45,15 +46,15 @@ def choose_encoder(named: str | None) -> tuple[Encoder, str]:
         EncoderChoiceError: when there is none.
         EncoderFileError: when the file cannot be used.
     """
-    found = find_encoder(named)
-    if found is None:
-        results = os.environ.get("nnUNet_results", "$nnUNet_results")
+    choice = find_encoder(named)
+    if choice is None:
+        results = os.environ.get(RESULTS, f"${RESULTS}")
         raise EncoderChoiceError(
-            f"no pretrained encoder: {VARIABLE} is not set, the plans name none, and {Path(results) / PUBLISHED} does "
+            f"no pretrained encoder: {ENCODER} is not set, the plans name none, and {Path(results) / PUBLISHED} does "
             "not exist. Pretrain one (swinfuse_pretrain -d COLLECTION), point the variable to one, or train the same "
             "network from random weights with -tr nnUNetTrainerSwinFUSEScratch."
         )
-    return load_pretrained(found[0]), found[1]
+    return load_pretrained(choice[0]), choice[1]
 
 
 def trained_folds(model_folder: Path) -> list[str]:
@@ -82,5 +83,5 @@ def check_same_encoder(recorded: Mapping[str, Any], encoder: Encoder, model_fold
     raise EncoderChoiceError(
         f"{model_folder}: {', '.join(others)} began with the encoder SHA-256 {recorded.get('encoder_sha256')} (kept at "
         f"{kept}), fold {fold} would begin with {encoder.path}, SHA-256 {encoder.sha256}. All folds of a model need "
-        f"the same one: export {VARIABLE}={kept}; or move the model folder away to start a new cross-validation."
+        f"the same one: export {ENCODER}={kept}; or move the model folder away to start a new cross-validation."
     )

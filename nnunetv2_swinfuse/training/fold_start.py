@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 
 RECORD = "swinfuse.json"
 # Segmentation heads start at random whatever weights are loaded.
@@ -38,8 +39,7 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
 
     Raises:
         EncoderChoiceError: when another fold started with another encoder, other weights, another network or other
-            settings; this fold's record is then as it was before.
-        ValueError: for a record that cannot be read.
+            settings, or its record cannot be read; this fold's record is then as it was before.
     """
     provenance = block["swinfuse"]
     names = ("encoder", "encoder_sha256", "encoder_source", "pretrained_weights", "training")
@@ -51,7 +51,7 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
         for other in sorted(model_folder.glob(f"fold_*/{RECORD}")):
             if other != path:
                 _compare(other, start, fold)
-    except (EncoderChoiceError, ValueError):
+    except EncoderChoiceError:
         if before is None:
             path.unlink()
         else:
@@ -70,14 +70,14 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
     try:
         theirs = json.loads(other.read_text())
         differing = [
-            f"{name} is {theirs.get(name)} there, {start[name]} here"
+            f"{name} is {theirs.get(name)} in that fold, {start[name]} in this one"
             for name in ("encoder_sha256", "pretrained_weights", "training")
             if theirs.get(name) != start[name]
         ]
         if not differing and theirs["architecture"] != start["architecture"]:
             differing = ["the network has other sizes"]
     except (json.JSONDecodeError, AttributeError, KeyError) as error:
-        raise ValueError(
+        raise EncoderChoiceError(
             f"{other}: damaged ({type(error).__name__}: {error}); it records what {other.parent.name} started with. "
             "Delete it if that fold is not running"
         ) from error
@@ -86,11 +86,7 @@ def _compare(other: Path, start: Mapping[str, Any], fold: int | str) -> None:
         raise EncoderChoiceError(
             f"{other}: {other.parent.name} of this model started with something else than fold {fold} would: "
             f"{'; '.join(differing)}. All folds need the same: "
-            + (
-                f"export {VARIABLE}={kept}; "
-                if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept
-                else ""
-            )
+            + (f"export {ENCODER}={kept}; " if theirs.get("encoder_sha256") != start["encoder_sha256"] and kept else "")
             + "use the same SWINFUSE_* variables and -pretrained_weights. If that fold was given up, delete "
             f"{other.parent}"
         )

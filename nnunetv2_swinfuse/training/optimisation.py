@@ -14,7 +14,7 @@ from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 
 class WarmupPolynomial:
-    """Linear warm-up, then nnU-Net's polynomial decay (exponent 0.9); the rate is a function of the epoch alone.
+    """Linear warm-up, then nnU-Net's polynomial decay (exponent 0.9); the rate is a function of the epoch only.
 
     Nothing is to be saved: `nnUNetTrainer` calls `step(epoch)` at the start of every epoch, after a resume too. Each
     parameter group keeps the proportion that its `initial_lr` has to the others'. Groups with a `first_epoch` are at
@@ -47,7 +47,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Groups for AdamW: new parameters at the full rate first, then the pretrained from the deepest layer down.
 
-    A pretrained layer's rate is `layer_decay` times that of the layer behind it, the deepest one's that of the new
+    A pretrained layer's rate is `layer_decay` times that of the layer after it, the deepest one's that of the new
     parameters (Clark et al., arXiv 2003.10555). Norms, biases and position biases are in groups without weight decay.
 
     Args:

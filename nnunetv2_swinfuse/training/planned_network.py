@@ -13,21 +13,27 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, build_network
 from nnunetv2_swinfuse.architecture.transfer import TransferError, check_settings
-from nnunetv2_swinfuse.training.encoder_choice import VARIABLE, EncoderChoiceError
+from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+
+
+class PlansError(SwinFUSEError, ValueError):
+    """Plans that SwinFUSE cannot be trained with; the message names configuration and field and says what to do."""
 
 
 def check_buildable(architecture: Mapping[str, Any], configuration: str) -> EncoderSettings:
     """Builds the network of an `architecture` block without memory and returns its sizes.
 
     Raises:
-        ValueError: naming configuration and field, when plans were edited into something impossible.
+        PlansError: naming configuration and field, when plans were edited into something impossible.
     """
     try:
         with torch.device("meta"):
             return build_network(architecture, 1, 2, True).settings
     except (ValueError, TypeError, AssertionError, RuntimeError) as error:
         reason = (str(error).splitlines() or ["no message"])[0].split("__init__() ")[-1]
-        raise ValueError(
+        raise PlansError(
             f"plans, configuration {configuration}: no network can be built from architecture.arch_kwargs ({reason}). "
             "Undo the change, or plan again with swinfuse_plan_and_preprocess"
         ) from error
@@ -60,5 +66,5 @@ def check_encoder_fits(
             command = f"{RESENC_PLANNING.format(number)}, and train with -p {RESENC_PLANS}"
         raise EncoderChoiceError(
             f"{error} To plan for this encoder: {command}; to train with the one that "
-            f"{plans['plans_name']} were made for: export {VARIABLE}=FILE"
+            f"{plans['plans_name']} were made for: export {ENCODER}=FILE"
         ) from error

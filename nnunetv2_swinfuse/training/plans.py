@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -18,12 +18,12 @@ from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_architecture
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import check_plugin_version
+from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
-from nnunetv2_swinfuse.training.planned_network import check_buildable, check_encoder_fits
+from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
-PLANS_FILE = "plans.json"
 # Keys of a configuration's `swinfuse` block: what a user may ask for, and what is recorded beside it.
 REQUESTS = frozenset({"encoder", "training"})
 RECORDS = frozenset(
@@ -62,78 +62,114 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         plans: nnU-Net's plans.
         configuration: name of the configuration, such as 3d_fullres.
         model_folder: where the model's folds are or will be.
-        pretrained: whether an encoder must be there; otherwise it only gives the sizes if it is there.
+        pretrained: whether an encoder is needed; otherwise it only gives the sizes where there is one.
 
     Raises:
-        ValueError: for a 2d configuration, an impossible plan, or settings that are unknown or not the model's.
+        PlansError: for a 2d configuration or an impossible plan.
+        SettingsError: for settings that are unknown or not the model's.
         VersionError: for a model of a newer version of this package.
         EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
     """
-    resolved = PlansManager({name: value for name, value in plans.items() if name != "continue_training"})
-    resolved_block = resolved.get_configuration(configuration).configuration
-    patch_size = resolved_block["patch_size"]
+    manager = PlansManager({name: value for name, value in plans.items() if name != "continue_training"})
+    resolved = manager.get_configuration(configuration).configuration
+    patch_size = resolved["patch_size"]
     if len(patch_size) != 3:
-        raise ValueError(
+        raise PlansError(
             f"configuration {configuration} has the patch size {list(patch_size)}: SwinFUSE is for 3d configurations. "
             "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainers for 2d."
         )
-    wishes = resolved_block.get("swinfuse", {})
-    unknown = sorted(set(wishes) - REQUESTS - RECORDS)
+    requests = resolved.get("swinfuse", {})
+    unknown = sorted(set(requests) - REQUESTS - RECORDS)
     if unknown:
-        raise ValueError(
+        raise PlansError(
             f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
         )
-    named = wishes.get("encoder")
-    requested = requested_settings(wishes.get("training", {}))
     block = plans["configurations"][configuration]
     trained = trained_block(model_folder, configuration)
-    encoder = None
     if trained is not None:
-        plans_file = model_folder / PLANS_FILE
-        check_plugin_version(trained["swinfuse"].get("plugin"), plans_file)
-        settings = recorded_settings(trained["swinfuse"].get("training", {}), requested, plans_file)
-        block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
-        explanation = f"network as in {plans_file}, which its trained folds use"
+        planned = _plan_as_trained(block, trained, requests, model_folder / PLANS_FILE)
+    elif planned_backbone(resolved["architecture"]) is not None:
+        planned = _plan_as_planned(block, resolved, configuration, plans, pretrained)
     else:
-        settings = FineTuningSettings(**requested)
-        if pretrained:
-            encoder, who = choose_encoder(named)
-        else:
-            encoder, who = _encoder_for_sizes(named)
-        own = deepcopy(resolved_block["architecture"])
-        if planned_backbone(own) is not None:
-            # Plans that were made for one of our networks keep their own sizes.
-            sizes = check_buildable(own, configuration)
-            if pretrained and encoder is not None:
-                check_encoder_fits(sizes, encoder, plans, wishes.get("planned", {}))
-            if "drop_path_rate" not in requested:
-                settings = replace(settings, drop_path_rate=own["arch_kwargs"].get("drop_path_rate", 0.0))
-            own["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
-            block["architecture"] = own
-            explanation = "network as in the plans, which were made for it"
-        else:
-            sizes = EncoderSettings() if encoder is None else encoder.settings
-            block["architecture"] = _swinfuse_architecture(own, configuration, sizes, settings)
-            explanation = "network with " + (
-                f"the sizes of {encoder.path} ({who})" if encoder is not None else "SwinFUSE's default sizes"
-            )
-        block["swinfuse"] = {
-            "plugin": version("nnunetv2-swinfuse"),
-            "pretrained": pretrained,
-            **encoder_provenance(encoder, pretrained, block["architecture"]),
-            "training": settings.to_dict(),
-            **({"planned": wishes["planned"]} if "planned" in wishes else {}),
-        }
+        planned = _plan_from_stock(block, resolved, configuration, pretrained)
     strides = block["architecture"]["arch_kwargs"]["strides"]
-    check_patch_size(patch_size, plan_topology(strides, len(strides)))
-    return PlannedTraining(settings, named, encoder, explanation)
+    try:
+        check_patch_size(patch_size, plan_topology(strides, len(strides)))
+    except ValueError as error:
+        raise PlansError(f"plans, configuration {configuration}: {error}") from error
+    return planned
+
+
+def _plan_as_trained(
+    block: dict[str, Any], trained: Mapping[str, Any], requests: Mapping[str, Any], plans_file: Path
+) -> PlannedTraining:
+    """The model has trained folds: network and settings are theirs, and no encoder is needed yet."""
+    requested = requested_settings(requests.get("training", {}))
+    check_plugin_version(trained["swinfuse"].get("plugin"), plans_file)
+    settings = recorded_settings(trained["swinfuse"].get("training", {}), requested, plans_file)
+    block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
+    explanation = f"network as in {plans_file}, which its trained folds use"
+    return PlannedTraining(settings, requests.get("encoder"), None, explanation)
+
+
+def _plan_as_planned(
+    block: dict[str, Any], resolved: Mapping[str, Any], configuration: str, plans: Mapping[str, Any], pretrained: bool
+) -> PlannedTraining:
+    """The plans were made for one of our networks: they keep its sizes, which the encoder must have."""
+    requests = resolved.get("swinfuse", {})
+    requested = requested_settings(requests.get("training", {}))
+    settings = FineTuningSettings(**requested)
+    encoder, _ = _encoder(requests.get("encoder"), pretrained)
+    architecture = deepcopy(resolved["architecture"])
+    sizes = check_buildable(architecture, configuration)
+    if pretrained and encoder is not None:
+        check_encoder_fits(sizes, encoder, plans, requests.get("planned", {}))
+    if "drop_path_rate" not in requested:
+        settings = replace(settings, drop_path_rate=architecture["arch_kwargs"].get("drop_path_rate", 0.0))
+    architecture["arch_kwargs"]["drop_path_rate"] = settings.drop_path_rate
+    _write_block(block, architecture, settings, encoder, pretrained, requests)
+    explanation = "network as in the plans, which were made for it"
+    return PlannedTraining(settings, requests.get("encoder"), encoder, explanation)
+
+
+def _plan_from_stock(
+    block: dict[str, Any], resolved: Mapping[str, Any], configuration: str, pretrained: bool
+) -> PlannedTraining:
+    """The plans are for nnU-Net's network: ours takes its place, with the encoder's sizes or the default ones."""
+    requests = resolved.get("swinfuse", {})
+    settings = FineTuningSettings(**requested_settings(requests.get("training", {})))
+    encoder, who = _encoder(requests.get("encoder"), pretrained)
+    sizes = EncoderSettings() if encoder is None else encoder.settings
+    spacing = resolved["spacing"]
+    architecture = _swinfuse_architecture(resolved["architecture"], configuration, spacing, sizes, settings)
+    _write_block(block, architecture, settings, encoder, pretrained, requests)
+    origin = "SwinFUSE's default sizes" if encoder is None else f"the sizes of {encoder.path} ({who})"
+    return PlannedTraining(settings, requests.get("encoder"), encoder, f"network with {origin}")
+
+
+def _write_block(
+    block: dict[str, Any],
+    architecture: dict[str, Any],
+    settings: FineTuningSettings,
+    encoder: Encoder | None,
+    pretrained: bool,
+    requests: Mapping[str, Any],
+) -> None:
+    block["architecture"] = architecture
+    block["swinfuse"] = {
+        "plugin": version("nnunetv2-swinfuse"),
+        "pretrained": pretrained,
+        **encoder_provenance(encoder, pretrained, architecture),
+        "training": settings.to_dict(),
+        **({"planned": requests["planned"]} if "planned" in requests else {}),
+    }
 
 
 def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
     """The configuration as a model's folds were trained with; None when none has been.
 
     Raises:
-        ValueError: when the model's plans.json cannot be read or is not this trainer's.
+        PlansError: when the model's plans.json cannot be read or is not this trainer's.
     """
     path = model_folder / PLANS_FILE
     folds = trained_folds(model_folder)
@@ -144,7 +180,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
         if planned_backbone(block["architecture"]) is None or "swinfuse" not in block:
             raise KeyError("swinfuse")
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(
+        raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
             f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start anew"
         ) from error
@@ -166,23 +202,34 @@ def encoder_provenance(encoder: Encoder | None, pretrained: bool, architecture: 
     }
 
 
-def _encoder_for_sizes(named: str | None) -> tuple[Encoder | None, str]:
-    found = find_encoder(named)
-    return (None, "") if found is None else (load_pretrained(found[0]), found[1])
+def _encoder(named: str | None, needed: bool) -> tuple[Encoder | None, str]:
+    """The encoder and who named it; without one an error where it is needed, else None."""
+    if needed:
+        return choose_encoder(named)
+    choice = find_encoder(named)
+    return (None, "") if choice is None else (load_pretrained(choice[0]), choice[1])
 
 
 def _swinfuse_architecture(
-    own: Mapping[str, Any], configuration: str, sizes: EncoderSettings, settings: FineTuningSettings
+    own: Mapping[str, Any],
+    configuration: str,
+    spacing: Sequence[float],
+    sizes: EncoderSettings,
+    settings: FineTuningSettings,
 ) -> dict[str, Any]:
     kwargs = own["arch_kwargs"]
     if "strides" not in kwargs:
-        raise ValueError(
+        raise PlansError(
             f"configuration {configuration}: architecture.arch_kwargs of {own['network_class_name']} has no 'strides', "
             "from which SwinFUSE takes its stages. Use plans of nnU-Net's own planners (nnUNetPlans, ResEnc)"
         )
-    return plans_architecture(
-        kwargs["strides"],
-        sizes,
-        kernel_sizes=kwargs.get("kernel_sizes"),
-        drop_path_rate=settings.drop_path_rate,
-    )
+    try:
+        return plans_architecture(
+            kwargs["strides"],
+            sizes,
+            kernel_sizes=kwargs.get("kernel_sizes"),
+            spacing=spacing,
+            drop_path_rate=settings.drop_path_rate,
+        )
+    except ValueError as error:
+        raise PlansError(f"plans, configuration {configuration}: {error}") from error

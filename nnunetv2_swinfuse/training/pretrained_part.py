@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import planned_settings
+from nnunetv2_swinfuse.architecture.tensor_names import DOMAIN_INVARIANCE, PATCH_EMBEDDING, stage_of
+from nnunetv2_swinfuse.architecture.transfer import TransferReport
 
-STAGES = "encoder.stages."
+DEFAULT_PLANS = "nnUNetPlans"
 # The patch embedding (or stem) and the Domain Invariance Module come before the stages.
 LAYERS_BEFORE_STAGES = 2
 
@@ -23,8 +26,8 @@ def pretrained_stages(architecture: Mapping[str, Any], encoder: Encoder) -> int:
         encoder: the pretrained encoder.
     """
     own = planned_settings(architecture).topology(architecture["arch_kwargs"]["strides"])
-    given = encoder.settings.topology(encoder.strides)
-    return min(len(own.stage_strides), len(given.stage_strides))
+    pretrained = encoder.settings.topology(encoder.strides)
+    return min(len(own.stage_strides), len(pretrained.stage_strides))
 
 
 def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:
@@ -38,20 +41,39 @@ def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:
     """
     layers: dict[str, int] = {}
     for name, _ in network.named_parameters():
-        if name.startswith("patch_embed."):
+        stage = stage_of(name)
+        if name.startswith(PATCH_EMBEDDING):
             layers[name] = 0
-        elif name.startswith("encoder.domain_invariance."):
+        elif name.startswith(DOMAIN_INVARIANCE):
             layers[name] = 1
-        elif name.startswith(STAGES) and (stage := int(name.removeprefix(STAGES).split(".")[0])) < stages:
+        elif stage is not None and stage < stages:
             layers[name] = LAYERS_BEFORE_STAGES + stage
     return layers
 
 
+def little_used_warning(report: TransferReport, plans: Mapping[str, Any]) -> str:
+    """Says that most of the encoder has no place in the plans' network, and which command makes one that has.
+
+    Args:
+        report: of the transfer.
+        plans: nnU-Net's plans.
+    """
+    number = convert_dataset_name_to_id(plans["dataset_name"])
+    name = plans["plans_name"]
+    share = f"{100 * report.used_share:.1f} %"
+    share = f"{100 * report.used_share:.1f} %"
+    made_for = f"--for {number}" + ("" if name == DEFAULT_PLANS else f" --for_plans {name}")
+    return (
+        f"only {share} of the encoder's parameters are used: the plans have fewer stages than the encoder. "
+        f"swinfuse_pretrain -d COLLECTION {made_for} takes stages, patch and spacing from these plans"
+    )
+
+
 def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> bool:
-    """Freezes parameters or lets them train again; says whether anything changed.
+    """Freezes parameters or unfreezes them; says whether anything changed.
 
     Raises:
-        ValueError: when there is nothing of these names, so that a freeze never does nothing.
+        ValueError: when no parameter has one of these names: a freeze must never do nothing.
     """
     parameters = [parameter for name, parameter in network.named_parameters() if name in names]
     if frozen and not parameters:

@@ -9,13 +9,19 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder_loading import CLAMPED_BIAS_VARIABLE, MERGING_VARIABLE
+from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import ENCODER
 
 PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
-OTHER_VARIABLES = frozenset({"SWINFUSE_CHECKPOINT", MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
+OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 # What models were trained with that were recorded before a setting existed.
 EARLIER = {"layer_decay": 1.0}
+
+
+class SettingsError(SwinFUSEError, ValueError):
+    """A setting that does not exist, a value that is impossible, or another one than the model was trained with."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +32,10 @@ class FineTuningSettings:
         initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
         weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
-        layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one behind
+        layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
         linear_probe_epochs: for so many epochs only what is new is trained, then everything.
-        warmup_epochs: epochs of linear warm-up; when not given 5 % of the training, 50 at most.
+        warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block, or of the last residual stage.
         iterations_per_epoch, validation_iterations_per_epoch: nnU-Net's 250 and 50.
@@ -53,17 +59,17 @@ class FineTuningSettings:
             kind = KINDS[str(field.type)]
             accepted = (int, float) if kind is float else int
             if isinstance(value, bool) or not isinstance(value, accepted) or not math.isfinite(value):
-                raise ValueError(f"{field.name} is {value!r}; expected a finite {kind.__name__}")
+                raise SettingsError(f"{field.name} is {value!r}; expected a finite {kind.__name__}")
         for name in ("initial_lr", "gradient_clip", "iterations_per_epoch", "validation_iterations_per_epoch"):
             if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected more than 0")
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected more than 0")
         for name in ("weight_decay", "linear_probe_epochs", "warmup_epochs"):
             if (getattr(self, name) or 0) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+                raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
+            raise SettingsError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
         if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and less than 1")
+            raise SettingsError(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and less than 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for plans.json and checkpoints."""
@@ -73,17 +79,17 @@ class FineTuningSettings:
         """Epochs of warm-up in a training of so many epochs.
 
         Raises:
-            ValueError: when linear probing and warm-up together are as long as the training or longer.
+            SettingsError: when linear probing and warm-up together are as long as the training or longer.
         """
         if self.linear_probe_epochs >= epochs:
-            raise ValueError(
+            raise SettingsError(
                 f"linear_probe_epochs is {self.linear_probe_epochs}, the training has {epochs} epoch(s): the encoder "
                 "would never be trained. Set fewer, or freeze it for good with -tr nnUNetTrainerSwinFUSEFrozen"
             )
         if self.warmup_epochs is None:
             return 0 if epochs == 1 else min(math.ceil(0.05 * epochs), 50)
         if self.linear_probe_epochs + self.warmup_epochs >= epochs:
-            raise ValueError(
+            raise SettingsError(
                 f"warmup_epochs is {self.warmup_epochs}, the training has {epochs} epoch(s)"
                 + (f", {self.linear_probe_epochs} of them linear_probe_epochs" if self.linear_probe_epochs else "")
                 + ": the peak learning rate would never be reached. Set fewer, or leave warmup_epochs out for 5 % of "
@@ -96,27 +102,27 @@ def requested_settings(planned: Mapping[str, Any], environment: Mapping[str, str
     """What a user asked for: the plan's `swinfuse.training` block, overridden by variables (`SWINFUSE_INITIAL_LR`...).
 
     Raises:
-        ValueError: naming a key or variable that is not known or not a number.
+        SettingsError: naming a key or variable that is not known or not a number.
     """
     environment = os.environ if environment is None else environment
     known = {field.name: KINDS[str(field.type)] for field in fields(FineTuningSettings)}
     unknown = sorted(set(planned) - set(known))
     if unknown:
-        raise ValueError(f"plans: unknown keys {unknown} in 'swinfuse.training'; known are {sorted(known)}")
+        raise SettingsError(f"plans: unknown keys {unknown} in 'swinfuse.training'; known are {sorted(known)}")
     requested = {name: value for name, value in planned.items() if value is not None}
     for variable, text in environment.items():
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
             continue
         name = variable.removeprefix(PREFIX).lower()
         if name not in known:
-            raise ValueError(
+            raise SettingsError(
                 f"environment: {variable} is no setting; known are "
                 f"{sorted(PREFIX + field.upper() for field in known)} and {sorted(OTHER_VARIABLES)}"
             )
         try:
             requested[name] = known[name](text)
         except ValueError:
-            raise ValueError(
+            raise SettingsError(
                 f"environment: {variable} is {text!r}; expected a {known[name].__name__}, such as "
                 f"{getattr(FineTuningSettings(), name) or 10}"
             ) from None
@@ -132,19 +138,19 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
         plans: that file, for the message.
 
     Raises:
-        ValueError: when something else is asked for now.
+        SettingsError: when something else is asked for now.
     """
     try:
         settings = FineTuningSettings(**{**EARLIER, **recorded})
     except TypeError as error:
-        raise ValueError(f"{plans}: 'swinfuse.training' is of another version ({error})") from error
+        raise SettingsError(f"{plans}: 'swinfuse.training' is of another version ({error})") from error
     changed = [
         f"{name} is {value} now, {getattr(settings, name)} in {plans}"
         for name, value in requested.items()
         if value != getattr(settings, name)
     ]
     if changed:
-        raise ValueError(
+        raise SettingsError(
             f"this model was trained with other settings: {'; '.join(changed)}. Its folds and continued trainings keep "
             f"them. Unset the {PREFIX}* variables (or the plan's swinfuse.training), or move the model folder away to "
             "start anew"

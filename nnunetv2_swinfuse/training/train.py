@@ -9,60 +9,57 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_swinfuse.discovery.register import TRAINER, VARIABLE, external_trainers_folder
+from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, STOCK_PLANS, SWINFUSE_PLANS, TRAINER
 
 PROGRAM = "swinfuse_train"
-PLANS_NAME = "nnUNetSwinFUSEPlans"
-STOCK_PLANS_NAME = "nnUNetPlans"
 # nnU-Net's flags that are followed by a value; without them the three positional arguments could not be told apart.
 VALUED = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device")
 
 
-class TrainingInputError(ValueError):
-    """A dataset, plan or configuration that is not there; the message says what is and what to do."""
+class TrainingInputError(SwinFUSEError, ValueError):
+    """A dataset, plans or a configuration that does not exist; the message says which do and what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: nnU-Net's own, with the trainer found and `-tr` and `-p` filled in where they are not given."""
+    """Entry point: nnU-Net's own, with our trainers visible, and `-tr` and `-p` filled in where they are missing.
+
+    Exits with 2 and a sentence when something is missing or does not fit.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     make_trainers_visible()
     if "-h" in arguments or "--help" in arguments or not arguments:
         print(
             f"{PROGRAM} is nnUNetv2_train that finds this package's trainers. Unless given: -tr {TRAINER}, and -p "
-            f"{PLANS_NAME} where the dataset has these plans (swinfuse_plan_and_preprocess), else {STOCK_PLANS_NAME}.\n"
+            f"{SWINFUSE_PLANS} where the dataset has these plans (swinfuse_plan_and_preprocess), else {STOCK_PLANS}.\n"
         )
         arguments = ["-h"]
     else:
-        try:
+        with errors_without_traceback(PROGRAM):
             arguments = complete(arguments)
-        except TrainingInputError as error:
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
-            raise SystemExit(1) from None
     # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2.run.run_training import run_training_entry
 
     from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError
-    from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+    from nnunetv2_swinfuse.architecture.transfer import TransferError
 
     # nnU-Net's entry point reads the command line itself.
     sys.argv = ["nnUNetv2_train", *arguments]
-    try:
+    with errors_without_traceback(PROGRAM, EncoderFileError, TransferError):
         run_training_entry()
-    except (EncoderChoiceError, EncoderFileError) as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
 
 
 def make_trainers_visible() -> None:
     """Adds this package's folder to `nnUNet_extTrainer` for this process and those it starts; keeps what is in it."""
     folder = str(external_trainers_folder())
-    paths = [path for path in os.environ.get(VARIABLE, "").split(os.pathsep) if path]
+    paths = [path for path in os.environ.get(EXTERNAL_TRAINERS, "").split(os.pathsep) if path]
     if folder not in paths:
-        os.environ[VARIABLE] = os.pathsep.join([*paths, folder])
+        os.environ[EXTERNAL_TRAINERS] = os.pathsep.join([*paths, folder])
 
 
 def complete(arguments: Sequence[str]) -> list[str]:
-    """nnU-Net's arguments with trainer and plans filled in; what was given comes last and wins.
+    """nnU-Net's arguments with trainer and plans filled in; the user's come last and win.
 
     Raises:
         TrainingInputError: when the dataset has no such plans, or these no such configuration.
@@ -71,15 +68,15 @@ def complete(arguments: Sequence[str]) -> list[str]:
     for flag in VALUED:
         parser.add_argument(flag)
     parser.add_argument("words", nargs="*")
-    given, _ = parser.parse_known_intermixed_args(arguments)
-    if len(given.words) != 3:
+    parsed, _ = parser.parse_known_intermixed_args(arguments)
+    if len(parsed.words) != 3:
         # nnU-Net says what is missing.
         return ["-tr", TRAINER, *arguments]
-    dataset, configuration, _ = given.words
+    dataset, configuration, _ = parsed.words
     folder = _preprocessed_folder(dataset)
-    plans_name = given.p
+    plans_name = parsed.p
     if plans_name is None:
-        plans_name = PLANS_NAME if (folder / f"{PLANS_NAME}.json").is_file() else STOCK_PLANS_NAME
+        plans_name = SWINFUSE_PLANS if (folder / f"{SWINFUSE_PLANS}.json").is_file() else STOCK_PLANS
     _check_plans(folder, plans_name, configuration)
     return ["-tr", TRAINER, "-p", plans_name, *arguments]
 
@@ -98,9 +95,9 @@ def _check_plans(folder: Path, plans_name: str, configuration: str) -> None:
     number = folder.name[len("Dataset") :].split("_")[0]
     path = folder / f"{plans_name}.json"
     if not path.is_file():
-        found = sorted(other.stem for other in folder.glob("*Plans*.json"))
+        existing = sorted(other.stem for other in folder.glob("*Plans*.json"))
         raise TrainingInputError(
-            f"{path}: no such plans; the dataset has {', '.join(found) or 'none'}. Make them with: "
+            f"{path}: no such plans; the dataset has {', '.join(existing) or 'none'}. Make them with: "
             f"swinfuse_plan_and_preprocess -d {number}"
         )
     try:

@@ -22,9 +22,11 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_atomically
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
+from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.plain_loading import load_plain, plain_values
 from nnunetv2_swinfuse.training.encoder_choice import (
     EncoderChoiceError,
@@ -35,10 +37,15 @@ from nnunetv2_swinfuse.training.encoder_choice import (
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.plans import encoder_provenance, plan_training
-from nnunetv2_swinfuse.training.pretrained_part import evaluate_frozen, pretrained_layers, set_frozen
+from nnunetv2_swinfuse.training.pretrained_part import (
+    evaluate_frozen,
+    little_used_warning,
+    pretrained_layers,
+    set_frozen,
+)
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(SwinFUSEError, RuntimeError):
     """A checkpoint that cannot be read or written; the message names it and says what to do."""
 
 
@@ -49,7 +56,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     and kernels from the plan. Where the model folder already holds a trained fold, its plans.json decides instead.
 
     Raises:
-        ValueError: for a 2d configuration, a plan that the network cannot be built from, or unknown settings.
+        PlansError: for a 2d configuration or a plan that the network cannot be built from.
+        SettingsError: for unknown settings or values.
         EncoderChoiceError, EncoderFileError, TransferError: when there is no usable encoder.
         VersionError: for a model of a newer version of this package.
     """
@@ -122,6 +130,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 f"{encoder.collection.get('name', 'an unnamed collection')}"
             )
             self.print_to_log_file(str(report), add_timestamp=False)
+            if report.little_used:
+                self.print_to_log_file(f"SwinFUSE: WARNING: {little_used_warning(report, self.plans_manager.plans)}")
         if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
                 "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the stage before, from "
@@ -167,14 +177,14 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         super().on_train_start()
 
     def _record_pretrained_weights(self) -> None:
-        """`nnUNetv2_train -pretrained_weights` loads behind the trainer's back: seen by the weights' change."""
+        """`nnUNetv2_train -pretrained_weights` does not tell the trainer: it compares the weights."""
         digest = weights_digest(unwrapped(self.network))
         if digest != self.initial_digest:
             ours = ("encoder", "encoder_sha256", "encoder_source", "collection")
             kept = {name: value for name, value in self.provenance.items() if name not in ours}
             self._set_provenance({**kept, "pretrained_weights": digest})
             self.print_to_log_file(
-                "SwinFUSE: other weights were loaded after the network was made, as -pretrained_weights does; all but "
+                "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder plays no part."
             )
         elif self.provenance.get("pretrained_weights"):
@@ -184,7 +194,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
 
     def on_train_epoch_start(self) -> None:
-        """As nnU-Net, with the pretrained part frozen or let go as the epoch demands, after a resume too."""
+        """As nnU-Net, with the pretrained part frozen or unfrozen as the epoch demands, after a resume too."""
         frozen = self.frozen or self.current_epoch < self.settings.linear_probe_epochs
         layers = self._pretrained_layers()
         if (layers or self.frozen) and set_frozen(unwrapped(self.network), layers, frozen):
@@ -194,7 +204,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             )
             network = self.network
             if isinstance(network, DistributedDataParallel):
-                # DDP settles when it is made which gradients it waits for.
+                # DDP fixes on construction which gradients it waits for.
                 self.network = DistributedDataParallel(network.module, device_ids=network.device_ids)
         super().on_train_epoch_start()
         if frozen:
@@ -246,7 +256,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             "torch": str(torch.__version__),
         }
         try:
-            save_atomically(checkpoint, filename)
+            save_torch_file(checkpoint, filename)
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(self.output_folder).free / 1e9
             raise CheckpointError(

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 Domain = Literal["CT", "MR"]
-DOMAINS: tuple[Domain, ...] = ("CT", "MR")
+DOMAINS: tuple[Domain, ...] = get_args(Domain)
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 
@@ -20,12 +20,12 @@ class Volume:
     """One image file.
 
     Attributes:
-        modality: what it is called, such as CT, CBCT or MR.
-        domain: the side of the Domain Invariance Module it belongs to.
+        modality: its name, such as CT, CBCT or MR.
+        domain: the block of the Domain Invariance Module that it belongs to.
         path: the file.
-        mask: a file that marks the body, on the same grid, or None.
-        removed: a file that marks what anonymisation took away, such as a face, on the same grid, or None.
-        name: unlike that of the patient's other volumes; empty where the modality is.
+        mask: mask of the body, on the same grid, or None.
+        removed: mask of what anonymisation has removed, such as the face, on the same grid, or None.
+        name: distinguishes it from the patient's other volumes; empty where the modality does.
     """
 
     modality: str
@@ -43,12 +43,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's volumes; all of them go to training or all to validation.
+    """A patient's volumes; all of them are used for training, or all for validation.
 
     Attributes:
-        identifier: unique in the collection; its parts, such as data set and subject, are divided by `/`.
+        identifier: unique in the collection; its parts, such as data set and subject, are separated by `/`.
         volumes: at least one.
-        paired: one CT and one MR that lie on the same grid, registered.
+        paired: whether the volumes are one CT and one MR that are registered, on the same grid.
     """
 
     identifier: str
@@ -61,12 +61,12 @@ class Patient:
 
 @dataclass(frozen=True)
 class Collection:
-    """Patients of a folder, or of several that are pretrained on together.
+    """Patients of one folder, or of several that are used together.
 
     Attributes:
-        name: name of the folder; preprocessed data and results go to folders of this name.
-        layout: which reader understood it.
-        root: the folder, or the one above several.
+        name: name of the folder, and of the folders of preprocessed data and results.
+        layout: name of the reader that recognised it.
+        root: the folder, or the parent of several.
         patients: sorted by identifier.
     """
 
@@ -81,18 +81,18 @@ class Collection:
 
     @property
     def hash(self) -> str:
-        """SHA-256 over who is in it: identifiers, pairing, modalities, file names and sizes, not the voxels."""
+        """SHA-256 of identifiers, pairing, modalities, file names and file sizes; not of the voxels."""
         digest = hashlib.sha256()
         for patient in self.patients:
             digest.update(f"{patient.identifier}|{patient.paired}\n".encode())
             for volume in patient.volumes:
-                inside = volume.path.is_relative_to(self.root)
-                relative = volume.path.relative_to(self.root) if inside else volume.path
-                digest.update(f"{volume.domain}|{volume.modality}|{relative}|{volume.path.stat().st_size}\n".encode())
+                relative_to_root = volume.path.is_relative_to(self.root)
+                path = volume.path.relative_to(self.root) if relative_to_root else volume.path
+                digest.update(f"{volume.domain}|{volume.modality}|{path}|{volume.path.stat().st_size}\n".encode())
         return digest.hexdigest()
 
     def summary(self) -> str:
-        """One line: patients, pairs, CT and MR volumes."""
+        """One line with the numbers of patients, pairs, CT and MR volumes."""
         pairs = sum(patient.paired for patient in self.patients)
         counts = {domain: sum(volume.domain == domain for volume in self.volumes) for domain in DOMAINS}
         return (
@@ -102,21 +102,21 @@ class Collection:
 
 
 def require_domains(collection: Collection, domains: Sequence[str] = DOMAINS) -> None:
-    """Raises InputError for a collection without a volume of one of the domains that a run learns from."""
+    """Raises InputError when a collection has no volume of one of the domains that a run uses."""
     for domain in domains:
         if any(volume.domain == domain for volume in collection.volumes):
             continue
         others = [other for other in DOMAINS if any(volume.domain == other for volume in collection.volumes)]
-        alone = f", or train on one alone with --modalities {others[0]}" if others else ""
+        single = f", or train on a single modality with --modalities {others[0]}" if others else ""
         raise InputError(
-            f"{collection.name}: no {domain} volume ({collection.layout} layout), but the run learns from "
-            f"{' and '.join(domains)}. Name another collection as well, such as -d {collection.name} OTHER{alone}; "
+            f"{collection.name}: no {domain} volume ({collection.layout} layout), but the run uses "
+            f"{' and '.join(domains)}. Add another collection, such as -d {collection.name} OTHER{single}; "
             "see swinfuse_pretrain --list"
         )
 
 
 def volume_stem(path: Path) -> str | None:
-    """Name of a volume without its ending; None for a file that is no volume."""
+    """File name without its ending; None if the file is not a volume."""
     for ending in ENDINGS:
         if path.name.lower().endswith(ending) and not path.name.startswith("."):
             return path.name[: -len(ending)]

@@ -1,18 +1,18 @@
-"""Two folders of volumes, `ct/` and `mr/`. One file name in both is one patient, registered unless said otherwise."""
+"""Two folders of volumes, `ct/` and `mr/`. The same file name in both is one patient, a registered pair by default."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
-from pretraining.errors import InputError
 
 LAYOUT = "folder pair"
 FOLDERS: dict[str, Domain] = {"ct": "CT", "mr": "MR"}
 
 
 def matches(root: Path) -> bool:
-    """Whether `ct/` or `mr/` is there and holds volumes with names of their own."""
+    """Whether `ct/` or `mr/` exists and holds volumes that are not named after modalities."""
     return any(_volumes(root / folder) for folder in FOLDERS)
 
 
@@ -42,7 +42,7 @@ def _volumes(folder: Path) -> dict[str, Path]:
         return files
     for path in sorted(folder.iterdir()):
         stem = volume_stem(path)
-        # A SynthRAD patient called "ct" would hold ct.nii.gz and mr.nii.gz.
+        # Such names belong to the SynthRAD layout, for instance if a patient's folder is called "ct".
         if stem is None or stem.lower() in ("ct", "mr", "cbct", "mask"):
             continue
         if stem in files:

@@ -1,4 +1,4 @@
-"""Problems of a collection that its headers show, all of them together, before any long work."""
+"""Checks the headers of all volumes before any long work, and reports all problems together."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, read_grid
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 
 
 def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
@@ -54,7 +54,7 @@ def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
     if difference is None:
         return None
     return (
-        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} are taken for registered, but lie "
+        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} should be registered, but are "
         f"on different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
     )
 

@@ -1,4 +1,4 @@
-"""What names on a command line resolve to, in words: `swinfuse_pretrain --list`."""
+"""The output of `swinfuse_pretrain --list`: one collection in detail, or all collections."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import Collection
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, search_roots
-from pretraining.errors import InputError
 
 
 def describe(collection: Collection, grids: Mapping[Path, Grid]) -> str:
-    """Patients, pairs, and of each modality the number, spacings and sizes of its volumes.
+    """Numbers of patients and pairs, and for each modality the number, spacings and sizes of its volumes.
 
     Args:
         collection: the volumes.
-        grids: what :func:`check` has found of each file.
+        grids: grid of each file, from :func:`check`.
     """
     rows = [("modality", "domain", "volumes", "masks", "spacing, mm (z y x)", "size (z y x)")]
     kinds = sorted({(volume.domain, volume.modality) for volume in collection.volumes})
@@ -35,19 +35,20 @@ def describe(collection: Collection, grids: Mapping[Path, Grid]) -> str:
 
 
 def describe_all(raw_root: Path, modalities: ModalityMap) -> str:
-    """A line for each collection that can be found; what cannot be used says why. Headers are not read."""
+    """One line for each folder: its contents, or why it cannot be used. Headers are not read."""
     rows = [("name", "layout", "patients", "pairs", "CT", "MR", "")]
     for root in search_roots(raw_root):
         for folder in sorted(path for path in root.iterdir() if path.is_dir()):
             try:
-                found = find_collection(folder.name, root, modalities=modalities)
+                collection = find_collection(folder.name, root, modalities=modalities)
             except InputError as error:
                 rows.append((folder.name, "-", "-", "-", "-", "-", str(error).split("\n")[0]))
                 continue
-            domains = [volume.domain for volume in found.volumes]
+            domains = [volume.domain for volume in collection.volumes]
             rows.append(
                 (
-                    found.name, found.layout, str(len(found.patients)), str(sum(p.paired for p in found.patients)),
+                    collection.name, collection.layout, str(len(collection.patients)),
+                    str(sum(patient.paired for patient in collection.patients)),
                     str(domains.count("CT")), str(domains.count("MR")), "",
                 )
             )  # fmt: skip
@@ -57,12 +58,12 @@ def describe_all(raw_root: Path, modalities: ModalityMap) -> str:
 
 
 def _range(values: np.ndarray, form: str) -> str:
-    """Median, and smallest and largest where they differ, of each axis: `2.5 (2-3) x 1 x 1`."""
-    words = []
+    """Median of each axis, with minimum and maximum where they differ: `2.5 (2-3) x 1 x 1`."""
+    axes = []
     for low, middle, high in zip(values.min(0), np.median(values, 0), values.max(0), strict=True):
         ends = form.format(low), form.format(high)
-        words.append(form.format(middle) + (f" ({ends[0]}-{ends[1]})" if ends[0] != ends[1] else ""))
-    return " x ".join(words)
+        axes.append(form.format(middle) + (f" ({ends[0]}-{ends[1]})" if ends[0] != ends[1] else ""))
+    return " x ".join(axes)
 
 
 def _columns(rows: Sequence[Sequence[str]]) -> list[str]:

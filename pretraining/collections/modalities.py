@@ -1,21 +1,21 @@
-"""Which side of the Domain Invariance Module a modality belongs to, by its name."""
+"""Maps names of modalities to the two domains of the Domain Invariance Module, CT and MR."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, plain_name
 from pretraining.collections.collection import DOMAINS, Domain
-from pretraining.errors import InputError
 
 LEFT_OUT = "none"
 
 
 class ModalityMap:
-    """Modality -> domain; spelling does not matter: `T2-FLAIR`, `t2_flair` and `T2 FLAIR` are one.
+    """Modality -> domain; the spelling does not matter: `T2-FLAIR`, `t2_flair` and `T2 FLAIR` are the same.
 
     Args:
-        additions: domain (`CT`, `MR`, or `none` for volumes that are left out) by name of modality; before the known.
+        additions: domain (`CT`, `MR`, or `none` for volumes to leave out) by modality; overrides the known ones.
     """
 
     def __init__(self, additions: Mapping[str, str] | None = None):
@@ -27,7 +27,7 @@ class ModalityMap:
 
     @classmethod
     def from_words(cls, words: Iterable[str]) -> ModalityMap:
-        """From a command line's `PET=CT US=none`; raises InputError for other words."""
+        """From words of a command line such as `PET=CT` and `US=none`; raises InputError for other words."""
         additions = {}
         for word in words:
             name, equals, domain = word.rpartition("=")
@@ -37,20 +37,20 @@ class ModalityMap:
         return cls(additions)
 
     def domain(self, modality: str, where: object) -> Domain | None:
-        """The domain of a modality, None when it is to be left out.
+        """The domain of a modality, None when its volumes are to be left out.
 
         Args:
             modality: its name.
-            where: the file that says so, for the message.
+            where: the file that names it, for the error message.
 
         Raises:
             InputError: for a modality that is not in the map; says how to add it.
         """
-        found = self._domains.get(plain_name(modality))
-        if found is None:
+        domain = self._domains.get(plain_name(modality))
+        if domain is None:
             raise InputError(
                 f"{where}: modality {modality!r} is not known to be CT or MR (known are CT, CBCT, T1w, T2w, FLAIR, MR "
-                f"and others). Say which side it is on with --modality {modality}=CT or {modality}=MR, or leave its "
+                f"and others). Assign it with --modality {modality}=CT or {modality}=MR, or leave its "
                 f"volumes out with --modality {modality}={LEFT_OUT}"
             )
-        return None if found == LEFT_OUT else "CT" if found == "CT" else "MR"
+        return None if domain == LEFT_OUT else "CT" if domain == "CT" else "MR"

@@ -1,8 +1,9 @@
 """nnssl's `pretrain_data.json`: collection -> datasets -> subjects -> sessions -> images.
 
-Format: nnssl's `nnssl/data/raw_dataset.py`. Subjects are the patients: all sessions of one go to the same side of the
-split. Images of a subject are not taken for registered; the file does not say so. Of the `associated_masks`, the
-anatomy mask is the body, where crops are centred; what the anonymization mask marks was removed and is not body.
+Format: nnssl's `nnssl/data/raw_dataset.py`. Subjects are the patients: all sessions of a subject are used for training,
+or all for validation. Images of a subject are never registered pairs, since the file does not say which are. Of the
+`associated_masks`, the anatomy mask marks the body, in which crops are centred, and the anonymization mask marks what
+was removed from it.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 LAYOUT = "nnssl"
 DESCRIPTION = "pretrain_data.json"
@@ -23,7 +24,7 @@ ANATOMY, ANONYMIZATION = "anatomy_mask", "anonymization_mask"
 
 
 def matches(root: Path) -> bool:
-    """Whether `pretrain_data.json` is there."""
+    """Whether there is a `pretrain_data.json`."""
     return (root / DESCRIPTION).is_file()
 
 
@@ -31,8 +32,8 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
     """A patient for each subject of each dataset.
 
     Raises:
-        InputError: for a damaged file, an unknown modality, a path that begins with a variable that is not set, and,
-            all together: images listed twice, masks without their image.
+        InputError: for a damaged file, an unknown modality, a path that starts with a variable that is not set, and
+            for images listed twice and masks without an image, which are all named.
     """
     path = root / DESCRIPTION
     patients: list[Patient] = []
@@ -45,9 +46,9 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
                 masks = image.get("associated_masks") or {}
                 where = f"{identifier}, session {session}"
                 if not image.get("image_path"):
-                    given = [mask for mask in (ANATOMY, ANONYMIZATION) if masks.get(mask)]
+                    has_mask = masks.get(ANATOMY) or masks.get(ANONYMIZATION)
                     problems.append(
-                        f"{where}: {'a mask without its image' if given else 'an image without image_path'}"
+                        f"{where}: {'a mask without its image' if has_mask else 'an image without image_path'}"
                     )
                     continue
                 domain = modalities.domain(image["modality"], f"{path}, {where}")
@@ -55,7 +56,7 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
                     continue
                 file = resolve(image["image_path"], root)
                 if file in listed:
-                    problems.append(f"{where}: {file} is listed twice, before in {listed[file]}")
+                    problems.append(f"{where}: {file} is listed twice, first in {listed[file]}")
                 listed[file] = where
                 anatomy, anonymization = (
                     resolve(masks[mask], root) if masks.get(mask) else None for mask in (ANATOMY, ANONYMIZATION)
@@ -68,8 +69,8 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{path}: no pretrain_data.json of nnssl ({error!r}); expected datasets -> subjects -> sessions -> images, "
-            "each image with modality and image_path"
+            f"{path}: not in nnssl's format ({error!r}); expected datasets -> subjects -> sessions -> images, each "
+            "image with modality and image_path"
         ) from error
     if problems:
         raise InputError(f"{path}: {len(problems)} problem(s), nothing was changed:\n  " + "\n  ".join(problems))
@@ -77,7 +78,7 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
 
 
 def resolve(written: str, root: Path) -> Path:
-    """The path of an image: `$nnssl_raw/...` or another variable in front, absolute, or relative to the file.
+    """The path of an image: absolute, relative to the file, or starting with a variable, such as `$nnssl_raw/...`.
 
     Raises:
         InputError: when the variable is not set.
@@ -88,14 +89,14 @@ def resolve(written: str, root: Path) -> Path:
     folder = os.environ.get(first[1:])
     if not folder:
         raise InputError(
-            f"{root / DESCRIPTION}: {written} begins with {first}, which is not set; "
+            f"{root / DESCRIPTION}: {written} starts with {first}, which is not set; "
             f"for example: export {first[1:]}=/data/{first[1:]}"
         )
     return Path(folder) / rest
 
 
 def _subjects(content: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:
-    """`dataset/subject`, and its images with their sessions."""
+    """Yields `dataset/subject` and the images of the subject, each with its session."""
     for index, dataset in content["datasets"].items():
         for subject_id, subject in dataset["subjects"].items():
             images = [

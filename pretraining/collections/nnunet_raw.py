@@ -1,7 +1,8 @@
 """nnU-Net's raw datasets: `imagesTr/CASE_XXXX.nii.gz` and `dataset.json`. Images only; labels are not read.
 
-Channels become volumes of their own. nnU-Net demands that those of a case are registered, so a case with one CT and one
-MR channel is a pair. Test images (`imagesTs`) are left to testing. Format: nnU-Net's documentation/dataset_format.md.
+Each channel becomes a volume. nnU-Net requires the channels of a case to be registered, so a case with one CT and one
+MR channel is a registered pair. Test images (`imagesTs`) are not used. Format: nnU-Net's
+documentation/dataset_format.md.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 LAYOUT = "nnU-Net raw"
 DESCRIPTION = "dataset.json"
@@ -22,7 +23,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 
 
 def matches(root: Path) -> bool:
-    """Whether there is a `dataset.json` with images beside it or named in it."""
+    """Whether there is a `dataset.json`."""
     return (root / DESCRIPTION).is_file()
 
 
@@ -30,8 +31,8 @@ def read(name: str, root: Path, modalities: ModalityMap, unpaired: bool = False)
     """A patient for each training case.
 
     Raises:
-        InputError: for a damaged dataset.json, an unknown modality, and, all together: files that are no channel,
-            missing channels, two files for one channel, labels without images.
+        InputError: for a damaged dataset.json, an unknown modality, and for files that are no channel, missing
+            channels, two files for one channel and labels without images, which are all named.
     """
     description = _describe(root)
     names = description["channel_names"]
@@ -52,29 +53,29 @@ def read(name: str, root: Path, modalities: ModalityMap, unpaired: bool = False)
             for channel, path in sorted(files.items())
             if (domain := domains[channel]) is not None
         )
-        sides = [volume.domain for volume in volumes]
-        paired = not unpaired and sides.count("CT") == sides.count("MR") == 1
+        domains_of_case = [volume.domain for volume in volumes]
+        paired = not unpaired and domains_of_case.count("CT") == domains_of_case.count("MR") == 1
         if volumes:
             patients.append(Patient(case, volumes, paired))
     return Collection(name, LAYOUT, root, tuple(patients))
 
 
 def _describe(root: Path) -> dict[str, Any]:
-    """`dataset.json`, with its channels as numbers."""
+    """Reads `dataset.json`; the keys of `channel_names` become integers."""
     path = root / DESCRIPTION
     try:
         content = json.loads(path.read_text())
-        # Old datasets, converted from the Medical Segmentation Decathlon, call it modality.
+        # Old datasets, converted from the Medical Segmentation Decathlon, have the key "modality".
         channels = content["channel_names"] if "channel_names" in content else content["modality"]
         return {**content, "channel_names": {int(number): str(modality) for number, modality in channels.items()}}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: no dataset.json of nnU-Net ({error!r}); expected channel_names such as {{'0': 'CT'}}"
+            f"{path}: not in nnU-Net's format ({error!r}); expected channel_names such as {{'0': 'CT'}}"
         ) from error
 
 
 def _cases(root: Path, channels: set[int]) -> dict[str, dict[int, Path]]:
-    """File by case and channel, of all that lies in `imagesTr`."""
+    """Files by case and channel, of all files in `imagesTr`."""
     cases: dict[str, dict[int, Path]] = {}
     problems = []
     for path in sorted((root / IMAGES).iterdir()) if (root / IMAGES).is_dir() else []:
@@ -83,7 +84,7 @@ def _cases(root: Path, channels: set[int]) -> dict[str, dict[int, Path]]:
         stem = volume_stem(path)
         match = re.fullmatch(r"(.+)_(\d{4})", stem or "")
         if match is None or int(match[2]) not in channels:
-            problems.append(f"{path}: no channel of a case; expected CASE_{min(channels):04d}.nii.gz and the like")
+            problems.append(f"{path}: not a channel of a case; expected a name such as CASE_{min(channels):04d}.nii.gz")
             continue
         files, channel = cases.setdefault(match[1], {}), int(match[2])
         if channel in files:
@@ -99,7 +100,7 @@ def _cases(root: Path, channels: set[int]) -> dict[str, dict[int, Path]]:
 
 
 def _listed_cases(root: Path, description: dict[str, Any]) -> dict[str, dict[int, Path]]:
-    """File by case and channel, where dataset.json lists them (its key `dataset`); relative to the folder."""
+    """Files by case and channel, as listed in dataset.json under `dataset`, relative to the folder."""
     try:
         return {
             case: {channel: root / os.path.expandvars(file) for channel, file in enumerate(entry["images"])}

@@ -1,4 +1,4 @@
-"""From names on the command line to a collection."""
+"""Finds the collection that names on the command line refer to, and reads it in its layout."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import folder_pair, nnssl, nnunet_raw, synthrad
 from pretraining.collections.collection import Collection, Patient
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.names import JOINT, dataset_folders, joint_name
-from pretraining.errors import InputError
 
 NNSSL_RAW = "nnssl_raw"
 LAYOUTS = (
@@ -29,18 +29,18 @@ def find_collections(
     unpaired: bool = False,
     different_patients: bool = False,
 ) -> Collection:
-    """One collection of all that is named; patients of several are told apart by `NAME/` before their identifiers.
+    """Joins all named collections; the identifiers of patients of several collections start with `NAME/`.
 
     Args:
         names: folders in nnUNet_raw, or the numbers of nnU-Net datasets.
         raw_root: the folder nnUNet_raw.
         modalities: which modality is CT and which MR.
-        unpaired: take no CT and MR for registered.
+        unpaired: treat no CT and MR as registered.
         different_patients: identifiers that several collections share belong to different patients.
 
     Raises:
-        InputError: as :func:`find_collection`; for a name given twice; and for identifiers that several collections
-            share, unless they are said to be of different patients and no file is the same.
+        InputError: as :func:`find_collection`; for a name that occurs twice; for a file in two collections; and for
+            identifiers that several collections share, unless `different_patients`.
     """
     collections = [find_collection(name, raw_root, unpaired, modalities) for name in names]
     if len(collections) == 1:
@@ -62,16 +62,16 @@ def find_collections(
 def find_collection(
     name: str, raw_root: Path, unpaired: bool = False, modalities: ModalityMap | None = None
 ) -> Collection:
-    """The collection in `raw_root/name`, whatever its layout.
+    """The collection in `raw_root/name`, in any of the layouts.
 
     Args:
-        name: folder in nnUNet_raw, or in nnssl_raw where that is set; or the number of an nnU-Net dataset.
+        name: folder in nnUNet_raw, or in nnssl_raw if that is set; or the number of an nnU-Net dataset.
         raw_root: the folder nnUNet_raw.
-        unpaired: take no CT and MR for registered.
+        unpaired: treat no CT and MR as registered.
         modalities: which modality is CT and which MR, for layouts that name them.
 
     Raises:
-        InputError: for an unknown or ambiguous name (lists what is there), an unknown layout, or no volume at all.
+        InputError: for an unknown or ambiguous name (lists the existing folders), an unknown layout, or no volumes.
     """
     root = find_folder(name, raw_root)
     modalities = modalities or ModalityMap()
@@ -89,37 +89,37 @@ def find_collection(
     else:
         raise InputError(f"{root}: no volumes in a known layout. {LAYOUTS}")
     if not collection.patients:
-        raise InputError(f"{root}: no volumes ({collection.layout} layout), or all of them are left out. {LAYOUTS}")
+        raise InputError(f"{root}: no volumes ({collection.layout} layout), or all are left out. {LAYOUTS}")
     return collection
 
 
 def find_folder(name: str, raw_root: Path) -> Path:
-    """The folder that a name or a dataset's number stands for."""
+    """The folder of a collection, by its name or the number of an nnU-Net dataset."""
     if name in ("", "..") or Path(name).name != name or name.startswith(JOINT):
         raise InputError(
             f"collection {name!r}: expected the name of a folder in {raw_root} or the number of a dataset, not a path"
         )
     roots = search_roots(raw_root)
-    found = [root / name for root in roots if (root / name).is_dir()]
-    if not found:
-        found = [folder for root in roots for folder in dataset_folders(name, root)]
-    if not found:
-        there = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
+    folders = [root / name for root in roots if (root / name).is_dir()]
+    if not folders:
+        folders = [folder for root in roots for folder in dataset_folders(name, root)]
+    if not folders:
+        existing = sorted({path.name for root in roots for path in root.iterdir() if path.is_dir()})
         raise InputError(
             f"collection {name!r} is not in {' or '.join(str(root) for root in roots)}; "
-            f"there {'are ' + ', '.join(there) if there else 'is nothing'}. "
-            "To try with made volumes: swinfuse_demo --data_only writes a collection 'SynthRAD' there"
+            f"there {'are ' + ', '.join(existing) if existing else 'is nothing'}. "
+            "For a trial with synthetic volumes: swinfuse_demo --data_only writes a collection 'SynthRAD' there"
         )
-    if len(found) > 1:
+    if len(folders) > 1:
         raise InputError(
-            f"collection {name!r} is ambiguous: {', '.join(str(path) for path in found)}; give the full name, or "
+            f"collection {name!r} is ambiguous: {', '.join(str(path) for path in folders)}; give the full name, or "
             "rename or remove one of them"
         )
-    return found[0]
+    return folders[0]
 
 
 def search_roots(raw_root: Path) -> list[Path]:
-    """Where collections are looked for: nnUNet_raw, and nnssl_raw where it is set to another folder."""
+    """Folders in which collections are searched: nnUNet_raw, and nnssl_raw if that is another folder."""
     nnssl_root = os.environ.get(NNSSL_RAW)
     if nnssl_root and Path(nnssl_root).is_dir() and not raw_root.samefile(nnssl_root):
         return [raw_root, Path(nnssl_root)]
@@ -127,34 +127,34 @@ def search_roots(raw_root: Path) -> list[Path]:
 
 
 def _refuse_duplicates(collections: Sequence[Collection], different_patients: bool) -> None:
-    """A patient in two collections would come to both sides of the split."""
+    """Raises InputError for a patient in two collections, who might be in training and in validation."""
     seen: dict[str, tuple[Collection, Patient]] = {}
     shared: list[str] = []
     identical: list[str] = []
     for collection in collections:
         for patient in collection.patients:
-            # Of nnssl's dataset/subject, the subject: datasets of other collections are numbered otherwise.
-            bare = patient.identifier.rpartition("/")[2]
-            other = seen.setdefault(bare, (collection, patient))
-            if other[0] is collection:
+            # nnssl's dataset/subject without the dataset, whose numbers differ between collections.
+            subject = patient.identifier.rpartition("/")[2]
+            other_collection, other_patient = seen.setdefault(subject, (collection, patient))
+            if other_collection is collection:
                 continue
-            shared.append(f"{bare} ({other[0].name} and {collection.name})")
+            shared.append(f"{subject} ({other_collection.name} and {collection.name})")
             identical += [
-                f"{theirs.path} and {ours.path}"
-                for ours in patient.volumes
-                for theirs in other[1].volumes
-                if _same_file(ours.path, theirs.path)
+                f"{other.path} and {volume.path}"
+                for volume in patient.volumes
+                for other in other_patient.volumes
+                if _same_file(volume.path, other.path)
             ]
     if identical:
         raise InputError(
-            f"{len(identical)} volume(s) are in two collections, which would bring them to both sides of the split: "
-            f"{_some(identical)}. Leave one of the collections out, or remove the copies"
+            f"{len(identical)} volume(s) are in two collections, so they could be in training and in validation: "
+            f"{_first_few(identical)}. Leave one of the collections out, or remove the copies"
         )
     if shared and not different_patients:
         raise InputError(
-            f"{len(shared)} patient identifier(s) are in two collections: {_some(shared)}. If these are the same "
-            "patients, leave one of the collections out, or bring their volumes into one; if they are different "
-            "patients, say so with --different_patients"
+            f"{len(shared)} patient identifier(s) are in two collections: {_first_few(shared)}. If these are the same "
+            "patients, leave one of the collections out, or move their volumes into one; if they are different "
+            "patients, add --different_patients"
         )
 
 
@@ -164,5 +164,5 @@ def _same_file(first: Path, second: Path) -> bool:
     return first.stat().st_size == second.stat().st_size and filecmp.cmp(first, second, shallow=False)
 
 
-def _some(names: Sequence[str]) -> str:
+def _first_few(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

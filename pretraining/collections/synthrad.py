@@ -1,31 +1,31 @@
 """SynthRAD2023 and SynthRAD2025 (Thummerer et al.): a folder per patient with ct, mr or cbct, and mask.
 
-`Task1/brain/1BA001/{ct,mr,mask}.nii.gz` in 2023, `Task1/AB/1ABA005/{ct,mr,mask}.mha` in 2025. The collection may begin
-at any of these levels. Volumes of a patient are registered and on one grid.
+`Task1/brain/1BA001/{ct,mr,mask}.nii.gz` in 2023, `Task1/AB/1ABA005/{ct,mr,mask}.mha` in 2025. The collection's folder
+may be any of these levels. Volumes of a patient are registered, on one grid.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
-from pretraining.errors import InputError
 
 LAYOUT = "SynthRAD"
 MODALITIES: dict[str, tuple[str, Domain]] = {"ct": ("CT", "CT"), "cbct": ("CBCT", "CT"), "mr": ("MR", "MR")}
-DEEPEST = 3
+MAX_DEPTH = 3
 
 
 def matches(root: Path) -> bool:
-    """Whether some folder, at most three levels below, holds a ct, cbct or mr volume."""
+    """Whether a folder at most three levels below `root` holds a ct, cbct or mr volume."""
     return any(_named_volumes(folder) for folder in _folders(root))
 
 
 def read(name: str, root: Path) -> Collection:
-    """All patients below `root`; one that lacks CT or MR is one-sided, a folder without volumes is no patient.
+    """All patients below `root`, also those without CT or without MR.
 
     Raises:
-        InputError: when two folders have the same patient name, a patient has one modality or the mask twice, or only
+        InputError: when two folders have the same patient name, or a patient has a modality or the mask twice, or only
             a mask.
     """
     patients: dict[str, tuple[Path, Patient]] = {}
@@ -52,21 +52,21 @@ def read(name: str, root: Path) -> Collection:
 
 
 def _folders(root: Path) -> list[Path]:
-    level, found = [root], []
-    for _ in range(DEEPEST):
+    level, folders = [root], []
+    for _ in range(MAX_DEPTH):
         level = sorted(
             child for folder in level for child in folder.iterdir()
             if child.is_dir() and child.name.lower() != "overview" and not child.name.startswith(".")
         )  # fmt: skip
-        found += level
-    return found
+        folders += level
+    return folders
 
 
 def _named_volumes(folder: Path) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         stem = volume_stem(path)
-        # A link to nothing stays in, to be reported as unreadable: it must not make its patient one-sided.
+        # Broken links are kept, to be reported as unreadable: the patient must not silently lose a modality.
         if stem is None or stem.lower() not in MODALITIES or path.is_dir():
             continue
         if stem.lower() in files:

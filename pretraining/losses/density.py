@@ -1,15 +1,15 @@
 """Density matching (SwinFUSE, arXiv 2405.12781): kernel densities of CT and MR tokens, and the divergence between them.
 
-The paper prints `- L_JSD`; taken literally that drives the modalities apart. Here the Jensen-Shannon divergence is
-minimised. Kernel densities in the tokens' full dimension saturate at ln 2 whatever their distributions, so tokens are
-standardised and projected to few dimensions, another random few at every step, and the kernel's width follows
-their distances.
+The paper prints `- L_JSD`, which literally would increase the difference between the modalities. Here the
+Jensen-Shannon divergence is minimised. In the tokens' full dimension the divergence of kernel densities saturates at
+ln 2 for any two distributions, so tokens are standardised and projected to a few dimensions by a new random projection
+at every step, and the width of the kernel is derived from their distances.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -18,25 +18,26 @@ from torch import Tensor
 from pretraining.losses.coral import coral
 from pretraining.losses.mmd import maximum_mean_discrepancy
 from pretraining.losses.sliced_wasserstein import sliced_wasserstein
+from pretraining.losses.weighted import median_distance, weighted_mean, weighted_variance, weights_of
 
-# Of the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, tokens that move one by one in 4
-# dimensions did not find the other cloud within 300 steps; at 0.5 the clouds met in 4 to 48 dimensions.
+DensityLoss = Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"]
+# Width of the kernel relative to the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, freely
+# movable tokens in 4 dimensions did not reach the other set within 300 steps; at 0.5 they did in 4 to 48 dimensions.
 BANDWIDTH_SHARE = 0.5
-DENSITY_LOSSES = ("kde_jsd", "mmd", "coral", "sliced_wasserstein")
-SMALLEST_BANDWIDTH = 1e-2
-SMALLEST_DEVIATION = 1e-4
+MIN_BANDWIDTH = 1e-2
+MIN_DEVIATION = 1e-4
 
 
 class DensityMatch(NamedTuple):
-    """The loss and what tells a match from a collapse.
+    """The loss, and measures that distinguish matched densities from collapsed features.
 
     Attributes:
-        loss: what is minimised: the divergence, or the alternative that was asked for.
-        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2; detached where another loss is minimised.
-        median_bandwidth: kernel width that this batch's distances ask for, detached.
-        effective_rank: exponential of the entropy of the tokens' normalised spectrum (Roy and Vetterli, 2007); 1 when
-            all vary along one line.
-        feature_variance: mean variance of the tokens' channels; 0 when all are alike.
+        loss: what is minimised: the divergence, or the selected alternative.
+        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2; detached if another loss is minimised.
+        median_bandwidth: kernel width from the distances in this batch, detached.
+        effective_rank: exponential of the entropy of the tokens' normalised spectrum (Roy and Vetterli, 2007); 1 if
+            all tokens vary along one line.
+        feature_variance: mean variance of the tokens' channels; 0 if all tokens are alike.
     """
 
     loss: Tensor
@@ -50,127 +51,175 @@ def density_matching(
     ct: Tensor,
     mr: Tensor,
     *,
+    ct_mask: Tensor | None = None,
+    mr_mask: Tensor | None = None,
     bandwidth: Tensor | None = None,
     dimensions: int = 8,
     samples: int = 512,
     generator: torch.Generator | None = None,
-    loss: str = "kde_jsd",
+    loss: DensityLoss = "kde_jsd",
 ) -> DensityMatch:
-    """Estimates how far apart two sets of tokens are distributed; differentiable in both.
+    """Estimates how different the distributions of two sets of tokens are; differentiable in both sets.
 
     Args:
         ct: tokens (N, C), at least 2.
         mr: tokens (M, C), at least 2.
-        bandwidth: kernel width to use, such as a running average; this batch's own when None.
-        dimensions: tokens with more channels are projected to this many by a random orthonormal map.
-        samples: tokens taken of each set at most.
+        ct_mask, mr_mask: bool (N,) and (M,), the tokens to compare, at least 2 of each; all when None. The others are
+            ignored, without reading a value from the device.
+        bandwidth: kernel width, such as a running average; the one of this batch when None.
+        dimensions: tokens with more channels are projected to this many by a random orthonormal matrix.
+        samples: largest number of tokens to use of each set.
         generator: CPU generator for samples and projection.
-        loss: `kde_jsd`, or an alternative to compare with, on the same standardised samples in all their channels:
+        loss: `kde_jsd`, or an alternative for comparison, on the same standardised tokens in all their channels:
             `mmd`, `coral` or `sliced_wasserstein`. The divergence is measured in any case.
 
     Raises:
-        ValueError: for sets of fewer than 2 tokens or different channels.
+        ValueError: for sets of fewer than 2 tokens, or with different numbers of channels.
     """
     if ct.ndim != 2 or mr.ndim != 2 or ct.shape[1] != mr.shape[1] or min(len(ct), len(mr)) < 2:
         raise ValueError(
             f"expected tokens (N, C) and (M, C) with N, M of at least 2, found {tuple(ct.shape)} and {tuple(mr.shape)}"
         )
     with torch.autocast(ct.device.type, enabled=False):
-        ct, mr = (_subsample(tokens, samples, generator) for tokens in (ct, mr))
-        pooled = torch.cat([ct, mr]).detach()
-        mean, deviation = pooled.mean(0), pooled.std(0).clamp_min(SMALLEST_DEVIATION)
+        ct, ct_weights = _subsample(ct, ct_mask, samples, generator)
+        mr, mr_weights = _subsample(mr, mr_mask, samples, generator)
+        pooled, weights = torch.cat([ct, mr]).detach(), torch.cat([ct_weights, mr_weights])
+        mean, variance = weighted_mean(pooled, weights), weighted_variance(pooled, weights)
+        deviation = variance.sqrt().clamp_min(MIN_DEVIATION)
         ct, mr = (ct - mean) / deviation, (mr - mean) / deviation
-        alternative = _alternative(loss, ct, mr, generator)
+        alternative = _alternative(loss, (ct, ct_weights), (mr, mr_weights), generator)
         if alternative is not None:
             ct, mr = ct.detach(), mr.detach()
         if ct.shape[1] > dimensions:
             projection = _orthonormal(ct.shape[1], dimensions, generator).to(ct)
             ct, mr = ct @ projection, mr @ projection
-        median = median_bandwidth(torch.cat([ct, mr]).detach())
-        width = median if bandwidth is None else bandwidth.to(median).clamp_min(SMALLEST_BANDWIDTH)
-        divergence = jensen_shannon_divergence(ct, mr, width)
+        median = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
+        width = median if bandwidth is None else bandwidth.to(median).clamp_min(MIN_BANDWIDTH)
+        divergence = jensen_shannon_divergence(ct, mr, width, ct_weights, mr_weights)
         return DensityMatch(
             divergence if alternative is None else alternative,
             divergence,
             median,
-            effective_rank(pooled),
-            pooled.var(0).mean(),
+            effective_rank(pooled, weights),
+            variance.mean(),
         )
 
 
-def jensen_shannon_divergence(first: Tensor, second: Tensor, bandwidth: Tensor | float) -> Tensor:
-    """Divergence between the kernel densities of two sets, averaged over the sets' own samples.
+def jensen_shannon_divergence(
+    first: Tensor,
+    second: Tensor,
+    bandwidth: Tensor | float,
+    first_weights: Tensor | None = None,
+    second_weights: Tensor | None = None,
+) -> Tensor:
+    """Divergence between the kernel densities of two sets, averaged over the samples of both.
 
-    `p(x) = 1/N sum_n exp(-|x - x_n|^2 / (2 bandwidth^2))` up to a factor that both densities share and that cancels;
-    a sample is left out of its own set's density, or that density would be too high at every sample.
+    `p(x) = 1/N sum_n exp(-|x - x_n|^2 / (2 bandwidth^2))`, up to a factor that both densities share and that cancels.
+    Each sample is left out of the density of its own set, which would otherwise be too high at every sample.
+
+    With `s = p / (p + q)`, the divergence is the mean over both sets of `ln 2 - H(s)`, where H is the binary entropy.
+    This equals `1/2 E_p[log p/m] + 1/2 E_q[log q/m]` for exact densities, but not for leave-one-out estimates: for
+    them the latter form has no lower bound (isolated pairs of one sample of each set), and minimising it finds such
+    pairs instead of matching the densities. The entropy form is bounded.
 
     Args:
         first: (N, D).
         second: (M, D).
         bandwidth: width of the Gaussian kernel.
-
-    With `s = p / (p + q)`, the divergence is the mean over both sets of `ln 2 - H(s)`, H being the entropy of a coin.
-    It equals `1/2 E_p[log p/m] + 1/2 E_q[log q/m]` for exact densities, but not for estimates: left-out samples make
-    that form as negative as one likes (each sample alone beside one of the other set), which a minimiser finds
-    instead of a match. The entropy cannot leave its range.
+        first_weights, second_weights: (N,) and (M,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
 
     Returns:
         The divergence in nats, from 0 to ln 2; slightly above 0 for samples of equal distributions.
     """
-    return 0.5 * (_own_share_information(first, second, bandwidth) + _own_share_information(second, first, bandwidth))
+    first_weights = weights_of(first, None) if first_weights is None else first_weights
+    second_weights = weights_of(second, None) if second_weights is None else second_weights
+    from_first = _information_from(first, first_weights, second, second_weights, bandwidth)
+    from_second = _information_from(second, second_weights, first, first_weights, bandwidth)
+    return 0.5 * (from_first + from_second)
 
 
-def median_bandwidth(samples: Tensor) -> Tensor:
-    """A share of the median distance between two samples (N, D), floored."""
-    return (BANDWIDTH_SHARE * torch.pdist(samples).median()).clamp_min(SMALLEST_BANDWIDTH)
+def median_bandwidth(samples: Tensor, weights: Tensor | None = None) -> Tensor:
+    """`BANDWIDTH_SHARE` times the median distance between two of the samples (N, D), at least `MIN_BANDWIDTH`.
+
+    Args:
+        samples: (N, D).
+        weights: (N,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
+    """
+    weights = weights_of(samples, None) if weights is None else weights
+    return (BANDWIDTH_SHARE * median_distance(samples, weights)).clamp_min(MIN_BANDWIDTH)
 
 
 def update_bandwidth(running: Tensor | None, batch: Tensor, momentum: float = 0.9) -> Tensor:
-    """Running average of the bandwidth, so that the measure does not change with each batch it measures."""
+    """Running average of the bandwidth, so that the divergence of a batch does not depend on its own bandwidth."""
     batch = batch.detach()
     return batch if running is None else momentum * running + (1 - momentum) * batch
 
 
-def effective_rank(tokens: Tensor) -> Tensor:
-    """Effective rank of centred tokens (N, C), between 1 and C; 1 for tokens that are all alike."""
-    spectrum = torch.linalg.svdvals(tokens - tokens.mean(0))
+def effective_rank(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Effective rank of tokens after centring, from 1 to C; 1 for tokens that are all alike.
+
+    Args:
+        tokens: (N, C).
+        weights: (N,), 1 for tokens to use, 0 for tokens to ignore; all 1 when None.
+    """
+    weights = weights_of(tokens, None) if weights is None else weights
+    # Rows of zeros add nothing to the spectrum.
+    spectrum = torch.linalg.svdvals((tokens - weighted_mean(tokens, weights)) * weights[:, None])
     shares = spectrum / spectrum.sum().clamp_min(1e-12)
     return (-(shares * shares.clamp_min(1e-12).log()).sum()).exp()
 
 
-def _alternative(loss: str, ct: Tensor, mr: Tensor, generator: torch.Generator | None) -> Tensor | None:
+def _alternative(
+    loss: str, ct: tuple[Tensor, Tensor], mr: tuple[Tensor, Tensor], generator: torch.Generator | None
+) -> Tensor | None:
+    """The alternative loss of two sets, each samples and weights; None if the loss is the divergence."""
     if loss == "kde_jsd":
         return None
     if loss == "mmd":
-        return maximum_mean_discrepancy(ct, mr)
+        return maximum_mean_discrepancy(ct[0], mr[0], first_weights=ct[1], second_weights=mr[1])
     if loss == "coral":
-        return coral(ct, mr)
+        return coral(ct[0], mr[0], ct[1], mr[1])
     if loss == "sliced_wasserstein":
-        return sliced_wasserstein(ct, mr, generator=generator)
-    raise ValueError(f"loss {loss!r}; expected one of {DENSITY_LOSSES}")
+        return sliced_wasserstein(ct[0], mr[0], generator=generator, first_weights=ct[1], second_weights=mr[1])
+    raise ValueError(f"loss {loss!r}; expected one of {get_args(DensityLoss)}")
 
 
-def _own_share_information(own: Tensor, other: Tensor, bandwidth: Tensor | float) -> Tensor:
-    log_ratio = _log_density(own, own, bandwidth, leave_one_out=True) - _log_density(own, other, bandwidth)
+def _information_from(
+    own: Tensor, own_weights: Tensor, other: Tensor, other_weights: Tensor, bandwidth: Tensor | float
+) -> Tensor:
+    """Mean over the samples of the own set of `ln 2 - H(s)`: how much a sample tells about its set."""
+    own_density = _log_density(own, own, own_weights, bandwidth, leave_one_out=True)
+    log_ratio = own_density - _log_density(own, other, other_weights, bandwidth)
     entropy = F.softplus(log_ratio) - log_ratio * log_ratio.sigmoid()
-    return math.log(2) - entropy.mean()
+    return math.log(2) - weighted_mean(entropy, own_weights)
 
 
-def _log_density(points: Tensor, centres: Tensor, bandwidth: Tensor | float, leave_one_out: bool = False) -> Tensor:
+def _log_density(
+    points: Tensor, centres: Tensor, weights: Tensor, bandwidth: Tensor | float, leave_one_out: bool = False
+) -> Tensor:
     squares = points.square().sum(1)[:, None] + centres.square().sum(1)[None] - 2 * points @ centres.T
     exponents = -squares.clamp_min(0) / (2 * bandwidth**2)
-    count = len(centres)
+    left_out = (weights == 0).expand(len(points), -1)
+    count = weights.sum()
     if leave_one_out:
-        itself = torch.eye(count, dtype=torch.bool, device=points.device)
-        exponents = exponents.masked_fill(itself, float("-inf"))
-        count -= 1
-    return exponents.logsumexp(1) - math.log(count)
+        left_out = left_out | torch.eye(len(centres), dtype=torch.bool, device=points.device)
+        count = count - 1
+    return exponents.masked_fill(left_out, float("-inf")).logsumexp(1) - count.log()
 
 
-def _subsample(tokens: Tensor, samples: int, generator: torch.Generator | None) -> Tensor:
-    if len(tokens) > samples:
-        tokens = tokens[torch.randperm(len(tokens), generator=generator)[:samples].to(tokens.device)]
-    return tokens if tokens.dtype == torch.float64 else tokens.float()
+def _subsample(
+    tokens: Tensor, mask: Tensor | None, samples: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Draws tokens inside the mask, and returns them with weights of 1; fills up with others of weight 0."""
+    tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
+    weights = weights_of(tokens, mask)
+    if len(tokens) <= samples:
+        return tokens, weights
+    order = torch.rand(len(tokens), generator=generator).to(tokens.device)
+    if mask is not None:
+        order = order.masked_fill(~mask, 1.0)
+    chosen = order.topk(samples, largest=False).indices
+    return tokens[chosen], weights[chosen]
 
 
 def _orthonormal(channels: int, dimensions: int, generator: torch.Generator | None) -> Tensor:

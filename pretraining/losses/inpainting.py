@@ -1,4 +1,4 @@
-"""Reconstruction of what was cut out: an L1 loss (SwinFUSE, arXiv 2405.12781) that looks where the cut-outs are."""
+"""Inpainting loss: L1 (SwinFUSE, arXiv 2405.12781), averaged separately over cut-out and visible voxels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Sum of absolute errors over cut-out voxels, their number, and the same two of the visible ones: (4,).
+    """Sum of absolute errors over the cut-out voxels, their number, and the same for the visible voxels: (4,).
 
-    Sums of several parts of a batch add up to those of the batch; means do not.
+    Sums of the parts of a batch can be added to those of the whole batch, unlike means.
 
     Args:
         reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
@@ -35,10 +35,10 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def loss_of_sums(sums: Tensor, visible_weight: float) -> Tensor:
-    """Mean absolute error over the cut-out voxels, plus that over the visible ones times a weight.
+    """Mean absolute error over the cut-out voxels, plus a weight times that over the visible voxels.
 
-    The released code averages over the whole crop, so that copying what is visible dominates the loss: a weight of 2.3
-    where 30 % are cut out. docs/method.md has what a lower one does.
+    The released code averages over the whole crop, so that copying visible voxels dominates the loss: with 30 % cut
+    out this equals a weight of 2.3. docs/method.md has measurements with lower weights.
 
     Args:
         sums: what :func:`error_sums` returns.

@@ -1,4 +1,4 @@
-"""Prediction of the quarter turns an image was given (Gidaris et al., arXiv 1803.07728, in 3D as in Swin UNETR)."""
+"""Prediction of the quarter turns of an image (Gidaris et al., arXiv 1803.07728; in 3D as in Swin UNETR)."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def rotation_loss(logits: Tensor, turns: Tensor) -> Tensor:
 
 
 def rotation_accuracy(logits: Tensor, turns: Tensor) -> Tensor:
-    """Share of the samples whose turns are predicted; 0.25 by chance."""
+    """Share of the samples whose turns are predicted correctly; 0.25 by chance."""
     return (logits.argmax(1) == turns).float().mean()

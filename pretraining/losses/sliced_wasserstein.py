@@ -6,32 +6,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pretraining.losses.weighted import weights_of
+
 
 def sliced_wasserstein(
-    first: Tensor, second: Tensor, directions: int = 64, generator: torch.Generator | None = None
+    first: Tensor,
+    second: Tensor,
+    directions: int = 64,
+    generator: torch.Generator | None = None,
+    first_weights: Tensor | None = None,
+    second_weights: Tensor | None = None,
 ) -> Tensor:
-    """Mean over random directions of the 1-Wasserstein distance of the sets' projections.
+    """Mean over random directions of the 1-Wasserstein distance between the projections of two sets.
 
     Args:
         first: (N, D).
         second: (M, D); N and M may differ.
-        directions: how many.
-        generator: CPU generator of the directions.
+        directions: number of directions.
+        generator: CPU generator for the directions.
+        first_weights, second_weights: (N,) and (M,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
 
     Returns:
-        A scalar in the samples' unit, 0 for equal sets.
+        A scalar in the unit of the samples, 0 for equal sets.
     """
     axes = torch.randn(first.shape[1], directions, generator=generator, dtype=torch.float64)
     axes = F.normalize(axes, dim=0).to(first)
-    return wasserstein_distance(first @ axes, second @ axes).mean()
+    return wasserstein_distance(first @ axes, second @ axes, first_weights, second_weights).mean()
 
 
-def wasserstein_distance(first: Tensor, second: Tensor) -> Tensor:
-    """1-Wasserstein distances (K,) of the columns of (N, K) and (M, K): areas between their distribution functions."""
-    values = torch.cat([first, second]).sort(0).values
-    lower = values[:-1].T.detach().contiguous()
-    shares = [
-        torch.searchsorted(samples.detach().sort(0).values.T.contiguous(), lower, right=True) / len(samples)
-        for samples in (first, second)
-    ]
-    return ((shares[0] - shares[1]).abs() * values.diff(dim=0).T).sum(1)
+def wasserstein_distance(
+    first: Tensor, second: Tensor, first_weights: Tensor | None = None, second_weights: Tensor | None = None
+) -> Tensor:
+    """1-Wasserstein distances (K,) between the columns of (N, K) and (M, K): areas between cumulative distributions."""
+    first_weights = weights_of(first, None) if first_weights is None else first_weights
+    second_weights = weights_of(second, None) if second_weights is None else second_weights
+    values, order = torch.cat([first, second]).sort(0)
+    steps = torch.cat([first_weights / first_weights.sum(), -second_weights / second_weights.sum()])
+    between = steps[order].cumsum(0)[:-1].abs()
+    return (between * values.diff(dim=0)).sum(0)

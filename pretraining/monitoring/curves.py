@@ -1,9 +1,8 @@
-"""The quantities of a run over its steps: `progress.png`, and each of its panels alone for the report."""
+"""Curves of a run: `progress.png`, and each of its panels as a picture for the report."""
 
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from pretraining.monitoring.log import read_records
 
 
 class Panel(NamedTuple):
-    """One axis: title, names of records, what a reader should look for, and why it may be empty."""
+    """One plot.
+
+    Attributes:
+        title: above the plot.
+        names: of the values in the records.
+        hint: what a reader should look for.
+        empty: why there may be no values.
+    """
 
     title: str
     names: tuple[str, ...]
@@ -36,35 +43,37 @@ PANELS = (
     Panel("density matching: JSD / ln 2", ("divergence_share",), "falls, while rank and variance stay"),
     Panel("density matching: rank, variance", ("effective_rank", "feature_variance"), "0 means collapse"),
     Panel("density matching: bandwidth", ("bandwidth",), "above its floor of 0.01"),
-    Panel("DIM: relative change", ("dim_change",), "0 means it does nothing"),
+    Panel("DIM: relative change", ("dim_change",), "0 means that it does nothing"),
     Panel("DIM: attention entropy / ln N", ("attention_entropy",), "1 means uniform attention"),
     Panel(
-        "DIM: difference of the blocks' attention", ("attention_difference",), "0 means one block would do", UNPAIRED
+        "DIM: difference of the blocks' attention",
+        ("attention_difference",),
+        "0 means that one block would suffice",
+        UNPAIRED,
     ),
     Panel("modality probe: accuracy", ("probe_accuracy",), "0.5 means invariant"),
     Panel("CKA of CT and MR", ("cka",), "1 means alike", UNPAIRED),
 )
 COLUMNS = 3
-# More points than a picture has pixels only cost time.
-MOST_POINTS = 600
+# A picture has not many more pixels.
+MAX_POINTS = 600
 
 
 def draw_progress(folder: Path) -> Path:
-    """Draws `progress.png` in a run folder from its records; training thin, validation with points."""
+    """Draws `progress.png` of a run from its records: training as thin lines, validation as points."""
     records = read_records(folder)
     rows = -(-len(PANELS) // COLUMNS)
     figure = Figure(figsize=(6 * COLUMNS, 3.4 * rows), layout="constrained")
     for axis, panel in zip(figure.subplots(rows, COLUMNS).flat, PANELS, strict=False):
         _draw(axis, panel, records)
     path = folder / "progress.png"
-    temporary = folder / "progress.tmp.png"
-    figure.savefig(temporary, dpi=80)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=80)
     return path
 
 
 def panel_picture(panel: Panel, records: Sequence[dict[str, Any]]) -> bytes:
-    """A PNG of one panel, readable on a phone."""
+    """A PNG of one panel, with text large enough for a phone."""
     figure = Figure(figsize=(5, 3.2), layout="constrained")
     _draw(figure.subplots(), panel, records)
     buffer = io.BytesIO()
@@ -73,7 +82,7 @@ def panel_picture(panel: Panel, records: Sequence[dict[str, Any]]) -> bytes:
 
 
 def measured(panel: Panel, records: Sequence[dict[str, Any]]) -> bool:
-    """Whether any record has a quantity of the panel."""
+    """Whether any record has a value for the panel."""
     return any(record.get(name) is not None for record in records for name in panel.names)
 
 
@@ -85,7 +94,7 @@ def _draw(axis: Any, panel: Panel, records: Sequence[dict[str, Any]]) -> None:
                 continue
             steps, values = np.array(points, dtype=float).T
             if kind == "train":
-                thin = -(-len(steps) // MOST_POINTS)
+                thin = -(-len(steps) // MAX_POINTS)
                 axis.plot(steps[::thin], values[::thin], color=f"C{colour}", alpha=0.25, linewidth=0.8)
                 steps, values = _smooth(steps, values)
                 axis.plot(steps, values, color=f"C{colour}", label=f"{name}, training")
@@ -101,7 +110,7 @@ def _draw(axis: Any, panel: Panel, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _smooth(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means over about 40 equal stretches."""
+    """Means over about 40 intervals of equal length."""
     width = max(len(values) // 40, 1)
     count = len(values) // width * width
     return steps[:count].reshape(-1, width).mean(1), values[:count].reshape(-1, width).mean(1)

@@ -1,4 +1,4 @@
-"""What a run was made on and with: machine, devices and versions, for its report."""
+"""Machine, devices and versions that a run uses, for its report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 PACKAGES = ("nnunetv2-swinfuse", "torch", "numpy", "blosc2", "dynamic-network-architectures", "nnunetv2")
 
 
-def surroundings(device: torch.device) -> dict[str, str]:
-    """Hardware and versions in words; what cannot be found out is left out."""
+def describe_environment(device: torch.device) -> dict[str, str]:
+    """Describes hardware and versions; what cannot be determined is left out."""
     facts = {"machine": f"{platform.system()} {platform.machine()}", "processor": _processor()}
     memory = _memory()
     if memory:

@@ -1,4 +1,4 @@
-"""Whether a run learns what it is meant to: measures of the Domain Invariance Module, and what to warn of."""
+"""Measures of the Domain Invariance Module's attention, and warnings when a run does not learn what it should."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 from pretraining.collections.collection import DOMAINS
-from pretraining.losses.density import SMALLEST_BANDWIDTH
+from pretraining.losses.density import MIN_BANDWIDTH
 
-# Of a run, after which the proxy tasks should have been learnt better than by chance.
-EARLY = 0.25
+# Share of a run's steps after which the proxy tasks should be better than chance.
+WARM_UP_SHARE = 0.25
 
 
 def attention_entropy(weights: Sequence[Tensor]) -> Tensor:
     """Mean entropy of attention rows (B, heads, queries, keys), relative to that of uniform attention.
 
-    0 when each query attends to one key, 1 when it attends to all alike.
+    0 when each query attends to one key, 1 when it attends to all keys equally.
     """
     entropies = [_entropy(w).mean() / math.log(max(w.shape[-1], 2)) for w in weights]
     return torch.stack(entropies).mean().detach()
@@ -26,17 +26,17 @@ def attention_entropy(weights: Sequence[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def attention_difference(ct: Sequence[Tensor], mr: Sequence[Tensor], paired: Tensor) -> Tensor | None:
-    """How differently the two blocks of the module attend, where both see the same place.
+    """How differently the two blocks of the module attend on co-located crops.
 
-    The Jensen-Shannon divergence between their attention rows, averaged over the heads first since heads have no
-    order, relative to its maximum ln 2: 0 when both attend alike, 1 when they share no key.
+    The Jensen-Shannon divergence between their attention rows relative to its maximum ln 2: 0 for equal attention, 1
+    when they attend to different keys. Rows are first averaged over the heads, since heads have no order.
 
     Args:
         ct, mr: attention weights of each layer (B, heads, queries, keys).
-        paired: which crops are co-located (B,); elsewhere the blocks see different anatomy.
+        paired: which crops are co-located (B,); in others the blocks see different anatomy.
 
     Returns:
-        None without co-located crops.
+        A scalar; None without co-located crops.
     """
     if not ct or not bool(paired.any()):
         return None
@@ -48,30 +48,30 @@ def attention_difference(ct: Sequence[Tensor], mr: Sequence[Tensor], paired: Ten
 
 
 def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[str]:
-    """In words, what went wrong according to a validation's means.
+    """Warnings that follow from the means of a validation.
 
     Args:
-        means: by name, as they stand in the records; what is not there was not measured.
-        progress: share of the run's steps that were taken; tasks may be at chance in the beginning.
+        means: by name, as in the records; a missing name was not measured.
+        progress: share of the run's steps taken so far; at the beginning, tasks may be at chance.
     """
     warnings = []
     if means.get("dim_change", 1.0) < 1e-3:
         warnings.append(
             f"the DIM does not change its input: its relative change is {means['dim_change']:.1e}. "
-            "What CT and MR share is then not learnt there; a higher --density_weight or --dim none may be honest."
+            "It then does not learn what CT and MR share. Try a higher --density_weight, or --dim none."
         )
     if means.get("attention_entropy", 0.0) > 0.999:
         warnings.append("attention in the DIM is uniform: it averages its tokens instead of choosing among them.")
     if means.get("attention_difference", 1.0) < 1e-4:
-        warnings.append("the two blocks of the DIM attend alike on co-located crops: one block would do.")
+        warnings.append("the two blocks of the DIM attend alike on co-located crops: one block would suffice.")
     if means.get("feature_variance", 1.0) < 1e-6 or means.get("effective_rank", 2.0) < 1.5:
         warnings.append(
             "the DIM's outputs have collapsed: their divergence is small because all tokens are alike. "
             "Lower --density_weight or lengthen --density_warmup_steps."
         )
-    if means.get("bandwidth", 1.0) <= SMALLEST_BANDWIDTH * 1.001:
+    if means.get("bandwidth", 1.0) <= MIN_BANDWIDTH * 1.001:
         warnings.append(
-            f"the density bandwidth is at its floor of {SMALLEST_BANDWIDTH}: half of all tokens are alike, and their "
+            f"the density bandwidth is at its floor of {MIN_BANDWIDTH}: half of all tokens are alike, and their "
             "divergence means nothing."
         )
     if means.get("divergence_share", 0.0) > 0.98:
@@ -79,23 +79,23 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
             "the density divergence is saturated at ln 2: CT and MR tokens do not overlap, and its gradient vanishes. "
             "Lower --density_dimensions, or lengthen --density_warmup_steps."
         )
-    if progress >= EARLY:
+    if progress >= WARM_UP_SHARE:
         warnings += _task_warnings(means)
     return warnings
 
 
 def _task_warnings(means: Mapping[str, float]) -> list[str]:
     warnings = []
-    for suffix, of in _modalities(means):
+    for suffix, of_modality in _modalities(means):
         error, of_mean = means.get(f"masked_error{suffix}"), means.get(f"masked_error_of_mean{suffix}")
         if error is not None and of_mean is not None and error >= of_mean:
             warnings.append(
-                f"inpainting{of} is no better than the mean of what is visible: {error:.3f} against {of_mean:.3f}. "
-                "It needs more steps or a higher --learning_rate."
+                f"inpainting{of_modality} is no better than the mean of the visible voxels: {error:.3f} against "
+                f"{of_mean:.3f}. It needs more steps or a higher --learning_rate."
             )
         accuracy = means.get(f"rotation_accuracy{suffix}", 1.0)
         if "rotation" in means and accuracy < 0.3:
-            warnings.append(f"rotation{of} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
+            warnings.append(f"rotation{of_modality} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(
             f"a linear probe tells CT from MR in {means['probe_accuracy']:.0%} of the crops: the deepest features are "
@@ -105,7 +105,7 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
 
 
 def _modalities(means: Mapping[str, float]) -> list[tuple[str, str]]:
-    """What stands behind the names of measures, and in words: each modality where it was measured, else their mean."""
+    """Suffix of measures and text for messages: of each modality that was measured, otherwise of their mean."""
     measured = [
         (f"_{domain}", f" of {domain}")
         for domain in DOMAINS

@@ -1,6 +1,6 @@
-"""The pieces of an HTML page in one file: no script, no request, readable on a phone and on paper.
+"""Elements of a self-contained HTML page: no scripts, no requests, readable on a phone and on paper.
 
-All text is escaped here; what these functions return is HTML.
+The functions return HTML; they escape all text.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import base64
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-# Nothing may be loaded: pictures stand in the page, and the browser refuses everything else.
+# Pictures are embedded in the page; the browser must not load anything else.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 STYLE = """
 :root { color-scheme: light; }
@@ -48,7 +48,7 @@ pre { padding: .7rem; background: #f4f6f8; white-space: pre-wrap; overflow-wrap:
 
 
 def page(title: str, sections: Iterable[str]) -> str:
-    """A whole document; the sections are HTML already."""
+    """A complete document; the sections are HTML."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -78,14 +78,14 @@ def code(text: str) -> str:
 
 
 def picture(png: bytes, description: str, caption: str = "") -> str:
-    """A PNG inside the page; the description is for those who do not see it."""
+    """An embedded PNG with a description for readers who cannot see it."""
     text = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
     data = base64.b64encode(png).decode("ascii")
     return f'<figure><img alt="{escape(description)}" src="data:image/png;base64,{data}">{text}</figure>'
 
 
 def facts(values: Mapping[str, object]) -> str:
-    """A table of two columns: name, value."""
+    """A table with two columns, name and value."""
     rows = "".join(
         f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>'
         for name, value in values.items()
@@ -94,7 +94,7 @@ def facts(values: Mapping[str, object]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str | float | None]]) -> str:
-    """A table; numbers are written with three significant digits and stand to the right, None as a hyphen."""
+    """A table; numbers have three significant digits and are right-aligned, None is a hyphen."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'

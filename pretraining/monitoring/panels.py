@@ -1,28 +1,29 @@
-"""Pictures of what a run reconstructs: input, corrupted input, reconstruction and error, along three axes."""
+"""Pictures of reconstructions: input, corrupted input, reconstruction and error, in slices along three axes."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+
 COLUMNS = ("input", "corrupted", "reconstruction", "filled in", "error")
 PLANES = ("z", "y", "x")
 
 
 def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]], title: str = "") -> Path:
-    """Draws one block of rows per modality: along each axis the slice in which most tissue was cut out.
+    """Draws three rows per modality: along each axis, the slice in which most tissue was cut out.
+
+    "Filled in" is the input with its masked region replaced by the reconstruction; the mask is outlined in "corrupted"
+    and "error". The last column's title shows the L1 error in the masked region and that of filling in the mean.
 
     Args:
         path: the PNG to write.
         panels: per modality target, corrupted, reconstruction and mask, each (z, y, x).
-        title: a line above.
-
-    "Filled in" is the input with its masked region replaced by the reconstruction; the mask is outlined in "corrupted"
-    and "error". Beside each modality stand its L1 error in the masked region and that of the visible mean.
+        title: of the picture.
     """
     figure = Figure(figsize=(2.2 * len(COLUMNS), 2.3 * len(PLANES) * len(panels)), layout="constrained")
     axes = figure.subplots(len(PLANES) * len(panels), len(COLUMNS), squeeze=False)
@@ -52,15 +53,13 @@ def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tens
                     axis.set_title(column, fontsize=9)
             row[0].set_ylabel(f"{name}, {plane_name} = {index}", fontsize=9)
         axes[block * len(PLANES), -1].set_title(_errors(target, error, mask), fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp.png")
-    figure.savefig(temporary, dpi=70)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=70)
     return path
 
 
 def busiest_slice(target: np.ndarray, mask: np.ndarray, axis: int) -> int:
-    """The slice along an axis in whose masked region intensities vary most; the middle one where nothing does."""
+    """Index of the slice whose masked region varies most in intensity; the middle slice if none varies."""
     others = tuple(a for a in range(3) if a != axis)
     hidden = mask > 0
     count = hidden.sum(others)
@@ -78,5 +77,5 @@ def _errors(target: np.ndarray, error: np.ndarray, mask: np.ndarray) -> str:
 
 
 def _upright(cut: np.ndarray, plane: int) -> np.ndarray:
-    """Rows of slices along y and x run along z, which points to the head."""
+    """Flips slices along y and x, so that the head is at the top."""
     return np.flip(cut, 0) if plane else cut

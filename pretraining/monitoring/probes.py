@@ -1,7 +1,7 @@
-"""Whether CT and MR look alike to the encoder: a linear modality probe, and the similarity of co-located crops.
+"""Measures whether the encoder maps CT and MR to similar features: a linear modality probe, and CKA of pairs.
 
-Both read the deepest features, averaged over the crop, of whole crops that go through the encoder one by one, as in
-fine-tuning: in the paired pass each modality has seen the other, and would tell of it.
+Both use the deepest features averaged over the crop, from crops that are not cut out and are encoded singly, as in
+fine-tuning: when CT and MR are encoded together, the features of each contain information of the other.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pretraining.model import PretrainingModel
 FOLDS = 5
 PENALTY = 1.0
 # The unbiased estimate of HSIC divides by n - 3.
-FEWEST_SAMPLES = 4
+MIN_SAMPLES = 4
 CKA_BATCH = 64
 
 
@@ -35,7 +35,7 @@ class FeatureProbes:
     def add(self, model: PretrainingModel, batch: Mapping[str, Any]) -> None:
         """Takes a batch of :class:`CropDataset`: `ct` and `mr` (B, 1, z, y, x), `paired` (B,) and `patients`.
 
-        A batch of one modality has nothing to compare and is left.
+        A batch of one modality is ignored.
         """
         if batch.get("ct") is None or batch.get("mr") is None:
             return
@@ -57,7 +57,7 @@ class FeatureProbes:
         if len(ct) >= 2:
             values["probe_accuracy"] = modality_accuracy(ct, mr, *zip(*self._patients, strict=True))
         paired = torch.cat(self._paired).cpu()
-        if int(paired.sum()) >= FEWEST_SAMPLES:
+        if int(paired.sum()) >= MIN_SAMPLES:
             values["cka"] = minibatch_cka(ct[paired], mr[paired])
         return values
 
@@ -69,12 +69,12 @@ def modality_accuracy(ct: Tensor, mr: Tensor, ct_groups: Sequence[str], mr_group
 
     Args:
         ct, mr: features (N, C) and (M, C) in double precision.
-        ct_groups, mr_groups: patient of each row. Where both modalities have at least two, all crops of a patient lie
-            in one fold, and it is not the patient that is recognised.
+        ct_groups, mr_groups: patient of each row. If both modalities have at least two patients, all crops of a patient
+            are in one fold, so that the classifier cannot recognise the patient.
 
     Returns:
-        Mean of both modalities' accuracies over crops that were held out: 0.5 when they cannot be told apart linearly,
-        1 when they always can.
+        Mean of both modalities' accuracies on held-out crops: 0.5 when they cannot be separated linearly, 1 when they
+        always can.
 
     Raises:
         ValueError: when a modality has fewer than two rows.
@@ -89,40 +89,42 @@ def modality_accuracy(ct: Tensor, mr: Tensor, ct_groups: Sequence[str], mr_group
         fold = torch.cat([torch.arange(len(ct)), torch.arange(len(mr))]) % folds
     features = torch.cat([ct, mr])
     is_ct = torch.arange(len(features)) < len(ct)
-    right = torch.zeros(len(features), dtype=torch.float64)
+    correct = torch.zeros(len(features), dtype=torch.float64)
     for held_out in range(folds):
         inside, outside = fold != held_out, fold == held_out
         scores = _ridge_scores(features[inside], is_ct[inside], features[outside])
-        # A score of exactly 0, as of features that are all alike, is no answer.
-        right[outside] = torch.where(scores == 0, 0.5, ((scores > 0) == is_ct[outside]).double())
-    return float((right[is_ct].mean() + right[~is_ct].mean()) / 2)
+        # A score of exactly 0, as for features that are all alike, counts as half correct.
+        correct[outside] = torch.where(scores == 0, 0.5, ((scores > 0) == is_ct[outside]).double())
+    return float((correct[is_ct].mean() + correct[~is_ct].mean()) / 2)
 
 
 def minibatch_cka(first: Tensor, second: Tensor, batch: int = CKA_BATCH) -> float:
-    """Debiased linear centred kernel alignment of two descriptions of the same samples.
+    """Debiased linear centred kernel alignment (CKA) of two sets of features of the same samples.
 
     The ratio of unbiased HSIC estimates (Song et al., JMLR 2012, equation 5), each summed over minibatches first
-    (Nguyen et al., arXiv 2010.15327, equation 2). Unlike the plain ratio, it does not rise with channels per sample.
+    (Nguyen et al., arXiv 2010.15327, equation 2). Unlike the plain ratio, it does not increase with the ratio of
+    channels to samples.
 
     Args:
-        first, second: (N, C) and (N, D), row i of both describing sample i.
-        batch: samples of a minibatch; those left over join the last one.
+        first, second: features (N, C) and (N, D); row i of both belongs to sample i.
+        batch: samples per minibatch; the remainder is added to the last one.
 
     Returns:
-        1 for descriptions alike but for rotation and scale, about 0 for unrelated ones, also slightly below; 0 when one
-        does not vary.
+        1 for features that differ only by rotation and scale, about 0 (possibly slightly below) for independent ones,
+        0 if one of them does not vary.
 
     Raises:
         ValueError: for fewer than 4 samples or different numbers of them.
     """
-    if len(first) != len(second) or len(first) < FEWEST_SAMPLES:
+    if len(first) != len(second) or len(first) < MIN_SAMPLES:
         raise ValueError(
-            f"expected the same {FEWEST_SAMPLES} samples or more, found {len(first)} and {len(second)} rows"
+            f"expected at least {MIN_SAMPLES} samples, the same in both, found {len(first)} and {len(second)} rows"
         )
     sums = torch.zeros(3, dtype=torch.float64)
-    for some, others in zip(*(_minibatches(rows.double(), batch) for rows in (first, second)), strict=True):
-        one, other = some @ some.T, others @ others.T
-        sums += torch.stack([unbiased_hsic(one, other), unbiased_hsic(one, one), unbiased_hsic(other, other)])
+    for a, b in zip(*(_minibatches(rows.double(), batch) for rows in (first, second)), strict=True):
+        kernel_a, kernel_b = a @ a.T, b @ b.T
+        pairs = ((kernel_a, kernel_b), (kernel_a, kernel_a), (kernel_b, kernel_b))
+        sums += torch.stack([unbiased_hsic(*pair) for pair in pairs])
     across, within, within_other = sums.tolist()
     if within <= 0 or within_other <= 0:
         return 0.0
@@ -141,19 +143,19 @@ def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _ridge_scores(features: Tensor, positive: Tensor, others: Tensor) -> Tensor:
-    """Scores of `others` (M, C) by a ridge regression on `features` (N, C); both classes weigh the same."""
+    """Scores of `others` (M, C) from a ridge regression on `features` (N, C) with equal weight for both classes."""
     if positive.all() or not positive.any():
         return torch.zeros(len(others), dtype=features.dtype)
     mean = (features[positive].mean(0) + features[~positive].mean(0)) / 2
     deviation = features.std(0, unbiased=False)
-    # A channel that does not vary tells nothing, and must not be divided by its rounding error.
+    # A constant channel carries no information, and must not be divided by its rounding error.
     varies = deviation > 1e-9 * features.abs().amax().clamp_min(1e-30)
     scale = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0)
     features, others = (features - mean) * scale, (others - mean) * scale
     weights = torch.where(positive, 0.5 / positive.sum(), 0.5 / (~positive).sum()) * len(features)
     targets = torch.where(positive, 1.0, -1.0).to(features)
     kernel = features @ features.T
-    # The dual form: crops are fewer than channels.
+    # In the dual form, since there are fewer crops than channels.
     solution = torch.linalg.solve(kernel + torch.diag(PENALTY * features.shape[1] / weights), targets)
     return others @ (features.T @ solution)
 

@@ -1,41 +1,40 @@
-"""`report.html`: all that a run shows, in one file to keep, to send and to print.
+"""`report.html`: all results of a run in one file that can be kept, sent and printed.
 
     python -m pretraining.monitoring.report RUN_FOLDER [--without_pictures]
 
-writes it anew, also while the run goes on.
+writes it again, also during the run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import Backbone
-from nnunetv2_swinfuse.plain_loading import load_plain
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
-from pretraining.errors import InputError
 from pretraining.monitoring import page
 from pretraining.monitoring.curves import PANELS, measured, panel_picture
-from pretraining.monitoring.environment import surroundings
+from pretraining.monitoring.environment import describe_environment
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import read_records
 from pretraining.next_commands import planning_command, training_command
-from pretraining.preprocessed.collection import PreprocessedCollection, millimetres
-from pretraining.run_time import in_words
+from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
+from pretraining.run_time import format_duration
 
 REPORT = "report.html"
 FACTS = "run.json"
 
 
 def write_facts(folder: Path, command: str, collection: PreprocessedCollection, device: torch.device) -> None:
-    """Writes `run.json`: what the report says of a run beyond its settings and records."""
+    """Writes `run.json`: what the report shows besides the settings and records."""
     header = collection.header
     data = {
         "collection": collection.name,
@@ -44,23 +43,24 @@ def write_facts(folder: Path, command: str, collection: PreprocessedCollection, 
         "modalities": ", ".join(collection.modalities),
         "patients": header.get("patients", len(collection.table.patients)),
         "registered pairs": header.get("pairs", "unknown"),
-        "spacing": f"{millimetres(collection.spacing)} (z, y, x)",
+        "spacing": f"{format_spacing(collection.spacing)} (z, y, x)",
         "hash": collection.hash,
     }
     for name in ("train", "validation"):
         split = collection.split(name)
         data[f"volumes for {name}"] = f"{len(split.ct)} CT, {len(split.mr)} MR, {len(split.pairs)} pairs"
-    content = {"command": command, "data": data, "surroundings": surroundings(device)}
-    (folder / FACTS).write_text(json.dumps(content, indent=4) + "\n")
+    content = {"command": command, "data": data, "surroundings": describe_environment(device)}
+    with atomic_write(folder / FACTS) as temporary:
+        temporary.write_text(json.dumps(content, indent=4) + "\n")
 
 
 def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
-    """Writes `report.html` from what lies in the run's folder.
+    """Writes `report.html` from the files in the run's folder.
 
     Args:
         folder: of the run.
-        note: a sentence on how it ended, if not by its last step.
-        pictures: whether to show reconstructions, which are pictures of patients.
+        note: why the run ended, if it ended before its last step.
+        pictures: whether to include reconstructions, which are pictures of patients.
 
     Raises:
         InputError: when the folder holds no run.
@@ -68,13 +68,13 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
     records = read_records(folder)
     try:
         settings = json.loads((folder / "configuration.json").read_text())
-        about = json.loads((folder / FACTS).read_text())
+        facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no run to report on ({error}); give the folder of a run") from error
     configuration = Configuration.from_dict(settings, str(folder / "configuration.json"))
     validations = [record for record in records if record["kind"] == "validation"]
     step = max((record["step"] for record in records), default=0)
-    title = f"SwinFUSE pretraining: {about['data']['collection']}, preset {configuration.preset}"
+    title = f"SwinFUSE pretraining: {facts['data']['collection']}, preset {configuration.preset}"
     sections = [
         _summary(configuration, step, _seconds(folder), note),
         _warnings(validations, configuration.steps),
@@ -83,23 +83,22 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
         _pictures(folder) if pictures else "",
         page.section(
             "Fine-tune it",
-            page.paragraph("For a dataset that nnU-Net has planned and preprocessed; once before: swinfuse_register."),
+            page.paragraph("For a dataset that nnU-Net has planned and preprocessed. Once before: swinfuse_register."),
             page.code(_fine_tuning(folder, configuration.backbone)),
         ),
-        page.section("Data", page.facts(about["data"])),
-        page.section("Machine and versions", page.facts(about["surroundings"])),
-        page.section("Configuration", page.paragraph("Made by:"), page.code(about["command"]), _settings(settings)),
+        page.section("Data", page.facts(facts["data"])),
+        page.section("Machine and versions", page.facts(facts["surroundings"])),
+        page.section("Configuration", page.paragraph("Command:"), page.code(facts["command"]), _settings(settings)),
     ]
     path = folder / REPORT
-    temporary = folder / f"{REPORT}.tmp"
-    temporary.write_text(page.page(title, filter(None, sections)), encoding="utf-8")
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(page.page(title, filter(None, sections)), encoding="utf-8")
     return path
 
 
 def _summary(configuration: Configuration, step: int, seconds: float | None, note: str) -> str:
     finished = "Finished" if step >= configuration.steps else "Not finished"
-    time = f", {in_words(seconds)} of training" if seconds is not None else ""
+    time = f", {format_duration(seconds)} of training" if seconds is not None else ""
     lines = [page.paragraph(f"{finished}: {step} of {configuration.steps} steps{time}.", "lead")]
     if note:
         lines.append(page.paragraph(note, "lead"))
@@ -108,7 +107,7 @@ def _summary(configuration: Configuration, step: int, seconds: float | None, not
 
 def _warnings(validations: Sequence[dict[str, Any]], steps: int) -> str:
     if not validations:
-        return page.box("There was no validation yet, so nothing can be said of the run's health.", warning=True)
+        return page.box("There was no validation yet, so there are no measures of the run's health.", warning=True)
     last = validations[-1]
     warnings = health_warnings(_numbers(last), last["step"] / max(steps, 1))
     if not warnings:
@@ -153,7 +152,7 @@ def _pictures(folder: Path) -> str:
     ]
     return page.section(
         "Reconstructions",
-        page.paragraph("Pictures of volumes of the collection: pass this page on only where those may go."),
+        page.paragraph("Pictures of volumes of the collection: share this page only with those who may see them."),
         page.group("pictures", drawn),
     )
 
@@ -167,7 +166,7 @@ def _fine_tuning(folder: Path, backbone: Backbone) -> str:
     planning, command = planning_command(backbone), training_command(backbone)
     before = f"{planning}\n" if planning else ""
     return (
-        f"{before}{command}\n\n# From exactly this run, whatever is pretrained later:\n"
+        f"{before}{command}\n\n# With the encoder of this run, also after later runs:\n"
         f"SWINFUSE_CHECKPOINT={encoder.absolute()} {command}"
     )
 
@@ -184,19 +183,19 @@ def _numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _seconds(folder: Path) -> float | None:
-    """Time spent in steps, as the checkpoint counts it over all interruptions."""
+    """Time spent in steps over all interruptions, from the checkpoint."""
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    # Mapped: the tensors are not read.
-    return float(load_plain(path, mmap=True)["seconds"])
+    # Memory-mapped, so that the tensors are not read.
+    return float(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["seconds"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m pretraining.monitoring.report`."""
-    parser = argparse.ArgumentParser(description="Write report.html of a pretraining run from what lies in its folder.")
+    parser = argparse.ArgumentParser(description="Write report.html of a pretraining run from the files in its folder.")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--without_pictures", action="store_true", help="leave pictures of patients out")
+    parser.add_argument("--without_pictures", action="store_true", help="leave out pictures of patients")
     options = parser.parse_args(arguments)
     try:
         print(write_report(options.folder, pictures=not options.without_pictures))

@@ -1,4 +1,4 @@
-"""Scalars of training steps that stay on the device until many are read at once."""
+"""Scalars of training steps that stay on the device until the values of many steps are read at once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch import Tensor
 
 
 class UnreadScalars:
-    """Values of the last steps. Adding does not wait for the device; reading does, once for all of them.
+    """Scalars of the last steps. Adding does not wait for the device; reading waits once for all of them.
 
     Args:
-        every: steps after which they are due to be read.
+        every: number of steps after which reading is due.
     """
 
     def __init__(self, every: int):
@@ -21,7 +21,7 @@ class UnreadScalars:
         self._values: list[Tensor] = []
 
     def add(self, step: int, values: Mapping[str, Tensor]) -> None:
-        """Scalars of a step, all on one device."""
+        """Adds the scalars of a step, all on one device."""
         self._steps.append((step, list(values)))
         self._values.append(torch.stack([value.detach().float().reshape(()) for value in values.values()]))
 
@@ -30,7 +30,7 @@ class UnreadScalars:
         return len(self._steps) >= self._every
 
     def read(self) -> list[tuple[int, dict[str, float]]]:
-        """All steps since the last reading, in order, with their values; they are then forgotten."""
+        """Returns the values of all steps since the last call, in order, and clears them."""
         if not self._steps:
             return []
         numbers = iter(torch.cat(self._values).tolist())

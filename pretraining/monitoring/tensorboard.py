@@ -1,4 +1,4 @@
-"""The records of a run for TensorBoard as well, where it is asked for: `pip install nnunetv2-swinfuse[tensorboard]`."""
+"""Writes the records of a run for TensorBoard as well, with `--tensorboard` and the extra `[tensorboard]`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 FOLDER = "tensorboard"
 
@@ -22,8 +22,8 @@ def require_tensorboard() -> type[Any]:
     except ImportError as error:
         raise InputError(
             f"--tensorboard: the package is not installed ({error}). "
-            "Install it: pip install 'nnunetv2-swinfuse[tensorboard]', or leave the option out; progress.png and "
-            "losses.jsonl hold the same"
+            "Install it: pip install tensorboard, or leave the option out; progress.png and losses.jsonl have the same "
+            "values"
         ) from error
     return SummaryWriter
 
@@ -32,8 +32,8 @@ class TensorBoardScalars:
     """Writes every value as `name/train` or `name/validation`.
 
     Args:
-        folder: the run's folder; events go to its `tensorboard` folder.
-        step: steps taken so far; what an interrupted run wrote of later ones is hidden.
+        folder: the run's folder; events are written to `tensorboard` in it.
+        step: steps taken so far; events of later steps, from before an interruption, are hidden.
     """
 
     def __init__(self, folder: Path, step: int = 0):

@@ -1,24 +1,24 @@
-"""What a preprocessed folder holds: `index.json` for the collection, `index.npz` with a column a property of volumes.
+"""The index of a preprocessed folder: `index.json` describes the collection, `index.npz` its patients and volumes.
 
-Columns, not objects: a million volumes open in a second, and processes that load crops share them, since reading an
-array does not write to its memory as counting references to objects does. Imports no nnunetv2.
+`index.npz` has one column for each property instead of one object for each volume: a million volumes open in a second,
+and processes that load crops share the columns, since reading an array does not write to its memory pages, as counting
+references to objects does. Imports no nnunetv2.
 
 Columns of `index.npz` (version 2), volumes in the order of their patients:
 
-| column | type | of |
+| column | type | content |
 | --- | --- | --- |
-| `patients`, `patients_end` | uint8, int64 | identifiers, UTF-8, one after the other; where each ends |
-| `paired`, `validation` | bool | patients: a registered pair; on the validation side |
-| `files`, `files_end` | uint8, int64 | paths of volumes inside the folder, UTF-8; where each ends |
-| `patient` | int64 | volumes: number of the patient |
-| `domain`, `modality` | uint8, uint16 | volumes: number in DOMAINS; number in `modalities` of `index.json` |
-| `shape` | int32 (n, 3) | volumes: voxels z, y, x |
+| `patients`, `patients_end` | uint8, int64 | identifiers of patients, UTF-8, concatenated; where each ends |
+| `paired`, `validation` | bool | of each patient: whether a registered pair; whether in validation |
+| `files`, `files_end` | uint8, int64 | paths of volumes inside the folder, UTF-8, concatenated; where each ends |
+| `patient` | int64 | of each volume: index of the patient |
+| `domain`, `modality` | uint8, uint16 | of each volume: index in DOMAINS; index in `modalities` of `index.json` |
+| `shape` | int32 (n, 3) | of each volume: voxels z, y, x |
 """
 
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -27,11 +27,12 @@ from typing import Any
 
 import numpy as np
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Collection
-from pretraining.errors import InputError
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
 
-# Of a collection, inside its folder in nnUNet_preprocessed.
+# Folder of the preprocessed volumes, in the collection's folder in nnUNet_preprocessed.
 FOLDER = "swinfuse"
 INDEX = "index.json"
 TABLE = "index.npz"
@@ -40,7 +41,12 @@ INDEX_VERSION = 2
 
 @dataclass(frozen=True)
 class Strings:
-    """Many strings in two arrays."""
+    """A sequence of strings in two arrays.
+
+    Attributes:
+        text: all strings, UTF-8, concatenated, uint8.
+        ends: where each string ends in `text`, int64.
+    """
 
     text: np.ndarray
     ends: np.ndarray
@@ -61,7 +67,7 @@ class Strings:
 
 @dataclass(frozen=True)
 class IndexTable:
-    """The columns of `index.npz`; see the module."""
+    """The columns of `index.npz`, described at the top of this module."""
 
     patients: Strings
     paired: np.ndarray
@@ -81,14 +87,14 @@ class IndexTable:
         files: Sequence[str],
         shapes: Mapping[str, Sequence[int]],
     ) -> IndexTable:
-        """The columns of a collection.
+        """The columns for a collection.
 
         Args:
             collection: patients and their volumes.
             split: `train` or `validation` by patient identifier.
-            modalities: names, in the order of their numbers.
-            files: of each volume, in the order of `collection.volumes`.
-            shapes: voxels (z, y, x) by file.
+            modalities: names, in the order of their indices.
+            files: path of each volume inside the folder, in the order of `collection.volumes`.
+            shapes: voxels (z, y, x) by path.
         """
         patients, volumes = collection.patients, collection.volumes
         numbers = {modality: number for number, modality in enumerate(modalities)}
@@ -104,7 +110,7 @@ class IndexTable:
         )
 
     def write(self, path: Path) -> None:
-        """Writes the columns; a reader never sees half a file."""
+        """Writes the columns; a reader never sees an incomplete file."""
         columns: dict[str, np.ndarray] = {}
         for field in fields(self):
             value = getattr(self, field.name)
@@ -112,13 +118,12 @@ class IndexTable:
                 columns |= {field.name: value.text, f"{field.name}_end": value.ends}
             else:
                 columns[field.name] = value
-        temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-        np.savez(temporary, **columns)
-        os.replace(temporary, path)
+        with atomic_write(path) as temporary:
+            np.savez(temporary, **columns)
 
     @classmethod
     def read(cls, path: Path) -> IndexTable:
-        """Raises KeyError, ValueError, OSError or BadZipFile for a damaged file."""
+        """Reads the columns; raises KeyError, ValueError, OSError or BadZipFile for a damaged file."""
         with np.load(path) as stored:
             columns = {
                 field.name: Strings(stored[field.name], stored[f"{field.name}_end"])
@@ -137,12 +142,12 @@ class IndexTable:
 
 @dataclass(frozen=True)
 class Split:
-    """Volumes of one side of the split, by their numbers in the index.
+    """Volumes for training or for validation, by their indices.
 
     Attributes:
         pairs: CT and MR volume of each registered pair (n, 2).
-        ct, mr: every volume of a domain, those of pairs included.
-        unpaired_ct, unpaired_mr: how many volumes of a domain belong to no pair.
+        ct, mr: all volumes of a domain, including those of pairs.
+        unpaired_ct, unpaired_mr: number of volumes of a domain that belong to no pair.
     """
 
     pairs: np.ndarray
@@ -153,7 +158,7 @@ class Split:
 
     @property
     def pair_probability(self) -> float:
-        """How often a pair is drawn: each pair as often as a volume of the larger unpaired domain."""
+        """Probability of drawing a pair: each pair is drawn as often as a volume of the larger unpaired domain."""
         others = max(self.unpaired_ct, self.unpaired_mr)
         return len(self.pairs) / (len(self.pairs) + others) if len(self.pairs) else 0.0
 
@@ -164,9 +169,9 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
-        crop_size: crops that the files are divided for (z, y, x).
-        header: the content of `index.json`.
-        table: patients and volumes.
+        crop_size: crops that the chunks of the files are made for (z, y, x).
+        header: content of `index.json`.
+        table: content of `index.npz`: patients and volumes.
     """
 
     def __init__(self, folder: Path, header: dict[str, Any], table: IndexTable):
@@ -221,20 +226,20 @@ class PreprocessedCollection:
     def split(self, name: str) -> Split:
         """Volumes of `train` or `validation`."""
         table = self.table
-        inside = (table.validation == (name == VALIDATION))[table.patient]
-        paired = table.paired[table.patient] & inside
+        selected = (table.validation == (name == VALIDATION))[table.patient]
+        paired = table.paired[table.patient] & selected
         is_ct = table.domain == DOMAINS.index("CT")
         ct_of_pair, mr_of_pair = np.flatnonzero(paired & is_ct), np.flatnonzero(paired & ~is_ct)
         return Split(
             # Volumes are in the order of their patients, and a pair is one CT and one MR.
             np.stack([ct_of_pair, mr_of_pair], axis=1),
-            np.flatnonzero(inside & is_ct),
-            np.flatnonzero(inside & ~is_ct),
-            int((inside & is_ct & ~paired).sum()),
-            int((inside & ~is_ct & ~paired).sum()),
+            np.flatnonzero(selected & is_ct),
+            np.flatnonzero(selected & ~is_ct),
+            int((selected & is_ct & ~paired).sum()),
+            int((selected & ~is_ct & ~paired).sum()),
         )
 
-    def sides(self) -> dict[str, str]:
+    def split_by_patient(self) -> dict[str, str]:
         """`train` or `validation` by patient identifier."""
         return {
             self.table.patients[number]: VALIDATION if validation else TRAIN
@@ -242,6 +247,7 @@ class PreprocessedCollection:
         }
 
     def file(self, volume: int) -> Path:
+        """Path of a volume."""
         return self.folder / self.table.files[volume]
 
     def patient(self, volume: int) -> str:
@@ -249,38 +255,40 @@ class PreprocessedCollection:
         return self.table.patients[int(self.table.patient[volume])]
 
     def reading_notes(self, crop_size: Sequence[int]) -> list[str]:
-        """What a run should say about reading crops of this size here: padding, and chunks made for another size."""
-        notes = []
+        """Notes for the log on reading crops of this size: padded volumes, and chunks made for another crop size."""
+        notes, size = [], _format_size(crop_size)
         if small := self.smaller_than(crop_size):
             notes.append(
-                f"{small} of {len(self.table.files)} volumes are smaller than a crop of {_sizes(crop_size)} voxels "
+                f"{small} of {len(self.table.files)} volumes are smaller than a crop of {size} voxels "
                 "along some axis; crops of them are padded"
             )
         if self.crop_size != tuple(crop_size):
             notes.append(
-                f"Files are divided for crops of {_sizes(self.crop_size)} voxels; crops of {_sizes(crop_size)} read "
-                "more than they need. --overwrite with this crop size would divide them anew"
+                f"The chunks of the files are made for crops of {_format_size(self.crop_size)} voxels; crops of "
+                f"{size} read more than they need. --overwrite with this crop size would rewrite them"
             )
         return notes
 
     def smaller_than(self, crop_size: Sequence[int]) -> int:
-        """How many volumes are smaller than a crop along some axis, and will be padded."""
+        """Number of volumes that are smaller than a crop along some axis and will be padded."""
         return int((self.table.shape < np.asarray(crop_size)).any(axis=1).sum())
 
     def differences(self, spacing: Sequence[float] | None, validation_share: float) -> list[str]:
-        """In words, the settings it was made with that differ from these; a spacing of None fits any."""
-        differing = []
+        """Describes the preprocessing settings that differ from these; a spacing of None matches any."""
+        differences = []
         if spacing is not None and not np.allclose(self.spacing, spacing, atol=1e-5):
-            differing.append(f"spacing {millimetres(self.spacing)} there, {millimetres(spacing)} now")
+            differences.append(f"spacing {format_spacing(self.spacing)} in the folder, {format_spacing(spacing)} now")
         if not np.isclose(self.header["validation_share"], validation_share):
-            differing.append(f"validation_share {self.header['validation_share']} there, {validation_share} now")
-        return differing
+            differences.append(
+                f"validation_share {self.header['validation_share']} in the folder, {validation_share} now"
+            )
+        return differences
 
 
-def _sizes(sizes: Sequence[int]) -> str:
+def _format_size(sizes: Sequence[int]) -> str:
     return " x ".join(str(size) for size in sizes)
 
 
-def millimetres(spacing: Sequence[float]) -> str:
-    """A spacing in words, such as `2.5 x 3.92 x 3.92 mm`."""
+def format_spacing(spacing: Sequence[float]) -> str:
+    """A spacing as text, such as `2.5 x 3.92 x 3.92 mm`."""
     return " x ".join(f"{s:.4g}" for s in spacing) + " mm"

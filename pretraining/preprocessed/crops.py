@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import blosc2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection, Split
 from pretraining.preprocessed.splits import SPLITS
-
-# Key of the foreground points in a file's metadata: little-endian int16 (n, 3), z, y, x.
-FOREGROUND = "foreground"
-# Key of the intensity that stands outside the volume.
-PADDING = "padding"
-# Mapping of files does not work on Windows (nnU-Net's issue 2723).
-MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
+from pretraining.preprocessed.volume_file import foreground_points, open_volume, read_crop
 
 
 class Element(NamedTuple):
-    """One sample of a batch: a crop (1, z, y, x) a domain, whether they are registered, and whose they are."""
+    """One sample of a batch.
+
+    Attributes:
+        crops: one (1, z, y, x) for each domain, in the order of the dataset's domains.
+        paired: whether CT and MR are registered crops of one patient.
+        patients: the patient of each crop.
+    """
 
     crops: tuple[np.ndarray, ...]
     paired: bool
@@ -38,8 +35,8 @@ class Element(NamedTuple):
 class CropDataset(Dataset):
     """Batches of CT and MR crops; sample `n` of item `step` is a function of the seed, the split, `step` and `n` alone.
 
-    A run that is resumed at a step therefore sees the crops it would have seen, no sampler has state, and processes
-    that train together see the parts of the batch that one alone would see.
+    Therefore a resumed run continues with the crops of the uninterrupted run, the sampler has no state to save, and
+    processes that train together load the parts of the batch that a single process would load whole.
 
     Args:
         collection: the preprocessed volumes.
@@ -49,8 +46,8 @@ class CropDataset(Dataset):
         seed: of all draws.
         foreground_share: probability that a crop is centred on a point of the body, not on any voxel.
         steps: number of items.
-        samples: those of the batch that this process loads; all when None.
-        domains: `CT`, `MR` or both; an item holds no other.
+        samples: indices in the batch that this process loads; all when None.
+        domains: `CT`, `MR` or both; items contain only these.
 
     Raises:
         ValueError: for an unknown split, or a size that is not positive.
@@ -91,9 +88,15 @@ class CropDataset(Dataset):
         return self.steps
 
     def __getitem__(self, step: int) -> dict[str, Any]:
-        """`ct` and `mr` float32 (B, 1, z, y, x), `paired` bool (B,), `patients` [(of the CT, of the MR)] * B.
+        """Loads the batch of a step.
 
-        With one domain there is only its key, `paired` is False and `patients` names one in a tuple.
+        Returns:
+            `ct` and `mr`, float32 (B, 1, z, y, x); `paired`, bool (B,); `patients`, a list of B tuples (patient of the
+            CT, patient of the MR). With one domain there is only its key, `paired` is False and the tuples have one
+            element.
+
+        Raises:
+            InputError: naming a volume that is missing or damaged.
         """
         if not 0 <= step < self.steps:
             raise IndexError(step)
@@ -133,45 +136,25 @@ class CropDataset(Dataset):
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A crop (1, z, y, x) of a file and where it starts; at `start` if given."""
+        """Reads a crop (1, z, y, x), at a drawn place unless `start` is passed; returns the crop and its start."""
         volume = open_volume(file)
         if start is None:
-            points = np.frombuffer(_metadata(file, volume, FOREGROUND), dtype="<i2").reshape(-1, 3)
+            points = foreground_points(file, volume)
             shape, crop = np.array(volume.shape[1:]), np.array(self.crop_size)
             start = draw_start(points, shape, crop, self.foreground_share, random)
         return read_crop(file, volume, start, self.crop_size), start
 
 
-def read_crop(file: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: Triple) -> np.ndarray:
-    """Voxels float32 (1, z, y, x) from `start` on, padded outside the volume; reads only the chunks it touches.
-
-    Args:
-        file: where the volume is, for messages.
-        volume: of :func:`open_volume`.
-        start: first voxel (z, y, x), maybe negative.
-        crop_size: voxels (z, y, x).
-    """
-    crop, shape = np.array(crop_size), np.array(volume.shape[1:])
-    first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
-    region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
-    data = volume[region]
-    before, after = first - start, start + crop - last
-    if before.any() or after.any():
-        padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
-        data = np.pad(data, padding, constant_values=_metadata(file, volume, PADDING))
-    return np.ascontiguousarray(data, dtype=np.float32)
-
-
 def draw_start(
     points: np.ndarray, shape: np.ndarray, crop: np.ndarray, foreground_share: float, random: np.random.Generator
 ) -> np.ndarray:
-    """First voxel of a crop (z, y, x); negative along an axis on which the volume is smaller and will be padded.
+    """Draws the first voxel of a crop (z, y, x); negative along an axis where the volume is smaller than the crop.
 
     Args:
-        points: voxels of the body (n, 3), maybe none.
+        points: voxels of the body (n, 3); may be empty.
         shape, crop: sizes of the volume and of the crop.
         foreground_share: probability that the crop is centred on one of the points.
-        random: source of the draw.
+        random: random generator.
     """
     if len(points) and random.random() < foreground_share:
         centre = points[random.integers(len(points))].astype(np.int64)
@@ -179,22 +162,3 @@ def draw_start(
         centre = np.array([random.integers(size) for size in shape])
     inside = np.clip(centre - crop // 2, 0, np.maximum(shape - crop, 0))
     return np.where(shape >= crop, inside, -((crop - shape) // 2))
-
-
-def open_volume(file: Path) -> blosc2.NDArray:
-    """Opens a preprocessed volume without reading it.
-
-    Raises:
-        InputError: naming the file, when it is missing or damaged.
-    """
-    try:
-        return blosc2.open(str(file), mode="r", dparams={"nthreads": 1}, **MAPPED)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{file}: missing or damaged ({error}); preprocess again with --overwrite") from error
-
-
-def _metadata(file: Path, volume: blosc2.NDArray, name: str) -> Any:
-    try:
-        return volume.schunk.meta[name]
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"{file}: damaged, or of an older version; preprocess again with --overwrite") from error

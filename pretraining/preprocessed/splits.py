@@ -1,4 +1,4 @@
-"""Training and validation by patient, so that no patient is ever seen on both sides."""
+"""Splits a collection into training and validation by patient, so that no patient is in both."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Patient
-from pretraining.errors import InputError
 
 TRAIN, VALIDATION = SPLITS = ("train", "validation")
 
 
 def split_patients(patients: Sequence[Patient], validation_share: float, seed: int) -> dict[str, str]:
-    """Assigns each patient, separately among paired, CT-only, MR-only and unregistered ones.
+    """Draws the split, stratified by paired, CT-only, MR-only and unregistered patients.
 
-    Every group of two or more gives at least one patient to validation and keeps at least one for training.
+    Every group of two or more patients has at least one in validation and one in training.
+
+    Args:
+        patients: of the collection.
+        validation_share: share of each group that is drawn for validation.
+        seed: of the draw.
 
     Returns:
         `train` or `validation` by patient identifier.
 
     Raises:
-        InputError: when one side would be without CT or without MR, of those that the patients have.
+        InputError: when training or validation would have no CT or no MR although the collection has some.
     """
     groups: dict[tuple[bool, str], list[str]] = {}
     for patient in patients:
@@ -33,13 +38,13 @@ def split_patients(patients: Sequence[Patient], validation_share: float, seed: i
         count = min(max(count, 1), len(order) - 1)
         for position, identifier in enumerate(order):
             split[str(identifier)] = VALIDATION if position < count else TRAIN
-    there = {domain for patient in patients for domain in patient.domains()}
-    on_sides = {(split[patient.identifier], domain) for patient in patients for domain in patient.domains()}
-    for side in SPLITS:
+    domains = {domain for patient in patients for domain in patient.domains()}
+    covered = {(split[patient.identifier], domain) for patient in patients for domain in patient.domains()}
+    for name in SPLITS:
         for domain in DOMAINS:
-            if domain in there and (side, domain) not in on_sides:
+            if domain in domains and (name, domain) not in covered:
                 raise InputError(
-                    f"too few patients with {domain} to keep some for validation ({side} would have none): at least "
+                    f"too few patients with {domain} to keep some for validation ({name} would have none): at least "
                     "two paired patients are needed, or two with CT only and two with MR only"
                 )
     return split

@@ -1,4 +1,4 @@
-"""The files of a preprocessed folder: how they are called, which are missing, and who works on which."""
+"""The files of a preprocessed folder: their names, which are missing, and which part processes which."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 
 Item = TypeVar("Item")
 
@@ -17,17 +17,18 @@ Item = TypeVar("Item")
 def file_name(patient: Patient, volume: Volume) -> str:
     """Path of a preprocessed volume inside the folder; the parts of an identifier become folders."""
     *folders, last = patient.identifier.split("/")
-    return "/".join(_plain(part) for part in (*folders, f"{last}_{volume.name or volume.modality}")) + ".b2nd"
+    parts = (*folders, f"{last}_{volume.name or volume.modality}")
+    return "/".join(_portable(part) for part in parts) + ".b2nd"
 
 
-def _plain(part: str) -> str:
-    """What may be the name of a file on every system."""
-    plain = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", part)
-    return "_" + plain[1:] if plain.startswith(".") else plain
+def _portable(part: str) -> str:
+    """A file name that is valid on every operating system."""
+    valid = re.sub(r'[\\/:*?"<>|\x00-\x1f]', "_", part)
+    return "_" + valid[1:] if valid.startswith(".") else valid
 
 
 def file_names(collection: Collection) -> list[str]:
-    """Paths of all volumes, in the order of `collection.volumes`; raises InputError where two would have the same."""
+    """Paths of all volumes, in the order of `collection.volumes`; raises InputError if two would be the same."""
     names: dict[str, Path] = {}
     for patient in collection.patients:
         for volume in patient.volumes:
@@ -42,21 +43,21 @@ def file_names(collection: Collection) -> list[str]:
 
 
 def count_missing(folder: Path, names: Sequence[str]) -> int:
-    """How many of the files are not there; lists folders, since a million single questions would take minutes."""
-    there = {
+    """How many of the files are missing; lists the folders, since a million `stat` calls would take minutes."""
+    existing = {
         os.path.relpath(os.path.join(root, file), folder).replace(os.sep, "/")
         for root, _, files in os.walk(folder)
         for file in files
     }
-    return sum(name not in there for name in names)
+    return sum(name not in existing for name in names)
 
 
 def own_first(items: Sequence[Item], part: int, parts: int) -> list[Item]:
-    """All items: those of the part, then those of the next parts in turn."""
+    """All items: first those of this part, then those of the following parts in turn."""
     return [item for offset in range(parts) for item in items[(part + offset) % parts :: parts]]
 
 
 def remove_temporary(folder: Path) -> None:
-    """Deletes volumes that killed processes left half-written; not while another part may be writing some."""
-    for left in folder.rglob("*.tmp.b2nd"):
-        left.unlink(missing_ok=True)
+    """Deletes temporary files of killed processes. Not to be called while another part may be writing."""
+    for file in folder.rglob("*.tmp.b2nd"):
+        file.unlink(missing_ok=True)

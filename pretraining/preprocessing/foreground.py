@@ -1,4 +1,4 @@
-"""Raw voxels, checked, and what of them is body."""
+"""Reads and checks raw voxels, and finds the body in them."""
 
 from __future__ import annotations
 
@@ -9,37 +9,41 @@ import numpy as np
 import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import itk_reason
 from nnunetv2_swinfuse.imaging.nifti import check_nifti
 from pretraining.collections.collection import Volume
-from pretraining.errors import InputError
 
-# Between lung (about -700) and fat (about -100): everything denser than lung is body.
+# Between lung (about -700 HU) and fat (about -100 HU): everything denser than lung counts as body.
 CT_BODY_HU = -500
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Voxels float32 (1, z, y, x) and nnU-Net's properties, its spacing (z, y, x) among them.
+    """Voxels float32 (1, z, y, x), and nnU-Net's properties with the spacing (z, y, x).
 
     Raises:
-        InputError: naming the file, when it is truncated or holds NaN, infinite or only equal voxels.
+        InputError: naming the file, when it is truncated, when voxels are NaN or infinite, or when all are equal.
     """
     data, properties = _read(path)
-    broken = int((~np.isfinite(data)).sum())
-    if broken:
-        raise InputError(f"{path}: {broken} NaN or infinite voxel(s); repair or remove it")
+    not_finite = int((~np.isfinite(data)).sum())
+    if not_finite:
+        raise InputError(f"{path}: {not_finite} NaN or infinite voxel(s); repair or remove it")
     if data.min() == data.max():
         raise InputError(f"{path}: empty, every voxel is {data.min():g}; remove it")
     return data, properties
 
 
 def body_mask(volume: Volume, data: np.ndarray) -> np.ndarray:
-    """Body of a volume, uint8 of the shape of `data` (1, z, y, x): its mask file, else a threshold by domain.
+    """Mask of the body, uint8 (1, z, y, x): from the volume's mask file, otherwise by a threshold for its domain.
 
-    What anonymisation has removed is not body.
+    Voxels that anonymisation has removed are not part of the body.
+
+    Args:
+        volume: the volume.
+        data: its voxels (1, z, y, x).
 
     Raises:
-        InputError: when a mask file is unreadable or on another grid, or the body's marks nothing.
+        InputError: when a mask file is unreadable, on another grid, or leaves no body.
     """
     body = _body(volume, data)
     if volume.removed is not None:
@@ -55,12 +59,12 @@ def _body(volume: Volume, data: np.ndarray) -> np.ndarray:
         if not (mask > 0).any():
             raise InputError(f"{volume.mask}: marks no voxel as body; replace or remove the mask")
         return (mask > 0).astype(np.uint8)
-    # A CT without any air in HU counts from another zero (scanner units, a masked body): its threshold is unknown.
+    # Without air at its value in HU, a CT has another unit or a masked background: the threshold does not apply.
     if volume.domain == "CT" and data.min() < CT_BODY_HU < data.max():
         return (data > CT_BODY_HU).astype(np.uint8)
     otsu = sitk.OtsuThreshold(sitk.GetImageFromArray(data[0]), 0, 1)
     mask = sitk.GetArrayFromImage(otsu)[None].astype(np.uint8)
-    # A volume whose threshold finds nothing is all body, as far as we can tell.
+    # If the threshold finds nothing, the whole volume is taken for body.
     return mask if mask.any() else np.ones_like(mask)
 
 
@@ -81,5 +85,5 @@ def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     except RuntimeError as error:
         raise InputError(f"{path}: unreadable or truncated ({itk_reason(error)}); replace or remove it") from error
     except FileNotFoundError as error:
-        raise InputError(f"{path}: not there, or a link to nothing; restore or remove it") from error
+        raise InputError(f"{path}: missing, or a broken link; restore or remove it") from error
     return data.astype(np.float32, copy=False), properties

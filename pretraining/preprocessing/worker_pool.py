@@ -1,4 +1,4 @@
-"""Worker processes that finish all tasks before they report what failed."""
+"""Worker processes that finish all tasks before the failed ones are reported."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
 class Workers:
-    """Spawned processes, kept from one :meth:`run` to the next since each imports torch; with one, this process works.
+    """Spawned processes that are kept from one :meth:`run` to the next, since each takes seconds to import torch.
 
     Args:
-        processes: how many, at least 1.
+        processes: how many, at least 1; with 1, no process is started and this one does the work.
     """
 
     def __init__(self, processes: int):
         if processes < 1:
             raise InputError(f"{processes} processes; expected at least 1 (-np)")
-        # Few tasks are handed over at a time: memory must not grow with their number.
-        self._most_running = 4 * processes
+        # Tasks are submitted a few at a time, so that memory does not grow with their number.
+        self._max_submitted = 4 * processes
         context = multiprocessing.get_context("spawn")
         self._pool = (
-            ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts) if processes > 1 else None
+            ProcessPoolExecutor(processes, mp_context=context, initializer=_ignore_interrupts)
+            if processes > 1
+            else None
         )
 
     def __enter__(self) -> Workers:
@@ -49,8 +51,8 @@ class Workers:
         """Results in the order of the tasks, with a progress bar.
 
         Raises:
-            InputError: with the messages of all tasks that raised one, after the others are done; or when the system
-                has ended a worker.
+            InputError: with the messages of all tasks that raised one, after the other tasks are done; or when the
+                system has killed a worker.
         """
         tasks = list(tasks)
         results: dict[int, Result] = {}
@@ -63,28 +65,28 @@ class Workers:
                     problems.append(str(error))
         except BrokenProcessPool as error:
             raise InputError(
-                f"{title}: the system ended a worker process, most likely for lack of memory. What is complete is "
+                f"{title}: the system killed a worker process, most likely for lack of memory. Complete volumes are "
                 "kept: run the same command again with fewer processes (-np 1)"
             ) from error
         if problems:
             listing = "\n  ".join(sorted(problems))
             raise InputError(
-                f"{title}: {len(problems)} volume(s) cannot be used. All others are done and that is kept: repair or "
+                f"{title}: {len(problems)} volume(s) cannot be used. All others are done and are kept: repair or "
                 f"remove these and run the same command again:\n  {listing}"
             )
         return [results[index] for index in range(len(tasks))]
 
     def _completed(self, function: Callable[[Task], Result], tasks: list[Task]) -> Iterator[tuple[int, Future[Result]]]:
         if self._pool is not None:
-            waiting = enumerate(tasks)
+            remaining = enumerate(tasks)
             running: dict[Future[Result], int] = {}
             while True:
-                for index, task in islice(waiting, self._most_running - len(running)):
+                for index, task in islice(remaining, self._max_submitted - len(running)):
                     running[self._pool.submit(function, task)] = index
                 if not running:
                     return
-                done_now, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done_now:
+                completed, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in completed:
                     yield running.pop(future), future
         for index, task in enumerate(tasks):
             done: Future[Result] = Future()
@@ -95,6 +97,6 @@ class Workers:
             yield index, done
 
 
-def _leave_interrupts() -> None:
-    """Ctrl-C reaches every process of a terminal; the parent alone answers it, workers end with their task."""
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches every process of a terminal, but only the parent handles it; workers finish their task."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,9 +1,9 @@
-"""`python -m tests.interruption`: kills one pretraining run many times and compares it with one that was left alone.
+"""`python -m tests.interruption`: kills one pretraining run many times and compares it with an uninterrupted one.
 
-Both preprocess the same made volumes and train the same tiny network on the CPU. SIGKILL comes at random moments of
-preprocessing, of the steps and of the writing of checkpoints; after each, every file that has its final name must be
-whole, and the next command must go on. In the end volumes and every recorded loss must be equal, bit by bit, and no
-temporary file may be left.
+Both preprocess the same synthetic volumes and train the same tiny network on the CPU. SIGKILL comes at random moments
+of preprocessing, of the steps and of the writing of checkpoints; after each, every file that has its final name must
+be complete, and the next command must resume the run. In the end volumes and all recorded losses must be equal, bit by
+bit, and no temporary file may be left.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from pathlib import Path
 import blosc2
 import numpy as np
 
-from nnunetv2_swinfuse.architecture.encoder_file import load_plain
+from nnunetv2_swinfuse.architecture.encoder_file import load_content
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.monitoring.log import TEXT, read_records
-from tests.pretraining.made import tiny_arguments
+from tests.pretraining.synthetic import tiny_arguments
 
 NAME = "SynthRAD"
 PATIENTS = 30
@@ -40,7 +40,7 @@ PREPROCESSING, STEPS, CHECKPOINTS = "preprocessing", "steps", "writing a checkpo
 
 
 class LostError(Exception):
-    """Something did not survive a kill."""
+    """Something was lost by a kill."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,13 @@ class Folders:
     def output(self) -> Path:
         return self.own / "output.txt"
 
-    def beginnings(self) -> int:
-        """How often the log says that steps begin."""
+    def starts(self) -> int:
+        """How often the log reports that training starts or resumes."""
         log = self.run / TEXT
         return log.read_text().count(" at step ") if log.is_file() else 0
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """The command a user gives, with `more` behind it."""
+        """Starts the command of a user, followed by `more`."""
         command = [sys.executable, "-m", "pretraining", "-d", NAME, "-p", "tiny", *tiny_arguments(**SETTINGS), *more]
         environment = os.environ | {
             "nnUNet_raw": str(self.raw),
@@ -79,7 +79,7 @@ class Folders:
         with self.output.open("a") as output:
             return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True)
 
-    def go_on(self) -> subprocess.Popen[str]:
+    def resume(self) -> subprocess.Popen[str]:
         return self.start(*(["--c"] if (self.run / CHECKPOINT).is_file() else []))
 
 
@@ -93,32 +93,32 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="interruption_") as root:
         raw = Path(root) / "raw"
         write_synthrad(raw / NAME, PATIENTS)
-        alone, killed = (Folders(raw, Path(root) / name) for name in ("alone", "killed"))
-        for folders in (alone, killed):
+        uninterrupted, killed = (Folders(raw, Path(root) / name) for name in ("uninterrupted", "killed"))
+        for folders in (uninterrupted, killed):
             folders.own.mkdir()
             folders.output.touch()
         try:
-            finish(alone.start(), alone)
-            carry_out(killed, options.kills, chance)
-            compare(alone, killed)
+            finish(uninterrupted.start(), uninterrupted)
+            kill_repeatedly(killed, options.kills, chance)
+            compare(uninterrupted, killed)
         except LostError as error:
             print(f"LOST: {error}")
             raise SystemExit(1) from None
 
 
-def carry_out(folders: Folders, kills: int, chance: random.Random) -> None:
+def kill_repeatedly(folders: Folders, kills: int, chance: random.Random) -> None:
     """Kills the run so many times, a quarter of them in preprocessing, then lets it finish."""
     moments = [PREPROCESSING] * (kills // 4)
     moments += [(STEPS, CHECKPOINTS)[kill % 2] for kill in range(kills - len(moments))]
     for number, moment in enumerate(moments, start=1):
-        begun = folders.beginnings()
-        process = folders.go_on()
+        begun = folders.starts()
+        process = folders.resume()
         wait_for(moment, folders, process, begun, chance)
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
         steps = check_files(folders)
         print(f"kill {number:2d}, {moment}: {len(volumes(folders))} volumes, checkpoint of step {steps}", flush=True)
-    finish(folders.go_on(), folders)
+    finish(folders.resume(), folders)
     print(f"{kills} kills: {', '.join(f'{count} in {moment}' for moment, count in Counter(moments).items())}")
 
 
@@ -129,10 +129,10 @@ def wait_for(moment: str, folders: Folders, process: subprocess.Popen[str], begu
         until(lambda: len(volumes(folders)) > before, process)
         time.sleep(chance.uniform(0, 0.3))
         return
-    until(lambda: folders.beginnings() > begun, process)
+    until(lambda: folders.starts() > begun, process)
     time.sleep(chance.uniform(0, 3))
     if moment == CHECKPOINTS:
-        until(lambda: any(folders.run.glob(f"{CHECKPOINT}*.tmp")), process)
+        until(lambda: any(folders.run.glob(f"{CHECKPOINT}*.tmp*")), process)
 
 
 def until(arrived: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -165,27 +165,27 @@ def check_files(folders: Folders) -> int:
         for path in volumes(folders):
             voxels(path)
         for path in folders.own.rglob("encoder.pth"):
-            load_plain(path)
+            load_content(path)
         read_records(folders.run)
         return load_checkpoint(folders.run / CHECKPOINT).step if (folders.run / CHECKPOINT).is_file() else 0
     except Exception as error:
         raise LostError(f"a file is corrupt: {type(error).__name__}: {error}") from error
 
 
-def compare(alone: Folders, killed: Folders) -> None:
+def compare(uninterrupted: Folders, killed: Folders) -> None:
     """Volumes, losses and weights of both runs must be equal."""
-    ours, theirs = ({path.relative_to(f.volumes): path for path in volumes(f)} for f in (killed, alone))
+    ours, theirs = ({path.relative_to(f.volumes): path for path in volumes(f)} for f in (killed, uninterrupted))
     if ours.keys() != theirs.keys():
         raise LostError(f"other volumes than without kills: {sorted(ours.keys() ^ theirs.keys())}")
     for name, path in ours.items():
         if not np.array_equal(voxels(path), voxels(theirs[name])):
             raise LostError(f"{path}: other voxels than without kills")
-    records, expected = read_records(killed.run), read_records(alone.run)
+    records, expected = read_records(killed.run), read_records(uninterrupted.run)
     if records != expected:
         pairs = zip_longest(records, expected)
         ours_first, theirs_first = next(pair for pair in pairs if pair[0] != pair[1])
         raise LostError(f"records differ first at {ours_first}, without kills {theirs_first}")
-    weights, other = (load_checkpoint(f.run / CHECKPOINT).network_weights for f in (killed, alone))
+    weights, other = (load_checkpoint(f.run / CHECKPOINT).network_weights for f in (killed, uninterrupted))
     if any(not weights[name].equal(other[name]) for name in other):
         raise LostError("the weights differ from those without kills")
     left = [path for path in killed.own.rglob("*") if ".tmp" in path.name]

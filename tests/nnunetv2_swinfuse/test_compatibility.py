@@ -1,4 +1,3 @@
-import configparser
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,8 @@ from nnunetv2_swinfuse.compatibility import (
 
 
 def test_the_range_is_that_of_the_package():
-    path = Path(__file__).parents[2] / "setup.cfg"
-    setup = configparser.ConfigParser()
-    setup.read(path)
-    assert f"nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}" in setup["options"]["install_requires"].split()
+    project = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert f'"nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}"' in project
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
 import errno
+import os
 import pickle
 
 import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture import encoder_file
-from pretraining.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.checkpoint import FORMAT_VERSION, TrainingState, load_checkpoint, save_checkpoint
 from pretraining.model import PretrainingModel
 
-from .made import tiny
+from .synthetic import tiny
 
 
 @pytest.fixture
@@ -40,18 +40,50 @@ def test_round_trip_without_code_execution(tmp_path, state):
     assert loaded.optimizer["state"].keys() == state.optimizer["state"].keys()
 
 
+def change(path, **changes):
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+
+
+def change_weights(path, change):
+    weights = torch.load(path, weights_only=True)["network_weights"]
+    torch.save({**torch.load(path, weights_only=True), "network_weights": change(weights)}, path)
+
+
+def flip_bit(path):
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+
+
 BAD = {
-    "missing": (lambda path: path.unlink(), "no checkpoint to go on from"),
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "corrupted checkpoint"),
-    "pickle": (lambda path: path.write_bytes(pickle.dumps(print)), "corrupted checkpoint"),
+    "missing": (lambda path: path.unlink(), "no checkpoint to resume from"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:500]), "corrupted.*Restore it from a copy"),
+    "flipped bit": (flip_bit, "corrupted.*checksum of .* is wrong.*Restore it from a copy"),
+    "pickle": (lambda path: path.write_bytes(pickle.dumps(print)), "needs code execution .* or is corrupted.*Restore"),
     "foreign": (lambda path: torch.save({"a": 1}, path), "not a checkpoint of swinfuse_pretrain"),
-    "newer": (
-        lambda path: torch.save({**torch.load(path, weights_only=True), "format_version": 9}, path),
-        "checkpoint format 9.*Upgrade",
+    "list": (lambda path: torch.save([1], path), "not a checkpoint of swinfuse_pretrain .found 'list'"),
+    "newer": (lambda path: change(path, format_version=9), "checkpoint format 9.*Upgrade"),
+    "older": (lambda path: change(path, format_version=2), "checkpoint format 2.*without --c, with --overwrite"),
+    "no version": (lambda path: change(path, format_version=None), "checkpoint format None"),
+    "tensor version": (lambda path: change(path, format_version=torch.zeros(3)), "checkpoint format tensor"),
+    "no step": (
+        lambda path: torch.save({"format": "swinfuse-pretraining", "format_version": FORMAT_VERSION}, path),
+        "damaged checkpoint .KeyError: 'step'.*Restore it from a copy",
     ),
-    "older": (
-        lambda path: torch.save({**torch.load(path, weights_only=True), "format_version": 1}, path),
-        "checkpoint format 1.*without --c.*--init_from",
+    "spacing": (lambda path: change(path, spacing=None), "damaged checkpoint .TypeError"),
+    "depths": (lambda path: change(path, configuration={"depths": 3}), "damaged checkpoint"),
+    "weights": (lambda path: change(path, network_weights=[1]), "damaged checkpoint .AttributeError"),
+    "NaN": (
+        lambda path: change_weights(path, lambda w: {**w, "patch_embed.proj.bias": torch.full((12,), float("nan"))}),
+        "patch_embed.proj.bias holds values that are not finite",
+    ),
+    "fewer weights": (
+        lambda path: change_weights(path, lambda w: {n: t for n, t in w.items() if "proj.bias" not in n}),
+        "tensors are not those of its configuration, such as encoder",
+    ),
+    "shape": (
+        lambda path: change_weights(path, lambda w: {**w, "patch_embed.proj.bias": torch.zeros(3)}),
+        "1 tensors are not those of its configuration, such as patch_embed.proj.bias",
     ),
 }
 
@@ -75,7 +107,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_so(tmp_path, state, monk
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(encoder_file.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"No space left.*GiB are free.*--c"):
         save_checkpoint(state, path)
     assert path.read_bytes() == before

@@ -11,10 +11,10 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
-from pretraining.cli import continuation, main
+from pretraining.cli import main, make_resume_command
 from pretraining.loop import CHECKPOINT
 
-from .made import tiny_arguments
+from .synthetic import tiny_arguments
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def root(finished, tmp_path, monkeypatch):
-    """A copy to spoil."""
+    """A copy that a test may change."""
     copy = tmp_path / "nnunet"
     shutil.copytree(finished, copy)
     set_paths(monkeypatch, copy)
@@ -82,10 +82,10 @@ def test_a_diverged_run_has_a_report_that_says_so(root, capsys):
     assert "Stopped: step " in (run_folder(root) / "report.html").read_text()
 
 
-def test_tensorboard_that_is_not_installed_is_said_before_any_work(root, capsys, monkeypatch):
+def test_missing_tensorboard_is_reported_before_any_work(root, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
-    assert "nnunetv2-swinfuse[tensorboard]" in fails(capsys, *command("--overwrite", "--tensorboard"))
+    assert "pip install tensorboard" in fails(capsys, *command("--overwrite", "--tensorboard"))
     assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
@@ -96,6 +96,7 @@ def test_the_next_command_is_printed(root, capsys):
     assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
+@pytest.mark.slow
 def test_a_residual_encoder_is_trained_and_published(root, capsys):
     arguments = command("--train_only", "--recipe", "resenc", feature_size=8, depths=(1, 2))
     main(arguments)
@@ -117,13 +118,14 @@ def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(r
     assert "--recipe resenc" in error
 
 
-def test_what_a_killed_writer_left_is_removed(root):
+def test_temporary_files_of_killed_processes_are_removed(root):
     left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
     left.write_bytes(b"half a checkpoint")
     main(command("--c"))
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
@@ -132,17 +134,17 @@ def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     assert (run_folder(root) / CHECKPOINT).read_bytes() != before
 
 
-def test_going_on_with_other_settings_is_refused(root, capsys):
+def test_resuming_with_other_settings_is_refused(root, capsys):
     assert "learning_rate: 0.001 in the run, 0.1 now" in fails(capsys, *command("--c", "--learning_rate", "0.1"))
 
 
 def test_a_corrupted_checkpoint_is_named(root, capsys):
     checkpoint = run_folder(root) / CHECKPOINT
     checkpoint.write_bytes(checkpoint.read_bytes()[:2000])
-    assert f"{checkpoint}: corrupted checkpoint" in fails(capsys, *command("--c"))
+    assert f"{checkpoint}: corrupted" in fails(capsys, *command("--c"))
 
 
-def test_an_unknown_collection_lists_what_there_is_and_mentions_the_demo(root, capsys):
+def test_an_unknown_collection_lists_the_known_ones_and_mentions_the_demo(root, capsys):
     error = fails(capsys, "-d", "Nothing")
     assert "SynthRAD" in error
     assert "swinfuse_demo --data_only" in error
@@ -156,22 +158,23 @@ def test_missing_path_variables_are_all_named(monkeypatch, capsys):
     assert "export nnUNet_raw=" in error
 
 
-def test_a_gpu_that_is_not_there(root, capsys, monkeypatch):
+def test_a_missing_gpu_is_refused(root, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert "PyTorch sees no GPU" in fails(capsys, *command("--overwrite", device="cuda"))
 
 
-def test_settings_that_cannot_be_are_refused_before_any_work(root, capsys):
+def test_impossible_settings_are_refused_before_any_work(root, capsys):
     assert "batch_size is 0" in fails(capsys, *command("--overwrite", batch_size=0))
     assert run_folder(root).is_dir()
 
 
-def test_the_command_to_go_on_is_the_one_that_was_typed():
+def test_the_resume_command_is_the_typed_one_with_c():
     typed = ["-d", "My Data", "--unpaired", "--overwrite", "--steps", "9"]
-    assert continuation(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
+    assert make_resume_command(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch):
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_to_resume_it_and_can_be(root, capsys, monkeypatch):
     from pretraining.monitoring.log import RunLog
 
     record = RunLog.record
@@ -187,11 +190,11 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(root, capsys, monkeypatch
     report = (run_folder(root) / "report.html").read_text()
     assert "Not finished: 1 of 3 steps" in report
     assert "SIGINT at step 1" in report
-    assert "Go on with: swinfuse_pretrain" in report
-    typed = shlex.split(error.split("Go on with: swinfuse_pretrain ")[1])
+    assert "Resume with: swinfuse_pretrain" in report
+    typed = shlex.split(error.split("Resume with: swinfuse_pretrain ")[1])
     assert typed[-1] == "--c"
     main(typed)
-    assert "Going on at step 1 of 3" in capsys.readouterr().out
+    assert "Resuming at step 1 of 3" in capsys.readouterr().out
 
 
 def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
@@ -205,7 +208,8 @@ def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     assert "3.6 x 4 x 4" in out
 
 
-def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsys, monkeypatch):
+@pytest.mark.slow
+def test_preprocessing_in_parts_and_train_only_give_the_same_run(root, capsys, monkeypatch):
     before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
     shutil.rmtree(root / "results" / "SynthRAD")
@@ -221,7 +225,8 @@ def test_preprocessing_in_parts_and_training_alone_give_the_same_run(root, capsy
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def test_training_alone_runs_without_nnunetv2(root):
+@pytest.mark.slow
+def test_train_only_runs_without_nnunetv2(root):
     shutil.rmtree(root / "results")
     program = (
         "import sys\n"
@@ -234,16 +239,17 @@ def test_training_alone_runs_without_nnunetv2(root):
     assert (root / "results" / "swinfuse" / "encoder.pth").is_file()
 
 
-def test_training_alone_on_what_was_made_otherwise_or_not_at_all(root, capsys):
+def test_train_only_refuses_volumes_of_other_settings_and_missing_ones(root, capsys):
     error = fails(capsys, *command("--train_only", "--overwrite", "--spacing", "9", "9", "9"))
-    assert "spacing 3.6 x 4 x 4 mm there, 9 x 9 x 9 mm now" in error
+    assert "spacing 3.6 x 4 x 4 mm in the folder, 9 x 9 x 9 mm now" in error
     assert run_folder(root).is_dir()
     assert "there is SynthRAD" in fails(capsys, "-d", "501", "--train_only")
     (root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json").unlink()
     assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
-def test_what_is_padded_is_counted_in_the_log(root):
+@pytest.mark.slow
+def test_padded_volumes_are_counted_in_the_log(root):
     main(command("--overwrite", "--spacing", "20", "20", "20", steps=1))
     log = (run_folder(root) / "log.txt").read_text()
     assert "8 of 8 volumes are smaller than a crop of 16 x 16 x 16 voxels" in log
@@ -260,7 +266,7 @@ def test_what_is_padded_is_counted_in_the_log(root):
         (["--list", "--modality", "PET"], "expected NAME=CT"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(root, capsys, arguments, words):
+def test_contradicting_options_are_refused(root, capsys, arguments, words):
     assert words in fails(capsys, *arguments)
 
 
@@ -274,7 +280,8 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
-def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
+@pytest.mark.slow
+def test_a_run_starts_from_an_encoder_and_resumes_with_the_same_command(root, capsys):
     first = root / "results" / "swinfuse" / "encoder.pth"
     kept = shutil.copy(first, root / "kept.pth")
     arguments = command("--overwrite", init_from=str(kept), steps=1)
@@ -282,10 +289,10 @@ def test_begins_from_an_encoder_and_goes_on_with_the_same_command(root, capsys):
     assert "tensors matched, 0 adapted" in capsys.readouterr().out
     record = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["configuration"]
     assert record["init_from"] == str(kept)
-    main(shlex.split(continuation(arguments))[1:])
+    main(shlex.split(make_resume_command(arguments))[1:])
 
 
-def test_a_wrong_file_to_begin_from_is_refused_before_any_work(root, capsys):
+def test_a_wrong_initial_encoder_is_refused_before_any_work(root, capsys):
     torch.save({"weight": torch.zeros(1)}, root / "other.pth")
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
     assert "no encoder in it" in fails(capsys, *command("--overwrite", init_from=str(root / "other.pth")))

@@ -16,7 +16,7 @@ from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
 from pretraining.run import Run
 
-from .made import made_collection, tiny, tiny_arguments
+from .synthetic import synthetic_collection, tiny, tiny_arguments
 
 STEPS = 12
 SETTINGS = {"steps": STEPS, "batch_size": 2, "drop_path_rate": 0.0, "validate_every": STEPS, "checkpoint_every": 4}
@@ -28,9 +28,9 @@ PATIENCE = 240
 def root(tmp_path_factory):
     """nnU-Net's folders with a preprocessed collection and a run of one process."""
     root = tmp_path_factory.mktemp("nnunet")
-    made_collection(root)
+    synthetic_collection(root)
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in paths(root, "alone").items():
+        for name, value in paths(root, "single").items():
             patch.setenv(name, value)
         main(arguments())
     return root
@@ -79,17 +79,18 @@ def finish(process):
     return process.returncode, output
 
 
-def same_as_alone(root, results):
+def same_as_single_process(root, results):
     """Every step is recorded once, with the losses of one process, and the weights are its weights."""
-    records, expected = (read_records(run_folder(root, name)) for name in (results, "alone"))
+    records, expected = (read_records(run_folder(root, name)) for name in (results, "single"))
     assert [(r["step"], r["kind"]) for r in records] == [(r["step"], r["kind"]) for r in expected]
     for ours, theirs in zip(records, expected, strict=True):
         assert ours["total"] == pytest.approx(theirs["total"], rel=1e-2)
-    ours, theirs = (load_checkpoint(run_folder(root, name) / CHECKPOINT) for name in (results, "alone"))
+    ours, theirs = (load_checkpoint(run_folder(root, name) / CHECKPOINT) for name in (results, "single"))
     assert ours.step == theirs.step == STEPS
     assert (root / results / "swinfuse" / "encoder.pth").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="finds the processes in Linux's /proc")
 @pytest.mark.parametrize("launcher", ["num_gpus", "torchrun"])
 def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launcher):
@@ -102,28 +103,29 @@ def test_a_killed_process_costs_the_steps_since_the_last_checkpoint(root, launch
     os.kill(ranks(process)[-1], signal.SIGKILL)
     status, output = finish(process)
     assert status == 0, output
-    steps = [int(step) for step in re.findall(r"Going on at step (\d+) of", output)]
+    steps = [int(step) for step in re.findall(r"Resuming at step (\d+) of", output)]
     assert len(steps) == 1
     assert steps[0] in (4, 8)
-    same_as_alone(root, launcher)
+    same_as_single_process(root, launcher)
 
 
-def test_an_interrupted_run_of_two_processes_goes_on(root):
+@pytest.mark.slow
+def test_an_interrupted_run_of_two_processes_can_be_resumed(root):
     process = start(root, "interrupted", swinfuse_pretrain("-num_gpus", "2"))
     wait_for_step(process, run_folder(root, "interrupted"), 2)
     process.send_signal(signal.SIGINT)
     status, output = finish(process)
     assert status == 130, output
-    assert "Go on with: swinfuse_pretrain" in output
+    assert "Resume with: swinfuse_pretrain" in output
     saved = load_checkpoint(run_folder(root, "interrupted") / CHECKPOINT)
     assert saved.step == len(read_records(run_folder(root, "interrupted")))
-    # One process may go on with what two have begun.
+    # One process may resume a run of two.
     status, output = finish(start(root, "interrupted", swinfuse_pretrain("--c")))
     assert status == 0, output
-    same_as_alone(root, "interrupted")
+    same_as_single_process(root, "interrupted")
 
 
-def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
+def test_more_gpus_than_the_machine_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     run = Run(
@@ -137,7 +139,7 @@ def test_more_gpus_than_there_are_are_refused(tmp_path, monkeypatch):
     ("variables", "more", "words"),
     [
         ({"WORLD_SIZE": "2", "RANK": "1"}, [], "Preprocess first"),
-        ({}, ["--train_only", "-num_gpus", "3"], "batch_size is 2 and counts over all processes"),
+        ({}, ["--train_only", "-num_gpus", "3"], "batch_size is 2 and counts the pairs of all"),
         ({}, ["--train_only", "-num_gpus", "0"], "-num_gpus is 0"),
     ],
 )

@@ -6,19 +6,20 @@ import signal
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining import loop
 from pretraining.checkpoint import load_checkpoint
-from pretraining.errors import InputError
-from pretraining.loop import CHECKPOINT, DivergedError, Interrupted, train
+from pretraining.interruption import Interrupted
+from pretraining.loop import CHECKPOINT, DivergedError, train
 from pretraining.monitoring.log import RunLog, read_records
 from pretraining.monitoring.scalars import UnreadScalars
 
-from .made import CPU, RESENC, made_collection, tiny
+from .synthetic import CPU, RESENC, synthetic_collection, tiny
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return made_collection(tmp_path_factory.mktemp("collection"))
+    return synthetic_collection(tmp_path_factory.mktemp("collection"))
 
 
 def run(folder, collection, configuration, state=None):
@@ -38,7 +39,12 @@ def interrupt_at(monkeypatch, step, number):
 
 
 @pytest.mark.parametrize(
-    ("step", "number", "backbone"), [(3, signal.SIGINT, {}), (5, signal.SIGTERM, {}), (3, signal.SIGINT, RESENC)]
+    ("step", "number", "backbone"),
+    [
+        (3, signal.SIGINT, {}),
+        pytest.param(5, signal.SIGTERM, {}, marks=pytest.mark.slow),
+        pytest.param(3, signal.SIGINT, RESENC, marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     tmp_path, collection, monkeypatch, step, number, backbone
@@ -57,7 +63,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
         assert torch.equal(ours, theirs), name
 
 
-def test_records_behind_a_checkpoint_are_taken_again(tmp_path, collection):
+def test_records_after_the_checkpoint_are_replaced(tmp_path, collection):
     configuration = tiny()
     run(tmp_path / "run", collection, configuration)
     expected = read_records(tmp_path / "run")
@@ -98,10 +104,11 @@ def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_p
         assert "inpainting" in record
         assert not any(name.startswith("rotation") for name in record)
     assert "3 x 1 x 1.5 mm" in (tmp_path / "run" / "log.txt").read_text()
-    # What was asked for is kept: the run goes on with the same command.
+    # The requested settings are kept, so that the same command resumes the run.
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).configuration == tiny()
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_losses(tmp_path, collection):
     configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
     run(tmp_path / "run", collection, configuration)
@@ -128,6 +135,7 @@ def test_an_unexpected_error_leaves_no_process_that_loads(tmp_path, collection, 
     assert error.traceback
 
 
+@pytest.mark.slow
 def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection):
     run(tmp_path / "inside", collection, tiny(steps=3))
     run(tmp_path / "workers", collection, tiny(steps=3, workers=2))
@@ -150,13 +158,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_p
         return clip(parameters, norm)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
-    with pytest.raises(DivergedError, match=r"step 2: the loss is .* its gradient's norm nan"):
+    with pytest.raises(DivergedError, match=r"step 2: the loss is .* the norm of its gradient nan"):
         run(tmp_path / "run", collection, tiny(checkpoint_every=1))
     state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert state.step == 2
     assert all(tensor.isfinite().all() for tensor in state.network_weights.values())
 
 
+@pytest.mark.slow
 def test_values_that_are_read_late_are_recorded_all(tmp_path, collection, monkeypatch):
     run(tmp_path / "each", collection, tiny())
     monkeypatch.setattr(loop, "UnreadScalars", lambda every: UnreadScalars(100))

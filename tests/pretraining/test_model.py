@@ -7,28 +7,28 @@ from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import PretrainingModel, RotationHead
 
-from .made import RESENC, made_batch, tiny
+from .synthetic import RESENC, synthetic_batch, tiny
 
 
 @pytest.mark.parametrize("changes", [{}, {"dim": "none"}, {"fusion": "mean"}, RESENC, {**RESENC, "dim": "none"}])
-@pytest.mark.parametrize("alone", [False, True])
-def test_predictions_have_the_shapes_of_their_tasks(changes, alone):
+@pytest.mark.parametrize("single_image", [False, True])
+def test_predictions_have_the_shapes_of_their_tasks(changes, single_image):
     model = PretrainingModel(tiny(**changes))
-    batch = made_batch()
-    ct, mr, pair = model(batch["ct"], batch["mr"], alone)
+    batch = synthetic_batch()
+    ct, mr, pair = model(batch["ct"], batch["mr"], single_image)
     for predictions in (ct, mr):
         assert predictions.reconstruction.shape == batch["ct"].shape
         assert predictions.turns.shape == (2, 4)
         assert predictions.projection.shape == (2, 128)
-    assert (pair is None) == alone
+    assert (pair is None) == single_image
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
-def test_one_modality_goes_alone(modality):
+def test_a_single_modality_is_encoded_by_itself(modality):
     model = PretrainingModel(tiny()).eval()
-    batch = made_batch()
+    batch = synthetic_batch()
     with torch.no_grad():
-        both = model(batch["ct"], batch["mr"], alone=True)
+        both = model(batch["ct"], batch["mr"], single_image=True)
         ct, mr, pair = model(*(batch[name] if name == modality else None for name in ("ct", "mr")))
     assert pair is None
     found, missing = (ct, mr) if modality == "ct" else (mr, ct)
@@ -47,12 +47,12 @@ def test_heads_of_tasks_that_are_left_out_are_not_trained():
 def test_a_sample_does_not_depend_on_its_batch(backbone):
     torch.manual_seed(0)
     model = PretrainingModel(tiny(**backbone)).eval()
-    batch = made_batch(3)
+    batch = synthetic_batch(3)
     with torch.no_grad():
         together, _, _ = model(batch["ct"], batch["mr"])
-        alone, _, _ = model(batch["ct"][1:2], batch["mr"][1:2])
-    torch.testing.assert_close(together.reconstruction[1:2], alone.reconstruction, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(together.turns[1:2], alone.turns, atol=1e-5, rtol=1e-5)
+        separate, _, _ = model(batch["ct"][1:2], batch["mr"][1:2])
+    torch.testing.assert_close(together.reconstruction[1:2], separate.reconstruction, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together.turns[1:2], separate.turns, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", [{}, RESENC])
@@ -64,11 +64,11 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone
     network = build_network(architecture, 1, 3)
     report = transfer_encoder(network, encoder)
     assert set(report.matched) == {n for n, _ in model.named_parameters() if n.startswith(("patch_embed.", "encoder."))}
-    image = made_batch()["ct"]
+    image = synthetic_batch()["ct"]
     with torch.no_grad():
         expected = model.eval().encoder(model.patch_embed(image))
-        found = network.eval().encoder(network.patch_embed(image))
-    for ours, theirs in zip(found, expected, strict=True):
+        features = network.eval().encoder(network.patch_embed(image))
+    for ours, theirs in zip(features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -76,7 +76,7 @@ def test_the_inpainting_head_sees_how_bright_an_image_is_where_the_features_do_n
     torch.manual_seed(0)
     model = PretrainingModel(tiny(dim="none")).eval()
     torch.nn.init.zeros_(model.patch_embed.proj.bias)
-    image = made_batch()["ct"]
+    image = synthetic_batch()["ct"]
     with torch.no_grad():
         embedding = model.patch_embed(image)
         features, of_brighter = model.encoder(embedding), model.encoder(2 * embedding)

@@ -16,7 +16,7 @@ from nnunetv2_swinfuse.architecture.registry import build_network
 from pretraining.checkpoint import export_encoder
 from pretraining.model import PretrainingModel
 
-from .made import RESENC, tiny
+from .synthetic import RESENC, tiny
 
 ADAPTATION_PLAN = {
     "architecture_plans": dict, "pretrain_plan": dict, "pretrain_num_input_channels": int,
@@ -42,7 +42,9 @@ SPACING_STYLES = ("onemmiso", "median", "noresample")
 def content(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("encoder") / "encoder.pth"
     configuration = tiny(**request.param)
-    export_encoder(PretrainingModel(configuration), configuration, {"name": "Made", "hash": "0"}, (2.0, 1.0, 1.0), path)
+    export_encoder(
+        PretrainingModel(configuration), configuration, {"name": "Synthetic", "hash": "0"}, (2.0, 1.0, 1.0), path
+    )
     assert load_encoder(path).details["citations"]
     return torch.load(path, weights_only=True)
 
@@ -53,7 +55,7 @@ def agree(values, fields):
         assert isinstance(values[name], kind), name
 
 
-def test_all_fields_are_there_with_their_types_and_no_other(content):
+def test_the_fields_and_types_are_nnssls(content):
     plan = content["nnssl_adaptation_plan"]
     agree(plan, ADAPTATION_PLAN)
     agree(plan["architecture_plans"], ARCHITECTURE_PLANS)
@@ -72,13 +74,13 @@ def test_keys_divide_the_weights_and_load_into_the_network_they_name(content):
     architecture = content["architecture"]
     assert plan["architecture_plans"]["arch_class_name"] == architecture["network_class_name"]
     network = build_network(architecture, 1, 2)
-    found = set()
+    covered = set()
     for key in (plan["key_to_encoder"], plan["key_to_stem"]):
         part = {name: tensor for name, tensor in weights.items() if name.startswith(key)}
-        found |= part.keys()
+        covered |= part.keys()
         # As nnU-Net's command for pretrained weights does it: the key is cut away, everything must fit.
         network.get_submodule(key).load_state_dict({n.replace(key, "").removeprefix("."): t for n, t in part.items()})
-    assert found == weights.keys()
+    assert covered == weights.keys()
     for name in plan["keys_to_in_proj"]:
         assert weights[f"{name}.weight"].shape[1] == plan["pretrain_num_input_channels"]
 

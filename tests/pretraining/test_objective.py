@@ -7,7 +7,7 @@ from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate, foreground_tokens, two_views
 from pretraining.randomness import sample_generators
 
-from .made import RESENC, made_batch, tiny
+from .synthetic import RESENC, synthetic_batch, tiny
 
 
 @pytest.mark.parametrize("backbone", [{}, RESENC])
@@ -15,26 +15,26 @@ def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
     configuration = tiny(single_share=0.0, **backbone)
     torch.manual_seed(0)
     model = PretrainingModel(configuration)
-    # It begins with zeros, which let nothing through; every later step does.
+    # Its weights start at zero, so that no gradient passes in the first step.
     torch.nn.init.normal_(model.rotation_head.classify.weight)
-    first = evaluate(model, made_batch(), configuration, 3, None)
+    first = evaluate(model, synthetic_batch(), configuration, 3, None)
     assert set(first.losses) == {"inpainting", "contrastive", "cross_modal", "rotation", "density"}
     torch.rand(10)
-    again = evaluate(model, made_batch(), configuration, 3, None)
-    other = evaluate(model, made_batch(), configuration, 4, None)
-    assert first.total.item() == again.total.item() != other.total.item()
+    repeated = evaluate(model, synthetic_batch(), configuration, 3, None)
+    other = evaluate(model, synthetic_batch(), configuration, 4, None)
+    assert first.total.item() == repeated.total.item() != other.total.item()
     for loss in first.losses.values():
         gradients = torch.autograd.grad(loss, list(model.patch_embed.parameters()), retain_graph=True)
         assert any(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-def test_ct_and_mr_of_registered_pairs_are_drawn_together_where_there_are_any():
+def test_the_cross_modal_loss_needs_registered_pairs():
     configuration = tiny(cross_modal_weight=1.0)
     model = PretrainingModel(configuration)
-    batch = made_batch()
+    batch = synthetic_batch()
     assert "cross_modal" in evaluate(model, batch, configuration, 0, None).losses
-    apart = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
-    assert "cross_modal" not in evaluate(model, apart, configuration, 0, None).losses
+    unpaired = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
+    assert "cross_modal" not in evaluate(model, unpaired, configuration, 0, None).losses
 
 
 def test_total_is_the_weighted_sum():
@@ -46,15 +46,15 @@ def test_total_is_the_weighted_sum():
         "density_weight": 4.0,
     }
     configuration = tiny(single_share=0.0, density_warmup_steps=0, **weights)
-    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)
+    result = evaluate(PretrainingModel(configuration), synthetic_batch(), configuration, 0, None)
     expected = sum(configuration.loss_weight(name) * loss for name, loss in result.losses.items())
     assert result.total.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_a_share_of_the_steps_shows_each_image_alone_but_validation_never():
+def test_a_share_of_the_training_steps_encodes_images_singly():
     configuration = tiny(single_share=0.5)
     model = PretrainingModel(configuration)
-    batch = made_batch()
+    batch = synthetic_batch()
     with torch.no_grad():
         paired = ["density" in evaluate(model, batch, configuration, step, None).losses for step in range(40)]
         assert 10 <= sum(paired) <= 30
@@ -66,22 +66,22 @@ def test_a_share_of_the_steps_shows_each_image_alone_but_validation_never():
 @pytest.mark.parametrize("task", ["inpainting", "contrastive", "cross_modal", "rotation", "density"])
 def test_a_weight_of_zero_leaves_a_task_out(task):
     configuration = tiny(single_share=0.0, **{f"{task}_weight": 0.0})
-    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None)
+    result = evaluate(PretrainingModel(configuration), synthetic_batch(), configuration, 0, None)
     assert task not in result.losses
 
 
 @pytest.mark.parametrize("backbone", [{}, RESENC])
 def test_without_the_module_its_change_is_not_measured(backbone):
     configuration = tiny(dim="none", **backbone)
-    result = evaluate(PretrainingModel(configuration), made_batch(), configuration, 0, None, validation=True)
+    result = evaluate(PretrainingModel(configuration), synthetic_batch(), configuration, 0, None, validation=True)
     assert "dim_change" not in result.health
     assert "density" in result.losses
 
 
 @pytest.mark.parametrize("modality", ["ct", "mr"])
-def test_one_modality_is_learnt_from_alone(modality):
+def test_a_single_modality_has_the_proxy_tasks_without_pairs(modality):
     configuration = tiny(modalities=(modality.upper(),))
-    batch = {name: values for name, values in made_batch().items() if name != {"ct": "mr", "mr": "ct"}[modality]}
+    batch = {name: values for name, values in synthetic_batch().items() if name != {"ct": "mr", "mr": "ct"}[modality]}
     result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None)
     assert set(result.losses) == {"inpainting", "contrastive", "rotation"}
     assert set(result.panels()) == {modality.upper()}
@@ -89,13 +89,13 @@ def test_one_modality_is_learnt_from_alone(modality):
 
 
 def test_registered_crops_stay_registered_in_their_views():
-    batch = made_batch()
+    batch = synthetic_batch()
     views = two_views({"CT": batch["ct"], "MR": batch["ct"]}, tiny(), sample_generators(0, 0, 0, range(2)))
     ct, mr = views["CT"], views["MR"]
     assert torch.equal(ct.mask, mr.mask)
     assert torch.equal(ct.turns, mr.turns)
     assert len(ct.target) == 4
-    # Intensities were drawn apart, so equal crops are equal but for a monotone change.
+    # Intensity changes are drawn for each modality, so equal crops differ only by a monotone change.
     order = ct.target[0].flatten().argsort()
     assert (mr.target[0].flatten()[order].diff() > -1e-4).all()
 
@@ -113,8 +113,8 @@ def test_bandwidth_is_averaged_in_training_only():
     model = PretrainingModel(configuration)
     running = torch.tensor(2.0)
     with torch.no_grad():
-        trained = evaluate(model, made_batch(), configuration, 0, running)
-        validated = evaluate(model, made_batch(), configuration, 0, running, validation=True)
+        trained = evaluate(model, synthetic_batch(), configuration, 0, running)
+        validated = evaluate(model, synthetic_batch(), configuration, 0, running, validation=True)
     assert trained.bandwidth.item() == pytest.approx(0.9 * 2.0 + 0.1 * trained.health["bandwidth"].item())
     assert validated.bandwidth is running
     assert trained.health["divergence_share"].item() == pytest.approx(trained.losses["density"].item() / math.log(2))

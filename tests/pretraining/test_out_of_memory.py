@@ -1,10 +1,10 @@
 import pytest
 import torch
 
-from pretraining.errors import InputError
-from pretraining.out_of_memory import enough_memory
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.out_of_memory import explain_out_of_memory
 
-from .made import CPU, tiny
+from .synthetic import CPU, tiny
 
 
 def too_much_on_the_cpu():
@@ -21,14 +21,14 @@ def test_too_little_memory_names_the_settings_to_lower(allocate):
         pytest.raises(
             InputError, match=r"2 pairs of crops of 16 x 16 x 16 voxels .*--checkpointing.*--batch_size.*--crop"
         ),
-        enough_memory(tiny(), CPU, 2),
+        explain_out_of_memory(tiny(), CPU, 2),
     ):
         allocate()
-    with pytest.raises(InputError) as caught, enough_memory(tiny(checkpointing=True), CPU, 2):
+    with pytest.raises(InputError) as caught, explain_out_of_memory(tiny(checkpointing=True), CPU, 2):
         allocate()
     assert "--checkpointing" not in str(caught.value)
 
 
 def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shapes"), enough_memory(tiny(), CPU, 2):
+    with pytest.raises(RuntimeError, match="shapes"), explain_out_of_memory(tiny(), CPU, 2):
         raise RuntimeError("shapes differ")

@@ -6,24 +6,25 @@ import time
 import pytest
 import torch
 
-from pretraining.configuration import Configuration, load_preset
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
-from pretraining.processes import Processes, joined, started_again
+from pretraining.preset_files import load_preset
+from pretraining.processes import Processes, process_group, was_restarted
 
-from .made import CPU, TINY, made_collection
+from .synthetic import CPU, TINY, synthetic_collection
 
 RECIPES = ("swinfuse", "paper", "simmim", "no_dim", "contrastive", "ct", "mmd", "coral", "sliced_wasserstein", "resenc")
-# With a share of 0.5 the images of step 3 go through the module alone, and those of step 4 do not.
+# With a share of 0.5 the images of step 3 are encoded singly, those of step 4 in pairs.
 STEPS = (3, 4)
 
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return made_collection(tmp_path_factory.mktemp("collection"))
+    return synthetic_collection(tmp_path_factory.mktemp("collection"))
 
 
 def in_two_processes(function, *arguments):
@@ -40,17 +41,17 @@ def in_two_processes(function, *arguments):
     for worker in workers:
         worker.start()
     limit = time.monotonic() + 600
-    found = {}
-    while len(found) < 2 and time.monotonic() < limit:
+    returned = {}
+    while len(returned) < 2 and time.monotonic() < limit:
         if results.empty():
             assert not any(worker.exitcode for worker in workers), "a process failed; see its traceback"
             time.sleep(0.05)
         else:
             rank, value = results.get()
-            found[rank] = value
+            returned[rank] = value
     for worker in workers:
         worker.join(20)
-    return [found[rank] for rank in range(2)]
+    return [returned[rank] for rank in range(2)]
 
 
 def _process(rank, port, results, function, arguments):
@@ -59,7 +60,7 @@ def _process(rank, port, results, function, arguments):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
     }  # fmt: skip
-    with joined("cpu") as processes:
+    with process_group("cpu") as processes:
         results.put((rank, function(processes, *arguments)))
         processes.wait()
 
@@ -72,7 +73,7 @@ def configuration_of(recipe):
 def gradients(processes, folder, recipes=RECIPES):
     """Gradients and values of two steps of each recipe, as plain lists."""
     collection = PreprocessedCollection.open(folder)
-    found = {}
+    results = {}
     for recipe in recipes:
         configuration = configuration_of(recipe)
         crops = CropDataset(
@@ -86,21 +87,22 @@ def gradients(processes, folder, recipes=RECIPES):
             model.zero_grad()
             evaluation = evaluate(wrapped, crops[step], configuration, step, None, processes=processes)
             evaluation.total.backward()
-            found[f"{recipe} {step}"] = (
+            results[f"{recipe} {step}"] = (
                 {n: p.grad.flatten().tolist() for n, p in model.named_parameters() if p.grad is not None},
                 {name: float(value) for name, value in evaluation.values().items()},
             )
-    return found
+    return results
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection):
     together = in_two_processes(gradients, collection.folder)
-    alone = gradients(Processes(), collection.folder)
+    single = gradients(Processes(), collection.folder)
     paired = set()
-    for name, (expected, values) in alone.items():
+    for name, (expected, values) in single.items():
         paired |= {"density" in values} if name.startswith("swinfuse") else set()
         assert expected
-        for ours, our_values in (found[name] for found in together):
+        for ours, our_values in (results[name] for results in together):
             # A ratio of norms: averaged over processes, not that of the whole batch.
             assert our_values.pop("dim_change", 0) == pytest.approx(values.get("dim_change", 0), rel=0.05), name
             assert our_values == pytest.approx({k: v for k, v in values.items() if k in our_values}, rel=1e-4), name
@@ -130,6 +132,7 @@ def exchange(processes):
     }
 
 
+@pytest.mark.slow
 def test_exchange_between_processes():
     first, second = in_two_processes(exchange)
     # Twice the gradient of one loss; averaging over two processes makes it exact.
@@ -150,6 +153,7 @@ def unequal(processes):
     return "nothing"
 
 
+@pytest.mark.slow
 def test_a_world_of_unequal_versions_is_refused_everywhere():
     for message in in_two_processes(unequal):
         assert "version of torch is 2.1 on rank 1" in message
@@ -157,28 +161,28 @@ def test_a_world_of_unequal_versions_is_refused_everywhere():
         assert "seed" not in message
 
 
-def test_a_process_alone_needs_no_exchange():
-    alone = Processes()
+def test_a_single_process_needs_no_exchange():
+    single = Processes()
     values = torch.randn(4, 2)
-    assert alone.gather(values) is values
-    assert alone.gather_views(values) is values
-    assert alone.other_crops(values[:1]) is None
-    assert list(alone.samples(3)) == [0, 1, 2]
-    assert alone.any(True)
-    alone.require_equal({"anything": object()})
+    assert single.gather(values) is values
+    assert single.gather_views(values) is values
+    assert single.other_crops(values[:1]) is None
+    assert list(single.samples(3)) == [0, 1, 2]
+    assert single.any(True)
+    single.require_equal({"anything": object()})
 
 
 def test_a_batch_that_cannot_be_divided_is_refused_with_one_that_can():
-    with pytest.raises(InputError, match=r"batch_size is 5 .* there are 4; .* --batch_size 8"):
+    with pytest.raises(InputError, match=r"batch_size is 5 .* all 4 processes .* --batch_size 8"):
         Processes(0, 4).samples(5)
     with pytest.raises(InputError, match="--batch_size 8"):
         Processes(0, 8).samples(2)
 
 
 @pytest.mark.parametrize("variable", ["TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"])
-def test_a_command_knows_that_it_was_started_again(monkeypatch, variable):
-    assert not started_again()
+def test_a_command_knows_that_it_was_restarted(monkeypatch, variable):
+    assert not was_restarted()
     monkeypatch.setenv(variable, "0")
-    assert not started_again()
+    assert not was_restarted()
     monkeypatch.setenv(variable, "2")
-    assert started_again()
+    assert was_restarted()

@@ -2,7 +2,7 @@ import pytest
 
 from pretraining.schedule import density_weight, learning_rate
 
-from .made import tiny
+from .synthetic import tiny
 
 
 def test_rate_warms_up_to_its_peak_and_ends_near_zero():

@@ -26,11 +26,11 @@ def images(batch=3):
     return torch.randn(batch, 1, *SHAPE, generator=generators(1, 5)[0])
 
 
-def test_drawing_depends_on_the_generator_alone():
+def test_drawing_depends_only_on_the_generator():
     settings = ViewSettings()
-    first, again = (draw_view(SHAPE, settings, generators(3, 1)) for _ in range(2))
-    assert torch.equal(first.mask, again.mask)
-    assert torch.equal(first.turns, again.turns)
+    first, repeated = (draw_view(SHAPE, settings, generators(3, 1)) for _ in range(2))
+    assert torch.equal(first.mask, repeated.mask)
+    assert torch.equal(first.turns, repeated.turns)
     assert not torch.equal(first.mask, draw_view(SHAPE, settings, generators(3, 2)).mask)
 
 
@@ -97,10 +97,10 @@ def test_swaps_come_from_the_other_crops_of_the_batch_and_noise_does_not():
     )
     assert torch.allclose(swapped.corrupted[0, :, :4], batch[1, :, :4], atol=1e-6)
     assert torch.allclose(swapped.corrupted[1, :, :4], batch[0, :, :4], atol=1e-6)
-    alone = apply_view(
+    single = apply_view(
         batch[:1], ViewParameters(torch.zeros(1, dtype=torch.int64), mask[:1], mask[:1]), neutral(1), generators(1)
     )
-    assert not torch.isclose(alone.corrupted[alone.mask], alone.target[alone.mask]).all()
+    assert not torch.isclose(single.corrupted[single.mask], single.target[single.mask]).all()
 
 
 def test_noise_has_the_crops_own_mean_and_deviation():

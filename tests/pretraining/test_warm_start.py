@@ -1,16 +1,16 @@
-"""Beginning from weights that were there before."""
+"""Starting from an existing encoder."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import export_encoder
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.warm_start import initialize, load_initial
 
-from .made import RESENC, tiny
+from .synthetic import RESENC, tiny
 
 # MONAI's encoder always has four stages; a run may use fewer.
 FOUR_STAGES = {"depths": (2, 1, 1, 1), "num_heads": (2, 2, 4, 4)}
@@ -57,7 +57,9 @@ def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
     configuration = tiny(**backbone)
     torch.manual_seed(2)
     trained = PretrainingModel(configuration)
-    export_encoder(trained, configuration, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    export_encoder(
+        trained, configuration, {"name": "Synthetic", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth"
+    )
     configuration, encoder = load_initial(replace(configuration, init_from=str(tmp_path / "encoder.pth")))
     model = PretrainingModel(configuration)
     report = initialize(model, encoder)
@@ -70,15 +72,19 @@ def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
 def test_other_sizes_are_listed_with_the_options_that_take_them(monai_file):
     path, _ = monai_file
     size = tiny().feature_size
-    with pytest.raises(InputError, match=rf"feature_size is {size} there, {2 * size} here.*--feature_size {size}"):
+    with pytest.raises(
+        InputError, match=rf"feature_size is {size} in the file, {2 * size} in the settings.*--feature_size {size}"
+    ):
         load_initial(tiny(init_from=str(path), feature_size=2 * size, **FOUR_STAGES))
 
 
 def test_another_backbone_is_named_with_the_options_that_take_it(tmp_path):
     residual = tiny(**RESENC)
     model = PretrainingModel(residual)
-    export_encoder(model, residual, {"name": "Made", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
-    with pytest.raises(InputError, match=r"backbone is resenc there, swin here.*--backbone resenc --feature_size 8"):
+    export_encoder(model, residual, {"name": "Synthetic", "hash": "0"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    with pytest.raises(
+        InputError, match=r"backbone is resenc in the file, swin in the settings.*--backbone resenc --feature_size 8"
+    ):
         load_initial(tiny(init_from=str(tmp_path / "encoder.pth")))
 
 

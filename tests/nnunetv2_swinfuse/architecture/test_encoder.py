@@ -9,7 +9,7 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import build_backbone
 
-from .conftest import HALVINGS
+from .networks import HALVINGS
 
 
 def test_settings_without_a_backbone_are_swins():
@@ -25,7 +25,7 @@ def test_a_residual_encoder_has_no_settings_of_swin_blocks(residual_settings):
     assert EncoderSettings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
 
 
-def test_the_last_depth_goes_on(residual_settings):
+def test_the_last_depth_is_repeated(residual_settings):
     assert residual_settings.stage_depths(4) == (1, 2, 2, 2)
     assert residual_settings.stage_depths(1) == (1,)
 
@@ -59,5 +59,5 @@ def test_a_pair_gives_features_of_both_and_tokens(backbone, invariance, settings
     assert pair.grid == ((4, 4, 4) if invariance else (8, 8, 8))
     assert pair.ct_tokens.shape == (2, pair.grid[0] ** 3, chosen.feature_size)
     assert (pair.change > 0) == invariance
-    for alone, together in zip(encoder(ct), pair.ct, strict=True):
-        assert torch.allclose(alone, together, atol=1e-4) != invariance
+    for single, together in zip(encoder(ct), pair.ct, strict=True):
+        assert torch.allclose(single, together, atol=1e-4) != invariance

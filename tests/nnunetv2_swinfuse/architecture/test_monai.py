@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import build
+from .networks import build
 
 swin_unetr = pytest.importorskip("monai.networks.nets.swin_unetr", reason="MONAI is the peer of this test")
 
@@ -121,7 +121,7 @@ def test_files_of_any_prefix(prefix, container, tmp_path):
     )
     assert found.input_channels == 2
     assert found.sha256
-    assert found.details["left_out"] == ["rotation_head.weight", "decoder1.conv.weight"]
+    assert found.left_out == ("rotation_head.weight", "decoder1.conv.weight")
 
 
 def test_a_whole_swin_unetr(tmp_path):
@@ -130,7 +130,7 @@ def test_a_whole_swin_unetr(tmp_path):
     found = load_pretrained(tmp_path / "swin_unetr.pt")
     assert found.settings.depths == (1, 2, 1, 1)
     assert found.settings.monai_legacy_merging
-    assert "encoder1.layer.conv1.conv.weight" in found.details["left_out"]
+    assert "encoder1.layer.conv1.conv.weight" in found.left_out
 
 
 def test_transfer_into_the_network_with_and_without_all_halvings():
@@ -139,6 +139,7 @@ def test_transfer_into_the_network_with_and_without_all_halvings():
     network = build(halvings, encoder.settings)
     report = transfer_encoder(network, encoder)
     assert sorted(report.matched) == sorted(encoder.weights)
+    assert report.used_share == 1
     image = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
         for ours, theirs in zip(network.encoder(network.patch_embed(image)), Ours(encoder)(image), strict=True):
@@ -176,7 +177,7 @@ def test_files_that_are_no_usable_encoder(tmp_path):
     state = peer_network("merging").state_dict()
     cases = {
         "nothing.pt": ({"conv.weight": torch.zeros(2)}, "no encoder in it.*'conv.weight'"),
-        "incomplete.pt": (without(state, "qkv.bias"), "qkv.bias: expected .36,., found None"),
+        "incomplete.pt": (without(state, "qkv.bias"), "qkv.bias: missing, expected shape .36,."),
         "v2.pt": ({**state, "layers1c.0.conv.weight": torch.zeros(2)}, "layers1c.*use_v2"),
         "patch4.pt": ({**state, "patch_embed.proj.weight": torch.zeros(12, 1, 4, 4, 4)}, "patch size"),
     }

@@ -8,7 +8,7 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder, s
 from nnunetv2_swinfuse.architecture.residual_transfer import adapt_kernel
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import HALVINGS, build, encoder_of, features, fresh
+from .networks import HALVINGS, build, encoder_of, features, fresh
 
 STEM = "patch_embed.convs.0.conv.weight"
 

@@ -11,7 +11,7 @@ from torch import nn
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 
-from .conftest import HALVINGS, build
+from .networks import HALVINGS, build
 
 SLICES = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]]
 PLANS = [
@@ -86,7 +86,7 @@ def test_gradients_reach_everything(invariance, residual_settings):
     assert [name for name in without if not name.endswith(("conv.bias", "key.bias"))] == []
 
 
-def test_the_module_lies_behind_the_stem(residual_settings):
+def test_the_module_follows_the_stem(residual_settings):
     network = build(HALVINGS, residual_settings).eval()
     image = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
@@ -99,14 +99,14 @@ def test_the_module_lies_behind_the_stem(residual_settings):
     assert [feature.shape[1] for feature in network.encoder(stem)] == [8, 16, 32, 64]
 
 
-def test_a_sample_alone_equals_the_sample_in_a_batch(residual_settings):
+def test_a_single_sample_equals_the_sample_in_a_batch(residual_settings):
     network = build(HALVINGS, residual_settings).eval()
     batch = torch.randn(3, 1, 16, 24, 16)
     with torch.no_grad():
         together = network(batch)
         for index in range(3):
-            alone = network(batch[index : index + 1])
-            torch.testing.assert_close(alone, together[index : index + 1], atol=1e-4, rtol=1e-4)
+            single = network(batch[index : index + 1])
+            torch.testing.assert_close(single, together[index : index + 1], atol=1e-4, rtol=1e-4)
 
 
 def test_checkpointing_gives_the_same_gradients(residual_settings):

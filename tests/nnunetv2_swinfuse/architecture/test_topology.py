@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from nnunetv2_swinfuse.architecture.topology import check_patch_size, clamp_window, plan_topology, pooling_factors
+from nnunetv2_swinfuse.architecture.topology import check_patch_size, clamp_window, plan_topology
 
 CASES = [
     # patch, strides after stage 0, Swin merges, further convolution stages
@@ -46,13 +46,3 @@ def test_patch_that_does_not_divide_names_its_axis():
 def test_windows_are_clamped_and_unshifted_where_the_map_is_no_longer():
     assert clamp_window((20, 7, 3), (7, 7, 7), shifted=True) == ((7, 7, 3), (3, 0, 0))
     assert clamp_window((20, 7, 3), (7, 7, 7), shifted=False) == ((7, 7, 3), (0, 0, 0))
-
-
-@pytest.mark.parametrize("shape", [(48, 48, 48), (20, 160, 128), (1, 1, 5), (7, 300, 2)])
-def test_pooling_keeps_to_the_bound_and_no_further_than_needed(shape):
-    factors = pooling_factors(shape, 2048)
-    tokens = math.prod(-(-size // factor) for size, factor in zip(shape, factors, strict=True))
-    assert tokens <= 2048
-    if max(factors) > 1:
-        assert tokens > 2048 / 4
-    assert pooling_factors(shape, 10**9) == (1, 1, 1)

@@ -1,12 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.architecture.swin import PatchMerging
-from nnunetv2_swinfuse.architecture.transfer import TransferError, _adapt_merging, transfer_encoder
+from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .conftest import HALVINGS, build, encoder_of, features, fresh
+from .networks import HALVINGS, build, encoder_of, features, fresh
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def test_same_network_gets_every_tensor(encoder, settings):
     assert not report.unused
     assert all(name.startswith(("stem.", "skips.", "decoder.")) for name in report.fresh)
     assert all(torch.equal(network.state_dict()[name], weight) for name, weight in encoder.weights.items())
-    assert "fresh decoder" in str(report)
+    assert "fresh: stem at full resolution (8), skip convolutions (12), decoder (" in str(report)
 
 
 def test_an_image_repeated_in_every_channel_gives_the_pretrained_response(encoder, settings):
@@ -74,17 +75,6 @@ def test_folded_strides_keep_the_response_to_what_is_constant_along_the_axis(enc
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-def test_spread_merging_keeps_the_response_to_constants():
-    torch.manual_seed(0)
-    narrow, wide = PatchMerging(6, (1, 2, 2)), PatchMerging(6, (2, 2, 2))
-    for parameter in narrow.parameters():
-        torch.nn.init.normal_(parameter)
-    adapted = _adapt_merging({f"m.{k}": v for k, v in narrow.state_dict().items()}, "m.", (1, 2, 2), (2, 2, 2))
-    wide.load_state_dict({k[2:]: v for k, v in adapted.items()})
-    x = torch.randn(1, 1, 4, 4, 6).expand(1, 2, 4, 4, 6)
-    torch.testing.assert_close(wide(x)[:, 0], narrow(x)[:, 0], atol=1e-4, rtol=1e-4)
-
-
 def test_fewer_and_more_stages(encoder, settings):
     shallow = fresh(HALVINGS[:3], settings)
     report = transfer_encoder(shallow, encoder)
@@ -117,3 +107,83 @@ def test_other_sizes_are_listed(encoder, settings):
     other = EncoderSettings(**{**settings.to_dict(), "feature_size": 24, "window_size": 5})
     with pytest.raises(TransferError, match="feature_size is 12 in the encoder, 24 in the network; window_size is 3"):
         transfer_encoder(fresh(HALVINGS, other), encoder)
+
+
+def numel(tensors):
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def test_the_report_has_the_shares_of_both_sides(encoder, settings):
+    network = fresh(HALVINGS[:3], settings)
+    report = transfer_encoder(network, encoder)
+    used = numel(weight for name, weight in encoder.weights.items() if not name.startswith("encoder.stages.1."))
+    assert report.used_share == pytest.approx(used / numel(encoder.weights.values()))
+    assert report.pretrained_share == pytest.approx(used / numel(network.parameters()))
+    assert report.used_share != pytest.approx(report.pretrained_share)
+    first = str(report).splitlines()[0]
+    assert (
+        f"{100 * report.pretrained_share:.1f} % of the network's {numel(network.parameters()) / 1e6:.2f} mill" in first
+    )
+    assert f"{100 * report.used_share:.1f} % of its" in first
+    assert not report.little_used
+    assert "unused: encoder stage 1 (" in str(report)
+
+
+def test_shares_count_what_folding_leaves(encoder, settings):
+    # Half of the patch filters' weights are summed: all of the encoder is used, for fewer of the network's parameters.
+    network = fresh([[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]], settings)
+    report = transfer_encoder(network, encoder)
+    assert report.used_share == 1
+    saved = encoder.weights["patch_embed.proj.weight"].numel() // 2
+    assert report.pretrained_parameters == numel(encoder.weights.values()) - saved
+
+
+def test_the_fresh_part_is_named_in_words(encoder, settings):
+    without = replace(settings, domain_invariance=None)
+    weights = {n: w for n, w in encoder.weights.items() if not n.startswith("encoder.domain_invariance.")}
+    added = len(encoder.weights) - len(weights)
+    report = transfer_encoder(
+        fresh(HALVINGS, settings), Encoder(weights, without, encoder.strides), new_domain_invariance=True
+    )
+    assert f"fresh: Domain Invariance Module ({added}), " in str(report).replace("stem at full resolution (8), ", "")
+    assert report.used_share == 1
+
+
+def test_tensors_that_nobody_takes_are_refused(encoder, settings):
+    block = {n.replace("blocks.1.", "blocks.2."): w for n, w in encoder.weights.items() if "stages.0.blocks.1." in n}
+    for network, given in (
+        (settings, replace(encoder, weights={**encoder.weights, **block})),
+        (replace(settings, domain_invariance=None), None),
+    ):
+        if given is None:  # weights of the module beside settings without it
+            given = replace(encoder, settings=network)
+        target = fresh(HALVINGS, network)
+        with pytest.raises(
+            TransferError, match=r"no place for, such as .'encoder.(stages.0.blocks.2|domain_invariance)"
+        ):
+            transfer_encoder(target, given)
+        assert all((tensor == 0.123).all() for tensor in target.state_dict().values())
+
+
+def test_a_module_beside_settings_without_one_is_refused_where_a_new_one_is_wanted(encoder, settings):
+    lying = replace(encoder, settings=replace(settings, domain_invariance=None))
+    with pytest.raises(TransferError, match=r"no place for, such as .'encoder.domain_invariance"):
+        transfer_encoder(fresh(HALVINGS, settings), lying, new_domain_invariance=True)
+
+
+def test_a_stage_beyond_the_encoders_strides_is_refused(encoder, settings):
+    # The weights have two stages; strides of one more stage or less contradict them.
+    with pytest.raises(TransferError, match=r"no place for, such as .'encoder.stages.1"):
+        transfer_encoder(fresh(HALVINGS, settings), replace(encoder, strides=encoder.strides[:3]))
+
+
+def test_the_message_on_shapes_compares_what_was_compared(encoder, settings):
+    # Folding succeeds, but what comes out does not fit.
+    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    weight = encoder.weights["patch_embed.proj.weight"]
+    lying = replace(encoder, weights={**encoder.weights, "patch_embed.proj.weight": torch.cat([weight, weight])})
+    message = (
+        r"shape \(24, 1, 2, 2, 2\) in the encoder, \(24, 1, 1, 2, 2\) after patch .*, \(12, 1, 1, 2, 2\) in the net"
+    )
+    with pytest.raises(TransferError, match=message):
+        transfer_encoder(fresh(strides, settings), lying)

@@ -9,7 +9,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 
-from .conftest import HALVINGS, build
+from .networks import HALVINGS, build
 
 PATCHES = [
     ((40, 56, 40), HALVINGS),
@@ -43,7 +43,7 @@ def test_nnunet_rebuilds_it_from_json_for_any_plan(patch, strides, invariance, s
     assert network.compute_conv_feature_map_size(patch) > 0
 
 
-def test_a_sample_alone_equals_the_sample_in_a_batch(settings):
+def test_a_single_sample_equals_the_sample_in_a_batch(settings):
     network = build(HALVINGS, settings).eval()
     batch = torch.randn(3, 1, 16, 24, 16)
     with torch.no_grad():

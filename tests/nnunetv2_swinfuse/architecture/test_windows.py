@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from nnunetv2_swinfuse.architecture.windows import window_layout
 
@@ -14,7 +15,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "window", "shift"), CASES)
-def test_there_and_back(shape, window, shift):
+def test_partition_and_reverse(shape, window, shift):
     x = torch.randn(2, *shape, 3)
     layout = window_layout(2, shape, window, shift)
     windows = layout.to_windows(x)
@@ -59,9 +60,23 @@ def test_shifted_windows_have_at_most_eight_masks_and_unshifted_none():
     assert only.separated is None
 
 
-def test_gradients_pass_there_and_back():
+def test_gradients_pass_partition_and_reverse():
     layout = window_layout(1, (3, 2, 3), (2, 2, 2), (1, 0, 1))
     x = torch.randn(1, 3, 2, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layout.to_windows, x)
     windows = torch.randn(len(layout.to_windows(x)), 8, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w: layout.from_windows(w, (1, 3, 2, 3)), windows)
+
+
+def test_fake_tensors_never_reach_an_ordinary_forward_nor_ordinary_ones_a_fake():
+    arguments = (1, (5, 6, 7), (3, 3, 3), (1, 1, 1))
+    with FakeTensorMode():
+        fake = window_layout(*arguments)
+        assert type(fake.to_windows(torch.zeros(1, 5, 6, 7, 2))) is FakeTensor
+    layout = window_layout(*arguments)
+    assert type(layout.position) is torch.Tensor
+    assert layout.to_windows(torch.ones(1, 5, 6, 7, 2)).sum() == 5 * 6 * 7 * 2
+    # The cache holds the ordinary layout now, which an operation on fake tensors refuses.
+    with FakeTensorMode():
+        window_layout(*arguments).to_windows(torch.zeros(1, 5, 6, 7, 2))
+    assert window_layout(*arguments) is layout

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from scipy import ndimage
 
 from nnunetv2_swinfuse.demo.volumes import LABELS, DemoError, make_patient, write_nnunet_raw, write_synthrad
 
@@ -21,10 +22,24 @@ def test_both_images_show_the_same_shapes_with_contrasts_of_their_own():
     assert patient.mr[bone].mean() < patient.mr[stem].mean()
 
 
-def test_heads_depend_on_the_seed_alone_and_differ():
-    first, again, other = make_patient(1), make_patient(1), make_patient(2)
-    assert np.array_equal(first.ct, again.ct)
+def test_heads_depend_only_on_the_seed_and_differ():
+    first, repeated, other = make_patient(1), make_patient(1), make_patient(2)
+    assert np.array_equal(first.ct, repeated.ct)
     assert (first.labels != other.labels).mean() > 0.005
+
+
+@pytest.mark.parametrize("seed", range(1000, 1010))
+def test_the_brainstem_can_be_told_from_what_surrounds_it(seed):
+    patient = make_patient(seed)
+    stem = patient.labels == LABELS["brainstem"]
+    assert stem.sum() > 300
+    # Fluid around its lower half, as in the cisterns: much darker in the MR, and not labelled.
+    lower = np.zeros_like(stem)
+    lower[: int(np.median(np.nonzero(stem)[0]))] = True
+    around = ndimage.binary_dilation(stem, iterations=2) & ~ndimage.binary_dilation(stem) & lower
+    around &= patient.mask > 0
+    assert np.median(patient.mr[around]) < 0.7 * patient.mr[stem].mean()
+    assert (patient.labels[around] == LABELS["ventricles"]).mean() < 0.05
 
 
 def test_collections_are_written_in_synthrad_layout_and_never_over_another(tmp_path):
@@ -38,12 +53,12 @@ def test_collections_are_written_in_synthrad_layout_and_never_over_another(tmp_p
 
 
 def test_datasets_are_what_nnunet_expects(tmp_path):
-    folder = write_nnunet_raw(tmp_path, 501, "Made", "CT", train_cases=2, test_cases=1)
-    assert folder.name == "Dataset501_Made"
+    folder = write_nnunet_raw(tmp_path, 501, "Synthetic", "CT", train_cases=2, test_cases=1)
+    assert folder.name == "Dataset501_Synthetic"
     dataset = json.loads((folder / "dataset.json").read_text())
     assert dataset["numTraining"] == 2
     assert dataset["channel_names"] == {"0": "CT"}
     assert sorted(p.name for p in (folder / "imagesTr").iterdir()) == ["case_000_0000.nii.gz", "case_001_0000.nii.gz"]
     assert [p.name for p in (folder / "labelsTs").iterdir()] == ["case_002.nii.gz"]
-    with pytest.raises(DemoError, match="already there"):
-        write_nnunet_raw(tmp_path, 501, "Made")
+    with pytest.raises(DemoError, match="never overwritten"):
+        write_nnunet_raw(tmp_path, 501, "Synthetic")

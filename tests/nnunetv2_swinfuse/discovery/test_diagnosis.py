@@ -28,7 +28,7 @@ def distribution(site: Path, version: str, editable: Path | None = None) -> Path
 @pytest.fixture
 def says(tmp_path, monkeypatch, capsys):
     """What `--check` returns and prints when nnU-Net answers so."""
-    monkeypatch.delenv(diagnosis.VARIABLE, raising=False)
+    monkeypatch.delenv(diagnosis.EXTERNAL_TRAINERS, raising=False)
 
     def check(root: Path | None, problem="", registered: str | None = None, searched=(), **answer) -> tuple[bool, str]:
         if root is not None:
@@ -89,7 +89,7 @@ def test_a_missing_nnunet_is_named_as_the_cause(says, alone):
 
 
 def test_the_cause_is_a_module_of_the_users_that_cannot_be_imported(says, tmp_path, monkeypatch):
-    monkeypatch.setenv(diagnosis.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(diagnosis.EXTERNAL_TRAINERS, str(tmp_path))
     found, said = says(tmp_path, "ModuleNotFoundError: No module named 'wandb'", PTH_LINE, searched=[tmp_path])
     assert not found
     assert f"To do: a module in {tmp_path} (not this package's) cannot be imported; repair it or take" in said
@@ -126,7 +126,7 @@ def test_a_registration_that_python_does_not_read_is_explained(says, tmp_path):
 
 
 def test_the_export_that_is_proposed_keeps_what_the_variable_names(says, tmp_path, monkeypatch):
-    monkeypatch.setenv(diagnosis.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(diagnosis.EXTERNAL_TRAINERS, str(tmp_path))
     _, said = says(tmp_path, NOT_FOUND, variable=str(tmp_path))
     assert f'export nnUNet_extTrainer="$nnUNet_extTrainer{os.pathsep}{external_trainers_folder()}"' in said
 

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.discovery import register as registration
 
 @pytest.fixture(autouse=True)
 def no_variable(monkeypatch):
-    monkeypatch.delenv(registration.VARIABLE, raising=False)
+    monkeypatch.delenv(registration.EXTERNAL_TRAINERS, raising=False)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def variable_after_start(site: Path, first: str | None = None, hide_package: boo
     code = f"import os, site; site.addsitedir({str(site)!r}); print(os.environ.get('nnUNet_extTrainer', 'not set'))"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if first is not None:
-        environment[registration.VARIABLE] = first
+        environment[registration.EXTERNAL_TRAINERS] = first
     # Without site-packages the package is as good as uninstalled.
     options = ["-I", "-S"] if hide_package else []
     result = subprocess.run(
@@ -78,6 +78,7 @@ def test_a_package_in_the_users_own_folder_is_registered_there(site, monkeypatch
     assert registration.site_packages() == site
 
 
+@pytest.mark.slow
 def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
     registration.register(site)
     with pytest.raises(SystemExit) as exit_:
@@ -86,6 +87,7 @@ def test_check_asks_nnunet_itself_in_a_new_process(site, capsys):
     assert "nnU-Net finds nnUNetTrainerSwinFUSE and its own nnUNetTrainer" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_check_fails_and_says_what_to_do_when_nnunet_does_not_find_them(site, capsys, monkeypatch):
     # A registered environment of the developer's must not help.
     monkeypatch.setattr(diagnosis, "PROBE", f"import os; os.environ.pop('nnUNet_extTrainer', 0)\n{diagnosis.PROBE}")
@@ -108,7 +110,7 @@ def test_removing_leaves_nothing(site, capsys):
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_remedy(site, capsys):
     with pytest.raises(SystemExit) as exit_:
         registration.main(["--site", str(site / "absent")])
-    assert exit_.value.code == 1
+    assert exit_.value.code == 2
     assert "export nnUNet_extTrainer=" in capsys.readouterr().err
 
 
@@ -118,11 +120,11 @@ def test_visible_to_nnunet_knows_the_variable_and_the_registration(site, monkeyp
     registration.register()
     assert registration.visible_to_nnunet()
     registration.remove()
-    monkeypatch.setenv(registration.VARIABLE, str(registration.external_trainers_folder()) + os.sep)
+    monkeypatch.setenv(registration.EXTERNAL_TRAINERS, str(registration.external_trainers_folder()) + os.sep)
     assert registration.visible_to_nnunet()
 
 
-def test_the_folder_holds_the_re_export_alone():
+def test_the_folder_holds_only_the_re_export():
     files = [path.name for path in registration.external_trainers_folder().iterdir() if path.name != "__pycache__"]
     assert files == ["swinfuse_trainers.py"]
 
@@ -130,7 +132,7 @@ def test_the_folder_holds_the_re_export_alone():
 def test_every_trainer_that_nnunet_finds_can_be_pickled_and_is_no_class_of_the_searched_folder(monkeypatch, capsys):
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-    monkeypatch.setenv(registration.VARIABLE, str(registration.external_trainers_folder()))
+    monkeypatch.setenv(registration.EXTERNAL_TRAINERS, str(registration.external_trainers_folder()))
     for base in ("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"):
         for suffix, epochs in {"": 1000, "_1epoch": 1, "_5epochs": 5, "_20epochs": 20, "_250epochs": 250}.items():
             trainer = recursive_find_trainer_class_by_name(base + suffix)

@@ -7,7 +7,7 @@ import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.nifti import Layout, check_nifti, parse_header
-from tests.pretraining.made_volumes import ct, mr, shorten, write
+from tests.pretraining.synthetic_volumes import ct, mr, shorten, write
 
 
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])

@@ -11,7 +11,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed, share_data_folders
 
-from ..training.conftest import SETTINGS
+from ..training.workshop import SETTINGS
 
 SHAPE, SPACING = (60, 80, 80), (2.0, 1.0, 1.0)
 LARGE = ((400, 512, 512), (1.0, 0.8, 0.8))

@@ -1,16 +1,22 @@
+from dataclasses import astuple
+
 import pytest
-import torch
-from torch.profiler import profile
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
-from nnunetv2_swinfuse.planning.measured_memory import StorageTracker, meta_step_memory, segmentation_loss
-from nnunetv2_swinfuse.planning.memory import estimate_step_memory, step_sizes
+from nnunetv2_swinfuse.planning.measured_memory import meta_step_memory
+from nnunetv2_swinfuse.planning.memory import (
+    BYTES_PER_ELEMENT,
+    bias_gradient_memory,
+    estimate_step_memory,
+    step_sizes,
+)
 
 CUBIC = [[1, 1, 1], *[[2, 2, 2]] * 4]
 ANISOTROPIC = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
 SMALL = EncoderSettings(feature_size=24, depths=(2, 2), num_heads=(3, 6))
+LARGE_WINDOWS = EncoderSettings(feature_size=24, depths=(2, 2), num_heads=(3, 6), window_size=14)
 
 
 def architecture(strides, settings=SMALL):
@@ -25,6 +31,8 @@ def architecture(strides, settings=SMALL):
         (CUBIC, SMALL, (64, 96, 64), 4, 4, 3),
         (CUBIC, SMALL, (128, 112, 160), 2, 1, 20),
         (ANISOTROPIC, SMALL, (20, 320, 256), 2, 1, 3),
+        (CUBIC, LARGE_WINDOWS, (64, 64, 64), 2, 1, 3),
+        (CUBIC, LARGE_WINDOWS, (96, 128, 96), 3, 1, 3),
     ],
 )
 def test_the_estimate_tracks_the_measured_memory(strides, settings, patch, batch, channels, classes):
@@ -32,46 +40,21 @@ def test_the_estimate_tracks_the_measured_memory(strides, settings, patch, batch
     assert estimate_step_memory(*arguments) == pytest.approx(meta_step_memory(*arguments), rel=0.15)
 
 
-def test_the_tracker_sees_what_the_allocator_gives():
-    strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
-    settings = EncoderSettings(feature_size=12, depths=(1,), num_heads=(2,), window_size=4)
-    torch.manual_seed(0)
-    network = SwinFUSEUNet(1, 3, True, **architecture(strides, settings))
-    loss = segmentation_loss(strides)
-    image, target = torch.zeros(2, 1, 24, 24, 24), [torch.zeros(2, 1, size, size, size) for size in (24, 12)]
-
-    def step():
-        network.zero_grad(set_to_none=True)
-        loss(network(image), target).backward()
-
-    tracker = StorageTracker()
-    with tracker:
-        step()
-    step()
-    network.zero_grad(set_to_none=True)
-    with profile(profile_memory=True) as profiler:
-        step()
-    current = peak = 0
-    for event in profiler.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            current += event.nbytes()
-            peak = max(peak, current)
-    # Kernels also allocate inside, which only the allocator sees.
-    assert 0.95 * peak < tracker.peak < 1.03 * peak
-
-
-def test_freed_tensors_are_no_longer_counted():
-    tracker = StorageTracker()
-    with tracker:
-        first = torch.empty(1024, device="meta")
-        view = first[:10]
-        assert tracker.current == 4096
-        del first
-        assert tracker.current == 4096
-        del view
-        assert tracker.current == 0
-        torch.empty(1, device="meta")
-    assert tracker.peak == 4096
+def test_the_gradient_of_the_position_bias_is_counted():
+    # 7 x 7 x 7 windows of 343 tokens, 3 heads; rows padded to 352 entries of 2 bytes.
+    first, second = (
+        bias_gradient_memory(architecture(CUBIC, EncoderSettings()), (96, 96, 96), batch, 1, 3) for batch in (1, 2)
+    )
+    stem = BYTES_PER_ELEMENT.convolutions * SwinFUSEUNet(
+        1, 3, True, **architecture(CUBIC, EncoderSettings())
+    ).stem.compute_conv_feature_map_size((96, 96, 96))
+    assert second - first == pytest.approx(343 * 3 * 343 * 352 * 2 + stem)
+    # With windows of 14 it is the peak, and the activations without it less than half of what is measured.
+    arguments = architecture(CUBIC, LARGE_WINDOWS), (96, 96, 96), 2, 1, 3
+    measured = meta_step_memory(*arguments)
+    assert bias_gradient_memory(*arguments) == pytest.approx(measured, rel=0.1)
+    weighted = zip(astuple(step_sizes(*arguments)), astuple(BYTES_PER_ELEMENT), strict=True)
+    assert sum(size * weight for size, weight in weighted) < 0.6 * measured
 
 
 def test_sizes_grow_with_the_batch_and_parameters_do_not():

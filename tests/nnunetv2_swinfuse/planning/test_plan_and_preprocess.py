@@ -14,15 +14,15 @@ from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.train import main as train
 
-from ..training.conftest import RESIDUAL, SETTINGS, publish_encoder, write_dataset
-from .conftest import Folders
+from ..training.workshop import RESIDUAL, SETTINGS, publish_encoder, write_dataset
+from .folders import Folders
 
 NAME = "Dataset903_Tiny"
 QUICK = ["-npfp", "1", "-np", "1", "--no_pbar"]
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory):
+def prepared(tmp_path_factory):
     """Planned and preprocessed by the command; no test may change anything in here."""
     root = tmp_path_factory.mktemp("planned")
     folders = Folders(*(root / part for part in ("raw", "preprocessed", "results")))
@@ -38,11 +38,11 @@ def made(tmp_path_factory):
 
 
 @pytest.fixture
-def planned(made, tmp_path, monkeypatch):
+def planned(prepared, tmp_path, monkeypatch):
     """A copy of it."""
     folders = Folders(*(tmp_path / part for part in ("raw", "preprocessed", "results")))
     for part in ("raw", "preprocessed", "results"):
-        shutil.copytree(getattr(made, part), tmp_path / part)
+        shutil.copytree(getattr(prepared, part), tmp_path / part)
         monkeypatch.setenv(f"nnUNet_{part}", str(tmp_path / part))
     for variable in [name for name in os.environ if name.startswith("SWINFUSE_")]:
         monkeypatch.delenv(variable)
@@ -57,12 +57,12 @@ def written(folders):
     return {path.name: path.stat().st_mtime_ns for path in data.iterdir()}
 
 
-def test_it_plans_for_the_named_encoder_and_preprocesses(made):
-    block = made.plans(NAME)["configurations"]["3d_fullres"]
+def test_it_plans_for_the_named_encoder_and_preprocesses(prepared):
+    block = prepared.plans(NAME)["configurations"]["3d_fullres"]
     assert block["architecture"]["arch_kwargs"]["feature_size"] == SETTINGS.feature_size
-    assert block["swinfuse"]["encoder"] == str(made.raw.parent / "mine.pth")
-    assert len(written(made)) == 15
-    assert (made.preprocessed / NAME / "gt_segmentations" / "case_0.nii.gz").is_file()
+    assert block["swinfuse"]["encoder"] == str(prepared.raw.parent / "mine.pth")
+    assert len(written(prepared)) == 15
+    assert (prepared.preprocessed / NAME / "gt_segmentations" / "case_0.nii.gz").is_file()
 
 
 def test_what_is_preprocessed_is_not_preprocessed_again(planned, tmp_path, capsys):
@@ -136,7 +136,7 @@ def test_bad_input_ends_before_preprocessing(planned, arguments, message, capsys
     before = written(planned)
     with pytest.raises(SystemExit) as stopped:
         main(["-d", "903", "-npfp", "1", "--no_pbar", *arguments])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
     assert written(planned) == before
 
@@ -224,6 +224,7 @@ def training(planned, tmp_path, monkeypatch):
     return planned
 
 
+@pytest.mark.slow
 def test_training_finds_trainer_and_plans_by_itself_and_changes_nothing_in_the_network(training):
     train(["903", "3d_fullres", "0", "-device", "cpu", "-tr", "nnUNetTrainerSwinFUSE_1epoch"])
     model = training.results / NAME / "nnUNetTrainerSwinFUSE_1epoch__nnUNetSwinFUSEPlans__3d_fullres"
@@ -245,7 +246,7 @@ def test_training_finds_trainer_and_plans_by_itself_and_changes_nothing_in_the_n
 def test_a_training_that_cannot_begin_says_why(training, arguments, message, capsys):
     with pytest.raises(SystemExit) as stopped:
         train(arguments)
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert message in capsys.readouterr().err
 
 
@@ -253,5 +254,5 @@ def test_a_training_without_its_encoder_says_why(training, capsys):
     (training.raw.parent / "mine.pth").unlink()
     with pytest.raises(SystemExit) as stopped:
         train(["903", "3d_fullres", "0", "-device", "cpu"])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert "mine.pth: no such encoder file" in capsys.readouterr().err

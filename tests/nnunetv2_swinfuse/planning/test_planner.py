@@ -11,8 +11,8 @@ from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.planning.planner import PlanningError
 from nnunetv2_swinfuse.training.plans import plan_training
 
-from ..training.conftest import SETTINGS
-from .conftest import INTENSITIES
+from ..training.workshop import SETTINGS
+from .folders import INTENSITIES
 
 ISOTROPIC = ((120, 160, 150), (1.0, 1.0, 1.0))
 ANISOTROPIC = ((20, 320, 300), (5.0, 0.8, 0.8))

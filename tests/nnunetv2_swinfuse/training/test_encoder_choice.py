@@ -9,7 +9,7 @@ from nnunetv2_swinfuse.training.encoder_choice import (
     trained_folds,
 )
 
-from .conftest import publish_encoder
+from .workshop import publish_encoder
 
 
 def test_the_variable_comes_before_the_plan_and_the_plan_before_the_published(published, tmp_path, monkeypatch):

@@ -24,9 +24,12 @@ def test_folds_that_start_alike_all_start(tmp_path):
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (block("b" * 64), r"encoder_sha256 is aaa.*there, bbb.*here.*export SWINFUSE_CHECKPOINT=/runs/a/encoder.pth"),
-        (block(training={"initial_lr": 1}), "training is None there"),
-        (block(pretrained_weights="c" * 64), "pretrained_weights is None there"),
+        (
+            block("b" * 64),
+            r"encoder_sha256 is aaa.*in that fold, bbb.*in this one.*export SWINFUSE_CHECKPOINT=/runs/a/encoder.pth",
+        ),
+        (block(training={"initial_lr": 1}), "training is None in that fold"),
+        (block(pretrained_weights="c" * 64), "pretrained_weights is None in that fold"),
         (block(feature_size=24), "the network has other sizes"),
     ],
 )
@@ -56,7 +59,7 @@ def test_the_only_fold_may_start_anew_from_something_else(tmp_path):
 def test_a_damaged_record_is_named(tmp_path):
     record_start(tmp_path, 0, block())
     (tmp_path / "fold_0" / RECORD).write_text("{")
-    with pytest.raises(ValueError, match=r"fold_0/swinfuse.json: damaged"):
+    with pytest.raises(EncoderChoiceError, match=r"fold_0/swinfuse.json: damaged"):
         record_start(tmp_path, 1, block())
 
 

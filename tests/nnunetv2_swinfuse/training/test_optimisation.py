@@ -8,7 +8,7 @@ from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_opti
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
-from .conftest import SETTINGS
+from .workshop import SETTINGS
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_setti
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 
-from .conftest import PLAIN, SETTINGS, publish_encoder
+from .workshop import PLAIN, SETTINGS, publish_encoder
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_sizes_are_the_encoders_strides_and_kernels_the_plans(plans, tmp_path, p
     recorded = block_of(plans)["swinfuse"]
     assert recorded["encoder_sha256"] == planned.encoder.sha256
     assert recorded["encoder_source"] == planned.encoder.source
-    assert recorded["collection"]["name"] == "Made"
+    assert recorded["collection"]["name"] == "Synthetic"
     assert recorded["training"] == planned.settings.to_dict()
     assert str(published.encoder) in planned.explanation
     json.dumps(plans)

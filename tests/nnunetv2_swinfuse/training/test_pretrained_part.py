@@ -3,15 +3,17 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
+from nnunetv2_swinfuse.architecture.transfer import TransferReport
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.training.pretrained_part import (
     evaluate_frozen,
+    little_used_warning,
     pretrained_layers,
     pretrained_stages,
     set_frozen,
 )
 
-from .conftest import SETTINGS
+from .workshop import SETTINGS
 
 STRIDES = [[1, 1, 1], *[[2, 2, 2]] * 3]
 
@@ -70,3 +72,13 @@ def test_stages_that_pretraining_did_not_give_are_trained(network):
 def test_there_is_no_freezing_of_nothing(network):
     with pytest.raises(ValueError, match="nothing to freeze"):
         set_frozen(network, {}, True)
+
+
+@pytest.mark.parametrize(
+    ("plans", "words"), [("nnUNetPlans", "--for 501 takes"), ("myPlans", "--for 501 --for_plans myPlans takes")]
+)
+def test_the_warning_names_the_plans(plans, words):
+    report = TransferReport(encoder_parameters=8_220_000, used_parameters=666_000)
+    warning = little_used_warning(report, {"dataset_name": "Dataset501_Hippocampus", "plans_name": plans})
+    assert "only 8.1 % of the encoder's parameters are used" in warning
+    assert f"swinfuse_pretrain -d COLLECTION {words}" in warning

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
-from nnunetv2_swinfuse.training.train import TrainingInputError, complete, make_trainers_visible
+from nnunetv2_swinfuse.training.train import TrainingInputError, complete, main, make_trainers_visible
 
 SWINFUSE, STOCK = "nnUNetSwinFUSEPlans", "nnUNetPlans"
 
@@ -12,7 +12,7 @@ SWINFUSE, STOCK = "nnUNetSwinFUSEPlans", "nnUNetPlans"
 @pytest.fixture
 def dataset(tmp_path, monkeypatch):
     """A preprocessed dataset with both plans."""
-    folder = tmp_path / "Dataset904_Made"
+    folder = tmp_path / "Dataset904_Synthetic"
     folder.mkdir()
     for name in (SWINFUSE, STOCK):
         (folder / f"{name}.json").write_text(json.dumps({"configurations": {"2d": {}, "3d_fullres": {}}}))
@@ -32,7 +32,7 @@ def test_trainer_and_plans_are_filled_in(dataset):
     "words",
     [
         ["904", "3d_fullres", "all", "-tr", "nnUNetTrainer", "-p", STOCK, "--npz", "--c", "-num_gpus", "2"],
-        ["--val", "-device", "cpu", "Dataset904_Made", "3d_fullres", "0", "--disable_checkpointing"],
+        ["--val", "-device", "cpu", "Dataset904_Synthetic", "3d_fullres", "0", "--disable_checkpointing"],
         ["-pretrained_weights", "file.pth", "904", "2d", "3", "--val_best"],
     ],
 )
@@ -57,3 +57,29 @@ def test_an_existing_variable_is_kept_and_nothing_is_added_twice(monkeypatch):
     make_trainers_visible()
     make_trainers_visible()
     assert os.environ["nnUNet_extTrainer"] == os.pathsep.join(["/mine", str(external_trainers_folder())])
+
+
+@pytest.mark.parametrize(
+    ("configuration", "variable", "message"),
+    [
+        ("2d", None, "SwinFUSE is for 3d configurations"),
+        ("3d_fullres", "SWINFUSE_LEARNING_RATE", "SWINFUSE_LEARNING_RATE is no setting"),
+        ("3d_fullres", "SWINFUSE_INITIAL_LR", "'fast'; expected a float"),
+        ("3d_fullres", "SWINFUSE_CHECKPOINT", "fast"),
+    ],
+)
+def test_what_a_user_can_put_right_is_said_without_a_traceback(
+    published, configuration, variable, message, monkeypatch, capsys
+):
+    if variable:
+        monkeypatch.setenv(variable, "fast")
+    monkeypatch.setattr("sys.argv", ["swinfuse_train"])
+    # nnU-Net takes all cores for a training on the CPU.
+    monkeypatch.setattr("torch.set_num_threads", lambda _: None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["901", configuration, "0", "-device", "cpu"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("swinfuse_train: ")
+    assert message in said
+    assert len(said.splitlines()) == 1

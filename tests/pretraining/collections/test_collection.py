@@ -5,7 +5,7 @@ import pytest
 from pretraining.collections.collection import volume_stem
 from pretraining.collections.resolve import find_collection
 
-from ..made_volumes import ct, write, write_folder_pair
+from ..synthetic_volumes import ct, write, write_folder_pair
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_only_volumes_have_a_stem(tmp_path, name, stem):
     assert volume_stem(tmp_path / name) == stem
 
 
-def test_hash_follows_what_is_in_it_and_not_where_it_lies(tmp_path):
+def test_the_hash_depends_on_the_content_and_not_on_the_place(tmp_path):
     first = find_collection("A", write_folder_pair(tmp_path / "one" / "A", pairs=1, ct_only=1).parent)
     same = find_collection("A", write_folder_pair(tmp_path / "two" / "A", pairs=1, ct_only=1).parent)
     assert first.hash == same.hash

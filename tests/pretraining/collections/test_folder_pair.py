@@ -1,9 +1,9 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import folder_pair
-from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write, write_folder_pair
+from ..synthetic_volumes import ct, mr, write, write_folder_pair
 
 
 def test_the_same_name_in_both_folders_is_a_pair(tmp_path):

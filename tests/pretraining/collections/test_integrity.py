@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.integrity import check
 from pretraining.collections.resolve import find_collection
-from pretraining.errors import InputError
 
-from ..made_volumes import SHAPE, ct, mr, write, write_folder_pair
+from ..synthetic_volumes import SHAPE, ct, mr, write, write_folder_pair
 
 
 def problems_of(root):

@@ -5,7 +5,7 @@ from pretraining.collections.listing import describe, describe_all
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection
 
-from ..made_volumes import ct, mr, write, write_folder_pair
+from ..synthetic_volumes import ct, mr, write, write_folder_pair
 
 
 def test_patients_pairs_modalities_spacings_and_sizes(tmp_path):

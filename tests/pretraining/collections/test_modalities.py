@@ -1,7 +1,7 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
 
 @pytest.mark.parametrize(

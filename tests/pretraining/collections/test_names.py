@@ -1,8 +1,8 @@
 import pytest
 from nnunetv2.utilities import dataset_name_id_conversion
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.names import dataset_folders, find_preprocessed, joint_name
-from pretraining.errors import InputError
 
 
 def make(root, *names):
@@ -43,7 +43,7 @@ def test_preprocessed_folders_are_found_by_the_names_of_the_command_line(tmp_pat
 
 
 @pytest.mark.parametrize("names", [("B",), ("502",), ("A", "502"), ("A", "A")])
-def test_what_is_not_there_is_refused_with_what_is(tmp_path, names):
+def test_a_missing_name_is_refused_with_the_existing_ones(tmp_path, names):
     make(tmp_path, "A", "Joint+A+Dataset501_X")
     with pytest.raises(InputError, match=r"nothing is preprocessed.*there is A, Joint\+A.*--preprocess_only"):
         found(tmp_path, *names)

@@ -2,12 +2,12 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import nnssl
 from pretraining.collections.integrity import check
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write
+from ..synthetic_volumes import ct, mr, write
 
 
 def image(path, modality="T1w", **more):
@@ -89,7 +89,7 @@ def test_a_mask_on_another_grid_is_found(tmp_path):
         check(collection)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     collection = read(make(tmp_path / "D", {"s": {"1": [image("gone.nii.gz")]}}))
     with pytest.raises(InputError, match=r"gone\.nii\.gz: cannot be read"):
         check(collection)
@@ -97,7 +97,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_a_variable_that_is_not_set_says_what_to_export(tmp_path, monkeypatch):
     monkeypatch.delenv("nnssl_raw", raising=False)
-    with pytest.raises(InputError, match=r"\$nnssl_raw/a\.nii\.gz begins with \$nnssl_raw.*export nnssl_raw="):
+    with pytest.raises(InputError, match=r"\$nnssl_raw/a\.nii\.gz starts with \$nnssl_raw.*export nnssl_raw="):
         read(make(tmp_path / "D", {"s": {"1": [image("$nnssl_raw/a.nii.gz")]}}))
 
 
@@ -125,5 +125,5 @@ def test_all_problems_are_reported_together(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"datasets": {"1": {"subjects": []}}}'])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "pretrain_data.json").write_text(content)
-    with pytest.raises(InputError, match=r"pretrain_data\.json: no pretrain_data\.json of nnssl"):
+    with pytest.raises(InputError, match=r"pretrain_data\.json: not in nnssl.s format"):
         read(tmp_path)

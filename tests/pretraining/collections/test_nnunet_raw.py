@@ -2,11 +2,11 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import nnunet_raw
 from pretraining.collections.modalities import ModalityMap
-from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write
+from ..synthetic_volumes import ct, mr, write
 
 
 def make(root, channels, cases=("a",), **description):
@@ -71,8 +71,8 @@ def test_all_problems_are_reported_together(tmp_path):
     message = str(caught.value)
     assert "two files for one modality: " in message
     assert "a_0000.mha" in message
-    assert "c_0001.nii.gz: no channel of a case" in message
-    assert "notes.txt: no channel" in message
+    assert "c_0001.nii.gz: not a channel of a case" in message
+    assert "notes.txt: not a channel" in message
     assert "gone.nii.gz: a label without its image" in message
 
 
@@ -86,7 +86,7 @@ def test_a_missing_channel_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"channel_names": 3}', '{"channel_names": {"x": "CT"}}'])
 def test_a_damaged_description_is_named(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
-    with pytest.raises(InputError, match=r"dataset\.json: no dataset\.json of nnU-Net.*channel_names"):
+    with pytest.raises(InputError, match=r"dataset\.json: not in nnU-Net.s format.*channel_names"):
         read(tmp_path)
 
 

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import require_domains
 from pretraining.collections.integrity import check
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.resolve import find_collection, find_collections
-from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write, write_folder_pair
+from ..synthetic_volumes import ct, mr, write, write_folder_pair
 
 
 def test_both_layouts_are_recognised(tmp_path):
@@ -22,7 +22,7 @@ def test_both_layouts_are_recognised(tmp_path):
     assert not find_collection("SynthRAD", tmp_path, unpaired=True).patients[0].paired
 
 
-def test_an_unknown_name_lists_what_is_there_and_how_to_get_data(tmp_path):
+def test_an_unknown_name_lists_the_known_ones_and_how_to_get_data(tmp_path):
     (tmp_path / "Dataset501_Hippocampus").mkdir()
     (tmp_path / "CTMR").mkdir()
     with pytest.raises(InputError, match=r"CTMR, Dataset501_Hippocampus.*swinfuse_demo --data_only"):
@@ -52,9 +52,9 @@ def test_a_collection_needs_both_domains(tmp_path, counts, missing):
     collection = find_collection("A", tmp_path)
     with pytest.raises(InputError, match=rf"no {missing} volume.*-d A OTHER"):
         require_domains(collection)
-    there = {"CT": "MR", "MR": "CT"}[missing]
-    require_domains(collection, (there,))
-    with pytest.raises(InputError, match=f"--modalities {there}"):
+    present = {"CT": "MR", "MR": "CT"}[missing]
+    require_domains(collection, (present,))
+    with pytest.raises(InputError, match=f"--modalities {present}"):
         require_domains(collection)
 
 

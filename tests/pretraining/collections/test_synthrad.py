@@ -1,9 +1,9 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import synthrad
-from pretraining.errors import InputError
 
-from ..made_volumes import ct, mr, write
+from ..synthetic_volumes import ct, mr, write
 
 
 def make_patient(folder, names=("ct", "mr", "mask"), ending=".nii.gz"):

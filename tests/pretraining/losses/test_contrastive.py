@@ -66,7 +66,7 @@ def test_cross_modal_loss_joins_one_view_of_the_ct_with_the_other_of_the_mr_wher
     ways = (ct[:4][paired], mr[4:][paired]), (ct[4:][paired], mr[:4][paired])
     expected = sum(contrastive_loss(*way) for way in ways) / 2
     assert cross_modal_loss(ct, mr, paired).item() == pytest.approx(expected.item())
-    # What is not co-located does not count, and a single pair has nothing to be told apart from.
+    # Crops that are not co-located are ignored, and a single pair has no negatives.
     changed = ct.clone()
     changed[1], changed[5] = 9.0, -9.0
     assert torch.equal(cross_modal_loss(ct, mr, paired), cross_modal_loss(changed, mr, paired))

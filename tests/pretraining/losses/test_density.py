@@ -173,3 +173,39 @@ def test_an_unknown_loss_is_refused():
     first, second, _ = clouds(4, 0.0, count=10)
     with pytest.raises(ValueError, match="expected one of"):
         density_matching(first, second, loss="kl")
+
+
+@pytest.mark.parametrize("loss", ["kde_jsd", "mmd", "coral", "sliced_wasserstein"])
+def test_tokens_that_do_not_count_change_nothing(loss):
+    first, second, _ = clouds(12, 1.0, count=90)
+    counted = torch.rand(2, 90, generator=torch.Generator().manual_seed(5)) < 0.4
+    expected = density_matching(
+        first[counted[0]], second[counted[1]], generator=torch.Generator().manual_seed(1), loss=loss
+    )
+    first[~counted[0]] += 50
+    second[~counted[1]] = -300
+    first.requires_grad_()
+    match = density_matching(
+        first,
+        second,
+        ct_mask=counted[0],
+        mr_mask=counted[1],
+        generator=torch.Generator().manual_seed(1),
+        loss=loss,
+    )
+    for value, wanted in zip(match, expected, strict=True):
+        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-4)
+    match.loss.backward()
+    assert first.grad[counted[0]].abs().sum() > 0
+    assert first.grad[~counted[0]].abs().max() < 1e-6
+
+
+def test_samples_are_drawn_among_the_tokens_that_count():
+    first, second, _ = clouds(4, 0.0, count=400)
+    counted = torch.arange(400) % 4 == 0
+    first[~counted], second[~counted] = 1e3, -1e3
+    for samples in (50, 300):
+        generator = torch.Generator().manual_seed(0)
+        match = density_matching(first, second, ct_mask=counted, mr_mask=counted, samples=samples, generator=generator)
+        assert match.divergence.item() < 0.05
+        assert match.feature_variance.item() == pytest.approx(1.0, abs=0.3)

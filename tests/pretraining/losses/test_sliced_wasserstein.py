@@ -20,9 +20,9 @@ def test_columns_have_scipys_distances(counts):
 def test_a_shifted_set_is_as_far_as_its_projections_are():
     samples = torch.randn(60, 3, dtype=torch.float64)
     shift = torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)
-    found = sliced_wasserstein(samples, samples + shift, 4000, torch.Generator().manual_seed(0)).item()
+    distance = sliced_wasserstein(samples, samples + shift, 4000, torch.Generator().manual_seed(0)).item()
     # The mean of |cos| over directions of three dimensions is 1/2.
-    assert found == pytest.approx(2.0 * 0.5, rel=0.03)
+    assert distance == pytest.approx(2.0 * 0.5, rel=0.03)
 
 
 def test_equal_sets_in_any_order_have_none_and_a_shift_grows():

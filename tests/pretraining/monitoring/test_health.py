@@ -4,12 +4,12 @@ import re
 import pytest
 import torch
 
-from pretraining.losses.density import SMALLEST_BANDWIDTH
+from pretraining.losses.density import MIN_BANDWIDTH
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.health import attention_difference, attention_entropy, health_warnings
 from pretraining.objective import evaluate
 
-from ..made import made_batch, tiny
+from ..synthetic import synthetic_batch, tiny
 
 
 def test_entropy_of_attention_runs_from_zero_to_one():
@@ -45,9 +45,14 @@ def test_a_validation_measures_it_where_crops_are_colocated():
     configuration = tiny()
     model = PretrainingModel(configuration).eval()
     with torch.no_grad():
-        paired = evaluate(model, made_batch(), configuration, 0, None, validation=True)
+        paired = evaluate(model, synthetic_batch(), configuration, 0, None, validation=True)
         apart = evaluate(
-            model, {**made_batch(), "paired": torch.zeros(2, dtype=torch.bool)}, configuration, 0, None, validation=True
+            model,
+            {**synthetic_batch(), "paired": torch.zeros(2, dtype=torch.bool)},
+            configuration,
+            0,
+            None,
+            validation=True,
         )
     assert 0 < paired.health["attention_difference"].item() < 1
     assert "attention_difference" not in apart.health
@@ -64,7 +69,7 @@ ILL = {
     "alike": ({"attention_difference": 0.0}, "attend alike"),
     "variance": ({"feature_variance": 0.0}, "collapsed"),
     "rank": ({"effective_rank": 1.2}, "collapsed"),
-    "floor": ({"bandwidth": SMALLEST_BANDWIDTH}, "at its floor"),
+    "floor": ({"bandwidth": MIN_BANDWIDTH}, "at its floor"),
     "saturated": ({"divergence_share": 1.0}, "saturated"),
     "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
     "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
@@ -94,7 +99,7 @@ def test_tasks_at_chance_are_told_of_each_modality():
     turns = {"rotation_accuracy_CT": 0.26, "rotation_accuracy_MR": 0.9}
     ct, mr = health_warnings({**HEALTHY, **parts, **turns})
     assert ct.startswith("rotation of CT is at chance: 26%")
-    assert mr.startswith("inpainting of MR is no better than the mean of what is visible: 0.800 against 0.700")
+    assert mr.startswith("inpainting of MR is no better than the mean of the visible voxels: 0.800 against 0.700")
 
 
 def test_tasks_may_be_at_chance_in_the_beginning_and_rotation_where_it_is_no_task():

@@ -29,6 +29,6 @@ def test_a_line_cut_off_by_a_crash_is_left_out(tmp_path):
 
 
 def test_text_goes_to_screen_and_log(tmp_path, capsys):
-    RunLog(tmp_path).say("hello")
+    RunLog(tmp_path).info("hello")
     assert "hello" in capsys.readouterr().out
     assert (tmp_path / "log.txt").read_text().endswith("  hello\n")

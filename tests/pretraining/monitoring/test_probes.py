@@ -4,7 +4,7 @@ import torch
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.probes import FeatureProbes, minibatch_cka, modality_accuracy, unbiased_hsic
 
-from ..made import made_batch, tiny
+from ..synthetic import synthetic_batch, tiny
 
 NORMAL = torch.Generator().manual_seed(0)
 
@@ -89,9 +89,9 @@ def test_probes_read_batches_and_leave_out_what_cannot_be_measured():
     model = PretrainingModel(tiny()).eval()
     probes = FeatureProbes()
     assert probes.results() == {}
-    probes.add(model, {**made_batch(4), "paired": torch.zeros(4, dtype=torch.bool)})
+    probes.add(model, {**synthetic_batch(4), "paired": torch.zeros(4, dtype=torch.bool)})
     assert set(probes.results()) == {"probe_accuracy"}
-    same = made_batch(4)
+    same = synthetic_batch(4)
     probes.add(model, {**same, "mr": same["ct"]})
     results = probes.results()
     assert results["cka"] == pytest.approx(1.0, abs=1e-4)

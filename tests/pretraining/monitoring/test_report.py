@@ -3,13 +3,13 @@ import json
 import pytest
 from matplotlib.figure import Figure
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
-from pretraining.errors import InputError
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.log import RunLog
 from pretraining.monitoring.report import FACTS, REPORT, main, write_facts, write_report
 
-from ..made import CPU, made_collection, tiny
+from ..synthetic import CPU, synthetic_collection, tiny
 from .test_page import Document
 
 COMMAND = "swinfuse_pretrain -d 'A & B' <here>"
@@ -17,7 +17,7 @@ COMMAND = "swinfuse_pretrain -d 'A & B' <here>"
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return made_collection(tmp_path_factory.mktemp("collection"))
+    return synthetic_collection(tmp_path_factory.mktemp("collection"))
 
 
 @pytest.fixture

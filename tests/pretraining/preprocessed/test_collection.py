@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection, Strings
 
-from ..made import write_index
+from ..synthetic import write_index
 
 
 def make(folder, sides=None):
@@ -18,7 +18,7 @@ def make(folder, sides=None):
         for name, domains in kinds.items()
     )
     split = dict.fromkeys(kinds, "train") | (sides or {})
-    write_index(folder, Collection("A", "made", folder, patients), split, (20, 24, 22))
+    write_index(folder, Collection("A", "synthetic", folder, patients), split, (20, 24, 22))
     return PreprocessedCollection.open(folder)
 
 
@@ -33,7 +33,7 @@ def test_volumes_and_patients_come_back(tmp_path):
     collection = make(tmp_path)
     assert [collection.patient(volume) for volume in range(5)] == ["c", "m", "m", "p", "p"]
     assert collection.file(3) == tmp_path / "p" / "CT0.b2nd"
-    assert collection.sides() == {"c": "train", "m": "train", "p": "train"}
+    assert collection.split_by_patient() == {"c": "train", "m": "train", "p": "train"}
 
 
 def test_a_split_lists_pairs_and_domains(tmp_path):
@@ -58,9 +58,9 @@ def test_volumes_smaller_than_a_crop_are_counted(tmp_path):
     assert collection.smaller_than((20, 24, 22)) == 0
     assert collection.smaller_than((21, 8, 8)) == 5
     assert collection.reading_notes((8, 8, 8)) == []
-    padded, divided = collection.reading_notes((21, 8, 8))
+    padded, chunks = collection.reading_notes((21, 8, 8))
     assert "5 of 5 volumes are smaller than a crop of 21 x 8 x 8" in padded
-    assert "divided for crops of 8 x 8 x 8" in divided
+    assert "made for crops of 8 x 8 x 8" in chunks
 
 
 def test_settings_that_differ_are_named(tmp_path):
@@ -68,8 +68,8 @@ def test_settings_that_differ_are_named(tmp_path):
     assert collection.differences(None, 0.1) == []
     assert collection.differences((1.0, 1.0, 1.0), 0.1) == []
     assert collection.differences((2, 1, 1), 0.3) == [
-        "spacing 1 x 1 x 1 mm there, 2 x 1 x 1 mm now",
-        "validation_share 0.1 there, 0.3 now",
+        "spacing 1 x 1 x 1 mm in the folder, 2 x 1 x 1 mm now",
+        "validation_share 0.1 in the folder, 0.3 now",
     ]
 
 

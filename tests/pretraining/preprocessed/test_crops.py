@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset, draw_start
 
-from ..made import write_index
+from ..synthetic import write_index
 
 NUMBER = {"p0": 0, "p1": 1, "c0": 2, "c1": 3, "m0": 4, "m1": 5}
 
@@ -40,7 +40,7 @@ def make_collection(
             write_volume(volume.path, positions(identifier, shape), **options)
         patients.append(Patient(identifier, volumes, identifier in pairs))
     split = {patient.identifier: "train" for patient in patients} | (sides or {})
-    write_index(folder, Collection("A", "made", folder, tuple(patients)), split, shape)
+    write_index(folder, Collection("A", "synthetic", folder, tuple(patients)), split, shape)
     return PreprocessedCollection.open(folder)
 
 
@@ -66,7 +66,7 @@ def test_shapes_types_and_length(tmp_path):
         crops[30]
 
 
-def test_an_item_depends_on_its_step_alone(tmp_path):
+def test_an_item_depends_only_on_its_step(tmp_path):
     collection = make_collection(tmp_path, pairs=("p0", "p1"), ct=("c0", "c1"), mr=("m0", "m1"))
     crops = dataset(collection)
     in_order = [crops[step] for step in range(10)]
@@ -93,7 +93,7 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
 
 
 @pytest.mark.parametrize("domain", ["CT", "MR"])
-def test_one_domain_alone_needs_no_other(tmp_path, domain):
+def test_a_single_domain_needs_no_other(tmp_path, domain):
     crops = dataset(make_collection(tmp_path, pairs=("p0",), ct=("c0",), mr=("m0",)), domains=(domain,))
     items = [crops[step] for step in range(20)]
     assert all(set(item) == {domain.lower(), "paired", "patients"} for item in items)

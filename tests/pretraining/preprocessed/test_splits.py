@@ -1,7 +1,7 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessed.splits import split_patients
 
 

@@ -1,7 +1,7 @@
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.errors import InputError
 from pretraining.preprocessing.files import count_missing, file_name, file_names, own_first
 
 
@@ -23,7 +23,7 @@ def test_names_tell_the_patient_and_the_volume(tmp_path, identifier, volume, nam
 
 def test_two_volumes_of_one_name_are_refused(tmp_path):
     volumes = tuple(Volume(modality, "MR", tmp_path / f"{n}.nii.gz") for n, modality in enumerate(["T2*", "T2:"]))
-    collection = Collection("A", "made", tmp_path, (Patient("a", volumes, False),))
+    collection = Collection("A", "synthetic", tmp_path, (Patient("a", volumes, False),))
     with pytest.raises(InputError, match=r"0\.nii\.gz and .*1\.nii\.gz would both be preprocessed to a_T2_\.b2nd"):
         file_names(collection)
 

@@ -11,10 +11,10 @@ from pretraining.preprocessing.fingerprint import (
     samples_per_volume,
 )
 
-from ..made_volumes import SHAPE, ball, ct, mr, write
+from ..synthetic_volumes import SHAPE, ball, ct, mr, write
 
 
-def test_ct_intensities_come_from_the_body_alone(tmp_path):
+def test_ct_intensities_come_only_from_the_body(tmp_path):
     volume = Volume("CT", "CT", write(tmp_path / "a.nii.gz", ct()))
     fingerprint = fingerprint_volume(volume, tmp_path)
     assert len(fingerprint.intensities) == min(SAMPLES_PER_VOLUME, ball(SHAPE).sum())

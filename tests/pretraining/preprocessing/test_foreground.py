@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Volume
-from pretraining.errors import InputError
 from pretraining.preprocessing.foreground import body_mask, read_volume
 
-from ..made_volumes import SHAPE, ball, ct, mr, shorten, write
+from ..synthetic_volumes import SHAPE, ball, ct, mr, shorten, write
 
 
 def test_voxels_and_spacing_are_z_y_x(tmp_path):
@@ -25,7 +25,7 @@ def test_a_truncated_volume_is_named_in_every_format(tmp_path, ending):
 
 
 def test_a_missing_volume_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"a\.nii\.gz: not there"):
+    with pytest.raises(InputError, match=r"a\.nii\.gz: missing"):
         read_volume(tmp_path / "a.nii.gz")
 
 

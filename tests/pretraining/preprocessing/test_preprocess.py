@@ -8,13 +8,14 @@ import blosc2
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.resolve import find_collection, find_collections
-from pretraining.errors import InputError
 from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessing import image
 from pretraining.preprocessing import preprocess as preprocessing
 from pretraining.preprocessing.preprocess import preprocess
 
-from ..made_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
+from ..synthetic_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
 
 
 def run(root: Path, *, unpaired: bool = False, **options) -> Path:
@@ -27,7 +28,7 @@ def index_of(folder: Path) -> dict:
 
 
 def split_of(folder: Path) -> dict[str, str]:
-    return PreprocessedCollection.open(folder).sides()
+    return PreprocessedCollection.open(folder).split_by_patient()
 
 
 def voxels_of(path: Path) -> np.ndarray:
@@ -154,7 +155,7 @@ def test_an_interrupted_run_is_completed_not_repeated(raw, tmp_path):
     (folder / "index.json").unlink()
     (folder / "c0_CT.b2nd").unlink()
     shorten(folder / "m0_MR.b2nd")
-    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"what a killed process leaves")
+    (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"of a killed process")
     run(tmp_path)
     after = times_of(folder)
     assert {name for name in before if after[name] != before[name]} == {"c0_CT.b2nd", "m0_MR.b2nd"}
@@ -185,14 +186,14 @@ def test_broken_volumes_are_all_named_and_a_rerun_finishes(raw, tmp_path, monkey
 
 
 def test_a_volume_that_breaks_while_others_are_written_loses_nothing(raw, tmp_path, monkeypatch):
-    original = preprocessing.read_volume
+    original = image.read_volume
 
     def read(path):
         if path.name == "c0.nii.gz":
             raise InputError(f"{path}: truncated")
         return original(path)
 
-    monkeypatch.setattr(preprocessing, "read_volume", read)
+    monkeypatch.setattr(image, "read_volume", read)
     with pytest.raises(InputError, match=r"preprocessing to .*1 volume\(s\).*\n.*c0\.nii\.gz"):
         run(tmp_path)
     monkeypatch.undo()
@@ -215,8 +216,8 @@ def test_a_replaced_volume_is_preprocessed_again_before_completion(raw, tmp_path
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing 1 x 1 x 1 mm there, 2 x 1 x 1 mm now"),
-        ({"unpaired": True}, "other volumes: 6 patients there, 6 now"),
+        ({"spacing": (2.0, 1.0, 1.0)}, r"spacing 1 x 1 x 1 mm in the folder, 2 x 1 x 1 mm now"),
+        ({"unpaired": True}, "other volumes: 6 patients in the folder, 6 now"),
     ],
 )
 def test_other_settings_in_a_completed_folder_are_refused(raw, tmp_path, change, words):
@@ -230,7 +231,7 @@ def test_other_settings_in_a_completed_folder_are_refused(raw, tmp_path, change,
 def test_another_patient_in_a_completed_folder_is_refused(raw, tmp_path):
     run(tmp_path)
     write(raw / "ct" / "c9.nii.gz", ct(9))
-    with pytest.raises(InputError, match="6 patients there, 7 now"):
+    with pytest.raises(InputError, match="6 patients in the folder, 7 now"):
         run(tmp_path)
 
 
@@ -281,11 +282,12 @@ def test_a_folder_that_cannot_be_written_is_named(raw, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(preprocessing, "_preprocess_image", refuse)
+    monkeypatch.setattr(preprocessing, "preprocess_image", refuse)
     with pytest.raises(InputError, match=r"cannot be written to.*nnUNet_preprocessed"):
         run(tmp_path)
 
 
+@pytest.mark.slow
 def test_several_processes_give_the_same_files(raw, tmp_path):
     folder = run(tmp_path)
     expected = {name: voxels_of(folder / name) for name in times_of(folder)}
@@ -346,7 +348,7 @@ def test_parts_one_after_the_other_give_what_one_run_gives(raw, tmp_path, monkey
     assert {path.name for path in folder.iterdir()} == {"index.json", "index.npz", *expected}
 
 
-def test_a_part_leaves_alone_what_another_is_writing(raw, tmp_path):
+def test_a_part_does_not_touch_what_another_is_writing(raw, tmp_path):
     folder = run(tmp_path, part=0, parts=2)
     (folder / "c1_CT.123.tmp.b2nd").write_bytes(b"another part's")
     run(tmp_path, part=0, parts=2)
@@ -355,21 +357,21 @@ def test_a_part_leaves_alone_what_another_is_writing(raw, tmp_path):
     assert not list(folder.rglob("*.tmp.*"))
 
 
-def test_the_last_part_makes_again_what_does_not_fit(raw, tmp_path):
+def test_the_last_part_rewrites_files_of_other_settings(raw, tmp_path):
     run(tmp_path, part=0, parts=2)
     folder = run(tmp_path, part=1, parts=2, spacing=(2.0, 1.0, 1.0))
-    # Part 0 had been made with another spacing.
+    # Part 0 was preprocessed with another spacing.
     assert index_of(folder)["spacing"] == [2.0, 1.0, 1.0]
     assert {voxels_of(folder / name).shape for name in times_of(folder)} == {(9, 22, 20)}
 
 
 def test_another_share_for_validation_is_refused(raw, tmp_path):
     run(tmp_path)
-    with pytest.raises(InputError, match=r"validation_share 0\.1 there, 0\.5 now"):
+    with pytest.raises(InputError, match=r"validation_share 0\.1 in the folder, 0\.5 now"):
         run(tmp_path, validation_share=0.5)
 
 
-def test_a_collection_of_mr_alone_can_be_preprocessed(tmp_path):
+def test_a_collection_with_only_mr_can_be_preprocessed(tmp_path):
     write_folder_pair(tmp_path / "raw" / "A", mr_only=3)
     folder = run(tmp_path)
     assert index_of(folder)["volumes"] == {"CT": 0, "MR": 3}
@@ -381,8 +383,8 @@ def test_several_collections_lie_in_folders_of_their_own(tmp_path):
     write_folder_pair(tmp_path / "raw" / "B", ct_only=2, mr_only=2)
     collection = find_collections(["A", "B"], tmp_path / "raw")
     folder = preprocess(collection, tmp_path / "preprocessed", crop_size=(8, 8, 8), processes=1)
-    found = PreprocessedCollection.open(folder)
-    files = {found.file(volume).relative_to(folder).as_posix() for volume in range(8)}
+    reopened = PreprocessedCollection.open(folder)
+    files = {reopened.file(volume).relative_to(folder).as_posix() for volume in range(8)}
     assert {"A/p0_CT.b2nd", "A/p0_MR.b2nd", "B/c0_CT.b2nd", "B/m1_MR.b2nd"} < files
     assert all((folder / file).is_file() for file in files)
-    assert found.sides().keys() == {patient.identifier for patient in collection.patients}
+    assert reopened.split_by_patient().keys() == {patient.identifier for patient in collection.patients}

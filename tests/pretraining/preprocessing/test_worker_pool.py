@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from pretraining.errors import InputError
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.preprocessing.worker_pool import Workers
 
 

@@ -1,0 +1,154 @@
+"""The cells over which the Domain Invariance Module attends: how many, where they lie, and the way there and back.
+
+One geometry serves pooling, positions and interpolation: along an axis of `size` tokens, `cells` cells of equal width
+`size / cells` tile the map exactly, and the centre of cell i is `(i + 1/2) * size / cells` tokens from its border. The
+width need not be a whole number, so that a map that grows by a token keeps its grid and widens its cells a little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nnunetv2_swinfuse.architecture.topology import Triple
+
+Spacing = tuple[float, float, float]
+
+
+def token_spacing(spacing: Sequence[float] | None, stride: Triple) -> Spacing:
+    """Distance between the tokens of a patch embedding with this stride; voxels are taken as isotropic when not given.
+
+    Args:
+        spacing: of the voxels (z, y, x), mm.
+        stride: of the patch embedding (z, y, x).
+
+    Raises:
+        ValueError: when it is not three positive numbers.
+    """
+    voxel = (1.0, 1.0, 1.0) if spacing is None else tuple(float(distance) for distance in spacing)
+    if len(voxel) != 3 or not all(0 < distance < math.inf for distance in voxel):
+        raise ValueError(f"spacing is {list(voxel)}; expected three positive numbers, mm along z, y, x")
+    z, y, x = (distance * step for distance, step in zip(voxel, stride, strict=True))
+    return z, y, x
+
+
+@lru_cache(maxsize=1024)
+def choose_grid(shape: Triple, spacing: Spacing, max_cells: float) -> Triple:
+    """The finest grid of at most so many cells, with edges as equal in mm as whole numbers of cells allow.
+
+    Args:
+        shape: size of the map in tokens (z, y, x).
+        spacing: distance between tokens along each axis (z, y, x), in any unit.
+        max_cells: upper bound on the number of cells; at least one cell is always returned.
+
+    Returns:
+        Cells per axis (z, y, x), never more than tokens.
+    """
+    if math.prod(shape) <= max_cells:
+        return shape
+    extents = [size * distance for size, distance in zip(shape, spacing, strict=True)]
+
+    def grid(edge: float) -> Triple:
+        z, y, x = (
+            min(max(math.floor(extent / edge + 0.5), 1), size) for extent, size in zip(extents, shape, strict=True)
+        )
+        return z, y, x
+
+    # Between two neighbours of this list no axis changes its number of cells.
+    edges = sorted(
+        {extent / (cells + 0.5) for extent, size in zip(extents, shape, strict=True) for cells in range(size)}
+    )
+    low, high = 0, len(edges)  # in the interval after edges[high - 1] every axis has one cell
+    while low < high:
+        middle = (low + high) // 2
+        above = edges[middle + 1] if middle + 1 < len(edges) else 2 * edges[middle]
+        if math.prod(grid(math.sqrt(edges[middle] * above))) <= max_cells:
+            high = middle
+        else:
+            low = middle + 1
+    if low >= len(edges):
+        return 1, 1, 1
+    above = edges[low + 1] if low + 1 < len(edges) else 2 * edges[low]
+    return grid(math.sqrt(edges[low] * above))
+
+
+def pooling_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
+    """Weighted means of tokens: weights fall linearly from a cell's centre to those of its neighbours.
+
+    Cells therefore overlap, so that they change smoothly when the map is shifted by a fraction of a cell. With as many
+    cells as tokens this is the identity.
+
+    Returns:
+        float32 (cells, size); each row sums to 1.
+    """
+    places = (_centres(size, device) * (cells / size) - 0.5).clamp(0, cells - 1)
+    weights = _hats(places, cells).T
+    return weights / weights.sum(1, keepdim=True)
+
+
+def interpolation_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
+    """Linear interpolation of cells that :func:`pooling_matrix` made, constant beyond the outermost ones.
+
+    A cell's value belongs to the mean place of its tokens, which at the border is not quite its centre: pooled
+    coordinates come back exactly in between.
+
+    Returns:
+        float32 (size, cells); each row sums to 1.
+    """
+    tokens = _centres(size, device)
+    means = pooling_matrix(size, cells, device) @ tokens
+    steps = (tokens[:, None] - means[:-1]) / (means[1:] - means[:-1])
+    return _hats(steps.clamp(0, 1).sum(1), cells)
+
+
+def _centres(size: int, device: torch.device | None) -> Tensor:
+    return torch.arange(size, device=device, dtype=torch.float32) + 0.5
+
+
+def _hats(places: Tensor, cells: int) -> Tensor:
+    """Shares of the two nearest cells, for places counted in cells: (places, cells)."""
+    return (1 - (places[:, None] - torch.arange(cells, device=places.device)).abs()).clamp_min(0)
+
+
+def resample(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """Applies one matrix (new, old) along each of the last three axes of (B, C, z, y, x)."""
+    along_z, along_y, along_x = (matrix.to(x.dtype) for matrix in matrices)
+    x = x @ along_x.T
+    x = along_y @ x
+    return (along_z @ x.flatten(3)).unflatten(3, (along_y.shape[0], along_x.shape[0]))
+
+
+def position_encoding(grid: Triple, edges: Spacing, channels: int, device: torch.device | None = None) -> Tensor:
+    """Sines and cosines of the cell centres, for any grid (after Vaswani et al., arXiv 1706.03762, in 3D).
+
+    The longest wavelength is twice the longest extent of the map, so that no two positions are the same, and the
+    shortest is at least four cells, so that neighbours are not aliased. Successive wavelengths differ by a factor of 2
+    at most, which keeps near cells more alike than distant ones however few channels there are.
+
+    Args:
+        grid: cells per axis (z, y, x).
+        edges: edge lengths of a cell (z, y, x), in the same unit.
+        channels: channels of the tokens, 6 or more; those that do not divide into six are zero.
+
+    Returns:
+        float32 (prod(grid), channels).
+    """
+    frequencies = channels // 6
+    longest = 2 * max(cells * edge for cells, edge in zip(grid, edges, strict=True))
+    shortest = min(4 * max(edges), longest)
+    ratio = min(2.0, (longest / shortest) ** (1 / max(frequencies - 1, 1)))
+    rates = 2 * math.pi / longest * ratio ** torch.arange(frequencies, device=device, dtype=torch.float32)
+    encoding = torch.zeros(*grid, channels, device=device)
+    for axis in range(3):
+        centres = (torch.arange(grid[axis], device=device, dtype=torch.float32) + 0.5) * edges[axis]
+        angles = centres[:, None] * rates
+        view = [1, 1, 1, frequencies]
+        view[axis] = grid[axis]
+        first = 2 * axis * frequencies
+        encoding[..., first : first + frequencies] = angles.sin().reshape(view)
+        encoding[..., first + frequencies : first + 2 * frequencies] = angles.cos().reshape(view)
+    return encoding.reshape(-1, channels)

@@ -1,0 +1,56 @@
+"""Names of the networks' tensors: which part of a network a tensor belongs to, and which of them are pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+PATCH_EMBEDDING = "patch_embed."
+ENCODER = "encoder."
+# What pretraining gives, in every network.
+PRETRAINED = (PATCH_EMBEDDING, ENCODER)
+DOMAIN_INVARIANCE = "encoder.domain_invariance."
+STAGES = "encoder.stages."
+MERGING = ".merging."
+# What sees the image: the only tensors whose shape depends on its channels. Swin's, then the residual encoder's.
+PATCH_WEIGHT = "patch_embed.proj.weight"
+PATCH_BIAS = "patch_embed.proj.bias"
+STEM_WEIGHT = "patch_embed.convs.0.conv.weight"
+# dynamic-network-architectures registers each layer of a block by its kind and once more in a sequence.
+SECOND_NAME = ".all_modules."
+
+PARTS = {
+    "patch_embed": "patch embedding",
+    "stem": "stem at full resolution",
+    "skips": "skip convolutions",
+    "bottleneck": "bottleneck convolutions",
+}
+
+Value = TypeVar("Value")
+
+
+def pretrained(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors of the patch embedding (or stem) and the encoder."""
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(PRETRAINED)}
+
+
+def stage_prefix(stage: int) -> str:
+    """What the names of an encoder stage's tensors begin with; stages count from 0."""
+    return f"{STAGES}{stage}."
+
+
+def stage_of(name: str) -> int | None:
+    """The encoder stage that a tensor belongs to, counted from 0; None for a tensor of no stage."""
+    stage = name.removeprefix(STAGES).split(".")[0]
+    return int(stage) if name.startswith(STAGES) and stage.isdecimal() else None
+
+
+def part_of(name: str) -> str:
+    """In words, the part of the network that a tensor belongs to."""
+    if name.startswith(DOMAIN_INVARIANCE):
+        return "Domain Invariance Module"
+    stage = stage_of(name)
+    if stage is not None:
+        return f"encoder stage {stage}"
+    module = name.split(".")[0]
+    return PARTS.get(module, module.replace("_", " "))

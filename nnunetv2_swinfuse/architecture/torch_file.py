@@ -1,0 +1,103 @@
+"""PyTorch files of plain tensors and values: checked, read without code execution, and written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+
+BLOCK = 2**20
+# A zip's attribute of folders: PyTorch's reader skips the bytes of such a record and leaves memory as it was.
+FOLDER = 0x10
+
+
+class TorchFileError(ValueError):
+    """A file that cannot be read; the message names it and says what is wrong with it, but not what to do.
+
+    Attributes:
+        needs_code: it may be intact, but reading it would run code that it contains.
+    """
+
+    def __init__(self, message: str, needs_code: bool = False):
+        super().__init__(message)
+        self.needs_code = needs_code
+
+
+def load_torch_file(path: Path) -> Any:
+    """Reads a file with `torch.load(weights_only=True)` onto the CPU.
+
+    PyTorch does not check the checksums in its zip files, so that a flipped bit would become another weight; here they
+    are. Files of PyTorch before 1.6 have none.
+
+    Raises:
+        TorchFileError: when the file cannot be opened, is damaged, or needs code execution.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise TorchFileError(f"{path}: cannot be opened ({error.strerror})") from error
+    with file:
+        try:
+            check_zip(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise TorchFileError(
+                f"{path}: needs code execution to be read, or is corrupted, and was refused ({_reason(error)})",
+                needs_code=True,
+            ) from error
+        except Exception as error:
+            # Anything: damaged bytes make the unpickler raise IndexError, AttributeError, struct.error and others.
+            raise TorchFileError(
+                f"{path}: corrupted or not a PyTorch file ({type(error).__name__}: {_reason(error)})"
+            ) from error
+
+
+def save_torch_file(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+    """`torch.save`, atomically: see :func:`atomic_write`.
+
+    Raises:
+        OSError: when the disk is full or the folder cannot be written; an older file at `path` is left as it was.
+    """
+    # Not to the path: PyTorch would write the temporary name into the file, and equal content would differ.
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(dict(content), file)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_zip(file: IO[bytes]) -> None:
+    """Compares the checksums in a zip file, which PyTorch does not; leaves other files to PyTorch.
+
+    Raises:
+        zipfile.BadZipFile: naming the record that is damaged.
+    """
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()
+            folders = [record.filename for record in archive.infolist() if record.external_attr & FOLDER]
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong: its bytes have changed since it was written")
+        if folders:
+            raise zipfile.BadZipFile(f"{folders[0]} is marked as a folder")
+    file.seek(0)
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines() or ["no message"]
+    # PyTorch's first line advises to load without the restriction.
+    return next((line.strip() for line in lines if "WeightsUnpickler error" in line), lines[0])

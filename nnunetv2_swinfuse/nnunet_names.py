@@ -1,0 +1,18 @@
+"""Names of nnU-Net that this package uses, and its own that nnU-Net's users meet beside them; standard library only."""
+
+from __future__ import annotations
+
+# Environment variables.
+RAW, PREPROCESSED, RESULTS = "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"
+PATHS = (RAW, PREPROCESSED, RESULTS)
+EXTERNAL_TRAINERS = "nnUNet_extTrainer"
+ENCODER = "SWINFUSE_CHECKPOINT"
+
+# Plans: of nnU-Net's default planner and of ours; the file in a model's folder.
+STOCK_PLANS = "nnUNetPlans"
+SWINFUSE_PLANS = "nnUNetSwinFUSEPlans"
+PLANS_FILE = "plans.json"
+
+# Trainers.
+STOCK_TRAINER = "nnUNetTrainer"
+TRAINER = "nnUNetTrainerSwinFUSE"

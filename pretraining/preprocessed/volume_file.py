@@ -1,0 +1,142 @@
+"""The format of a preprocessed volume: one blosc2 array `.b2nd` with metadata. Written and read here, without nnunetv2.
+
+The array is float32 (1, z, y, x), normalised and resampled, in chunks of about the size of a crop. Its metadata:
+
+| key | content |
+| --- | --- |
+| `foreground` | voxels of the body: little-endian int16 (n, 3), z, y, x |
+| `padding` | intensity outside the volume |
+| `spacing` | mm (z, y, x) |
+| `origin` | digest of the raw files and of the normalisation that the volume was computed from |
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import blosc2
+import numpy as np
+
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.errors import InputError
+
+# Memory-mapping does not work on Windows (nnU-Net's issue 2723).
+MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
+FOREGROUND_TYPE = np.dtype("<i2")
+
+
+@dataclass(frozen=True)
+class VolumeMetadata:
+    """What a file holds besides the voxels.
+
+    Attributes:
+        foreground: voxels of the body (n, 3), z, y, x; may be empty.
+        padding: intensity outside the volume.
+        spacing: mm (z, y, x).
+        origin: digest of what the volume was computed from.
+    """
+
+    foreground: np.ndarray
+    padding: float
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    origin: str = ""
+
+
+def write_volume(
+    path: Path, data: np.ndarray, metadata: VolumeMetadata, chunks: Sequence[int], blocks: Sequence[int]
+) -> None:
+    """Writes a volume; a reader never sees an incomplete file.
+
+    Args:
+        path: ends in `.b2nd`; missing folders are created.
+        data: float32 (1, z, y, x).
+        metadata: see :class:`VolumeMetadata`.
+        chunks, blocks: blosc2's two levels of division, four sizes each.
+
+    Raises:
+        OSError: with `ENOSPC` when the disk is full.
+    """
+    # Not vlmeta: blosc2 4.14 never frees what it has read of that.
+    meta = {
+        "foreground": metadata.foreground.astype(FOREGROUND_TYPE).tobytes(),
+        "padding": float(metadata.padding),
+        "spacing": list(metadata.spacing),
+        "origin": metadata.origin,
+    }
+    try:
+        with atomic_write(path) as temporary:
+            blosc2.asarray(
+                np.ascontiguousarray(data), urlpath=str(temporary), mode="w", chunks=tuple(chunks),
+                blocks=tuple(blocks), cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}, meta=meta,
+            )  # fmt: skip
+    except RuntimeError as error:
+        # blosc2 only reports that it failed; with less space than the volume needs, a full disk is the reason.
+        if shutil.disk_usage(path.parent).free < data.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
+
+
+def open_volume(path: Path) -> blosc2.NDArray:
+    """Opens a volume without reading its voxels.
+
+    Raises:
+        InputError: naming the file, when it is missing or damaged.
+    """
+    try:
+        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **MAPPED)
+    except (RuntimeError, OSError, ValueError) as error:
+        raise InputError(f"{path}: missing or damaged ({error}); preprocess again with --overwrite") from error
+
+
+def foreground_points(path: Path, volume: blosc2.NDArray) -> np.ndarray:
+    """Voxels of the body (n, 3), z, y, x, of an opened volume; raises InputError naming `path` where it has none."""
+    return np.frombuffer(_metadata(path, volume, "foreground"), FOREGROUND_TYPE).reshape(-1, 3)
+
+
+def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: Triple) -> np.ndarray:
+    """Reads a crop float32 (1, z, y, x), padded outside the volume; decompresses only the blocks it overlaps.
+
+    Args:
+        path: of the volume, for error messages.
+        volume: from :func:`open_volume`.
+        start: first voxel (z, y, x); negative where padding comes first.
+        crop_size: voxels (z, y, x).
+
+    Raises:
+        InputError: naming the file, when its metadata are damaged.
+    """
+    crop, shape = np.array(crop_size), np.array(volume.shape[1:])
+    first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
+    region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
+    data = volume[region]
+    before, after = first - start, start + crop - last
+    if before.any() or after.any():
+        padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
+        data = np.pad(data, padding, constant_values=_metadata(path, volume, "padding"))
+    return np.ascontiguousarray(data, dtype=np.float32)
+
+
+def shape_if_complete(path: Path, origin: str) -> list[int] | None:
+    """Shape (z, y, x) of a file that is intact and has this origin; None for any other, which has to be written."""
+    if not path.is_file():
+        return None
+    try:
+        volume = blosc2.open(str(path), mode="r")
+        matches = volume.schunk.meta["origin"] == origin
+    except (RuntimeError, OSError, ValueError, KeyError):
+        return None
+    return [int(size) for size in volume.shape[1:]] if matches else None
+
+
+def _metadata(path: Path, volume: blosc2.NDArray, key: str) -> Any:
+    try:
+        return volume.schunk.meta[key]
+    except (RuntimeError, KeyError) as error:
+        raise InputError(f"{path}: damaged, or of an older version; preprocess again with --overwrite") from error

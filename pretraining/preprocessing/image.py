@@ -1,0 +1,105 @@
+"""One image through nnU-Net's preprocessing: cropping to nonzero, normalisation, resampling; one file per volume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from pretraining.collections.collection import Collection, Patient, Volume
+from pretraining.preprocessed.volume_file import VolumeMetadata, shape_if_complete, write_volume
+from pretraining.preprocessing.files import file_name
+from pretraining.preprocessing.fingerprint import Normalisation, signature
+from pretraining.preprocessing.foreground import body_mask, read_volume
+
+# Of the body, stored in each file: crops are centred on them.
+FOREGROUND_POINTS = 1_000
+
+
+class Image(NamedTuple):
+    """Volumes that are preprocessed together, as the channels of one nnU-Net image.
+
+    Attributes:
+        patient: whose they are.
+        volumes: CT and MR of a registered pair, or a single volume.
+    """
+
+    patient: Patient
+    volumes: tuple[Volume, ...]
+
+
+def images_of(collection: Collection) -> list[Image]:
+    """The images of a collection, in the order of its patients."""
+    images: list[Image] = []
+    for patient in collection.patients:
+        groups = [patient.volumes] if patient.paired else [(volume,) for volume in patient.volumes]
+        images += [Image(patient, volumes) for volumes in groups]
+    return images
+
+
+def preprocess_image(
+    image: Image, folder: Path, normalisation: Normalisation, crop_size: tuple[int, int, int]
+) -> dict[str, list[int]]:
+    """Writes the files of an image unless they are complete already.
+
+    Args:
+        image: the volumes.
+        folder: of the preprocessed collection.
+        normalisation: of the collection.
+        crop_size: crops that will be read (z, y, x); decides the chunks of the files.
+
+    Returns:
+        Shape (z, y, x) of each file, by its path inside the folder.
+
+    Raises:
+        InputError: for a volume or mask that cannot be used.
+        OSError: when a file cannot be written.
+    """
+    names = [file_name(image.patient, volume) for volume in image.volumes]
+    origin = _origin(image.volumes, normalisation)
+    shapes = [shape_if_complete(folder / name, origin) for name in names]
+    complete = {name: shape for name, shape in zip(names, shapes, strict=True) if shape is not None}
+    if len(complete) == len(names):
+        return complete
+    data, segmentation, points = _run_nnunet(image.volumes, normalisation)
+    for name, volume, channel in zip(names, image.volumes, data, strict=True):
+        # nnU-Net leaves voxels outside the mask at zero if it normalised inside the mask.
+        masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
+        padding = 0.0 if masked else float(channel.min())
+        blocks, chunks = comp_blosc2_params((1, *channel.shape), crop_size, channel.itemsize)
+        metadata = VolumeMetadata(points, padding, normalisation.spacing, origin)
+        write_volume(folder / name, channel[None], metadata, chunks, blocks)
+    return {name: [int(size) for size in data.shape[1:]] for name in names}
+
+
+def _run_nnunet(volumes: tuple[Volume, ...], normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Preprocessed channels float32 (C, z, y, x), segmentation (1, z, y, x), and voxels of the body int (n, 3)."""
+    channels: list[np.ndarray] = []
+    masks: list[np.ndarray] = []
+    properties: dict[str, Any] = {}
+    for volume in volumes:
+        voxels, properties = read_volume(volume.path)
+        channels.append(voxels)
+        masks.append(body_mask(volume, voxels))
+    plans = PlansManager(normalisation.plans([volume.domain for volume in volumes]))
+    # The body mask is passed as a segmentation: nnU-Net crops and resamples it, and samples its voxels.
+    data, segmentation, properties = DefaultPreprocessor(verbose=False).run_case_npy(
+        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties, plans,
+        plans.get_configuration("swinfuse"), {"labels": {"background": 0, "body": 1}},
+    )  # fmt: skip
+    points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
+    step = max(1, -(-len(points) // FOREGROUND_POINTS))
+    return data.astype(np.float32), segmentation, points[::step]
+
+
+def _origin(volumes: tuple[Volume, ...], normalisation: Normalisation) -> str:
+    """Digest of the raw files and the normalisation: a file with another one is out of date."""
+    sources = [[signature(volume) for volume in volumes], asdict(normalisation)]
+    return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,101 @@
+"""One model, one start: -pretrained_weights, folds that start at once, models of a newer version, another nnU-Net."""
+
+import json
+
+import pytest
+import torch
+from nnunetv2.run.run_training import maybe_load_checkpoint, run_training
+
+from nnunetv2_swinfuse.compatibility import VersionError
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.fold_start import RECORD
+from tests.nnunetv2_swinfuse.training.workshop import TRAINER, make_trainer, publish_encoder
+
+pytestmark = pytest.mark.slow
+
+CPU = torch.device("cpu")
+SCRATCH = "nnUNetTrainerSwinFUSEScratch_1epoch"
+
+
+@pytest.fixture
+def weights(copied, tmp_path):
+    """A checkpoint of ours to begin with, and an empty results folder with another encoder published."""
+    checkpoint = tmp_path / "weights.pth"
+    (copied.model() / "fold_0" / "checkpoint_final.pth").rename(checkpoint)
+    copied.model().rename(tmp_path / "old")
+    publish_encoder(copied.encoder, seed=1)
+    return checkpoint
+
+
+def started(fold=0, weights=None, name=TRAINER):
+    """As nnUNetv2_train, up to the first step."""
+    trainer = make_trainer(name, fold=fold)
+    maybe_load_checkpoint(trainer, False, False, None if weights is None else str(weights))
+    trainer.on_train_start()
+    return trainer
+
+
+@pytest.mark.parametrize("name", [TRAINER, SCRATCH])
+def test_pretrained_weights_are_recorded_in_place_of_the_published_encoder(copied, weights, name):
+    trainer = started(weights=weights, name=name)
+    plans = json.loads((copied.model(name) / "plans.json").read_text())["configurations"]["3d_fullres"]["swinfuse"]
+    assert trainer.provenance == plans
+    assert len(plans["pretrained_weights"]) == 64
+    assert not {"encoder", "encoder_sha256", "encoder_source", "collection"} & set(plans)
+    loaded = torch.load(weights, map_location="cpu", weights_only=False)["network_weights"]
+    state = trainer.network.state_dict()
+    assert all(torch.equal(state[key], loaded[key]) for key in state if ".seg_layers." not in key)
+    # Its checkpoints go on, and a second fold needs the same weights.
+    trainer.save_checkpoint(str(copied.model(name) / "fold_0" / "checkpoint_latest.pth"))
+    again = make_trainer(name)
+    maybe_load_checkpoint(again, True, False)
+    again.on_train_start()
+    assert again.provenance == plans
+    with pytest.raises(EncoderChoiceError, match="the other folds began with -pretrained_weights, fold 1 without"):
+        started(fold=1, name=name)
+    assert started(fold=1, weights=weights, name=name).provenance == plans
+
+
+def test_pretrained_weights_for_one_fold_only_are_refused(copied, weights):
+    started()
+    with pytest.raises(EncoderChoiceError, match="pretrained_weights is None there"):
+        started(fold=1, weights=weights)
+
+
+def test_folds_that_start_at_once_from_two_encoders_are_refused(published):
+    first, second = make_trainer(fold=0), None
+    first.initialize()
+    # Between the start of two folds a pretraining ends.
+    publish_encoder(published.encoder, seed=1)
+    second = make_trainer(fold=1)
+    second.initialize()
+    first.on_train_start()
+    with pytest.raises(EncoderChoiceError, match=f"{published.model() / 'fold_0' / RECORD}: fold_0 .* encoder_sha256"):
+        second.on_train_start()
+    plans = json.loads((published.model() / "plans.json").read_text())["configurations"]["3d_fullres"]
+    assert plans["swinfuse"] == first.provenance
+
+
+def test_folds_that_start_at_once_with_two_settings_are_refused(published, monkeypatch):
+    started()
+    monkeypatch.setenv("SWINFUSE_INITIAL_LR", "3e-4")
+    with pytest.raises(EncoderChoiceError, match=r"training is .*0.0001.* in that fold, .*0.0003"):
+        started(fold=1)
+
+
+@pytest.mark.parametrize("arguments", [{"continue_training": True}, {"only_run_validation": True}])
+def test_a_model_of_a_newer_version_is_refused(copied, arguments):
+    path = copied.model() / "plans.json"
+    plans = json.loads(path.read_text())
+    plans["configurations"]["3d_fullres"]["swinfuse"]["plugin"] = "99.1.0"
+    path.write_text(json.dumps(plans))
+    with pytest.raises(VersionError, match=r"plans.json: made with nnunetv2-swinfuse 99.1.0, installed is"):
+        run_training("901", "3d_fullres", 0, TRAINER, device=CPU, **arguments)
+
+
+def test_another_nnunet_is_warned_of_in_the_log(published, monkeypatch):
+    monkeypatch.setattr("nnunetv2_swinfuse.compatibility.NNUNET_BELOW", "2.8")
+    make_trainer()
+    log = next((published.model() / "fold_0").glob("training_log*")).read_text()
+    assert "WARNING: nnunetv2 2.8" in log
+    assert "may have changed" in log

@@ -1,0 +1,74 @@
+"""Training steps as on a GPU, without one: no tensor on the wrong device, no value that the host would wait for."""
+
+import pytest
+import torch
+
+from pretraining import objective
+from pretraining.model import PretrainingModel
+from pretraining.monitoring.scalars import UnreadScalars
+from pretraining.objective import evaluate
+from pretraining.validation import to_device
+from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
+from tests.pretraining.synthetic import RESENC, synthetic_batch, tiny
+
+VARIANTS = {
+    "swin": {},
+    "resenc": RESENC,
+    "mmd": {"density_loss": "mmd"},
+    "coral": {"density_loss": "coral"},
+    "sliced_wasserstein": {"density_loss": "sliced_wasserstein"},
+    "no_dim": {"dim": "none"},
+    "mean": {"fusion": "mean"},
+    "single image": {"single_share": 1.0},
+    "cells": {"masking": "cells", "mask_cell": 4},
+    "CT": {"modalities": ("CT",)},
+}
+
+
+def train(configuration, steps):
+    """What the loop does in each step."""
+    model = PretrainingModel(configuration)
+    batch = {
+        name: values for name, values in synthetic_batch().items() if name != "mr" or "MR" in configuration.modalities
+    }
+    model.to(CUDA).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    unread, bandwidth = UnreadScalars(20), None
+    for step in range(steps):
+        evaluation = evaluate(model, to_device(batch, CUDA), configuration, step, bandwidth)
+        optimizer.zero_grad(set_to_none=True)
+        evaluation.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
+        optimizer.step()
+        bandwidth = evaluation.bandwidth
+        unread.add(step + 1, {**evaluation.values(), "gradient_norm": norm})
+    return model, evaluation, unread
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+def test_steps_read_no_value(changes):
+    configuration = tiny(**{"single_share": 0.0, **changes})
+    with fake_cuda():
+        model, evaluation, unread = train(configuration, steps=2)
+        assert evaluation.total.device == CUDA
+        expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        idle = {name for name, p in expected.items() if p.grad is None}
+        # Without a pair, or one modality, the density loss and its bandwidth do not exist.
+        assert idle <= {name for name in expected if "domain_invariance" in name}
+        assert all(p.grad.shape == p.shape for name, p in expected.items() if name not in idle)
+        with pytest.raises(HiddenRead):
+            unread.read()
+
+
+def test_a_read_in_the_objective_would_be_seen(monkeypatch):
+    accuracy = objective.rotation_accuracy
+    monkeypatch.setattr(objective, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
+    with fake_cuda(), pytest.raises(HiddenRead, match=r"test_cuda\.py"):
+        train(tiny(), steps=1)
+
+
+def test_a_tensor_left_on_the_cpu_would_be_seen(monkeypatch):
+    foreground = objective.foreground_tokens
+    monkeypatch.setattr(objective, "foreground_tokens", lambda *a: torch.zeros(foreground(*a).shape, dtype=torch.bool))
+    with fake_cuda(), pytest.raises(RuntimeError, match="device"):
+        train(tiny(single_share=0.0), steps=1)

@@ -1,0 +1,50 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason, read_grid
+from tests.pretraining.synthetic_volumes import ct, write
+
+GRID = Grid((20, 22, 18), (1.0, 1.5, 3.0), (-5.0, 0.0, 7.0), (1.0, 0, 0, 0, 1.0, 0, 0, 0, 1.0))
+
+
+def test_a_header_is_read_in_itks_order(tmp_path):
+    path = write(tmp_path / "a.nii.gz", ct(), spacing=(1.0, 1.5, 3.0), origin=(-5.0, 0.0, 7.0))
+    assert read_grid(path).differs_from(GRID) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"size": (20, 22, 19)}, r"size (20, 22, 18) and (20, 22, 19)"),
+        ({"spacing": (1.0, 1.5, 3.1)}, "spacing [1.0, 1.5, 3.0] and [1.0, 1.5, 3.1]"),
+        ({"origin": (-5.0, 1.0, 7.0)}, "origin"),
+        ({"direction": (0, 1.0, 0, 1.0, 0, 0, 0, 0, 1.0)}, "direction"),
+    ],
+)
+def test_the_first_property_that_differs_is_described(changes, words):
+    assert words in (GRID.differs_from(replace(GRID, **changes)) or "")
+
+
+def test_rounding_of_a_file_format_is_no_difference():
+    assert GRID.differs_from(replace(GRID, spacing=(1.0000001, 1.5, 3.0), origin=(-5.0, 0.0005, 7.0))) is None
+
+
+@pytest.mark.parametrize(
+    ("voxels", "words"),
+    [(np.zeros((3, 4, 5, 6), np.float32), "4D"), (np.zeros((1, 4, 4), np.float32), "at least 2 voxels")],
+)
+def test_what_is_no_volume_is_named(tmp_path, voxels, words):
+    path = write(tmp_path / "a.nii.gz", voxels)
+    with pytest.raises(InputError, match=rf"a\.nii\.gz: .*{words}"):
+        read_grid(path)
+
+
+def test_an_unreadable_file_is_named_without_itks_source_lines(tmp_path):
+    (tmp_path / "a.nii.gz").write_bytes(b"nothing")
+    with pytest.raises(InputError, match=r"a\.nii\.gz: cannot be read") as caught:
+        read_grid(tmp_path / "a.nii.gz")
+    assert ".cxx" not in str(caught.value)
+    assert itk_reason(RuntimeError("/build/io.cxx:3:\nERROR: bad magic\n")) == "ERROR: bad magic"

@@ -1,0 +1,93 @@
+import errno
+import os
+import shutil
+
+import blosc2
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.preprocessed.volume_file import (
+    VolumeMetadata,
+    foreground_points,
+    open_volume,
+    read_crop,
+    shape_if_complete,
+    write_volume,
+)
+
+SHAPE = (7, 9, 8)
+POINTS = np.array([[1, 2, 3], [6, 8, 7]])
+
+
+@pytest.fixture
+def voxels():
+    return np.random.default_rng(0).normal(size=(1, *SHAPE)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path, voxels):
+    path = tmp_path / "patient" / "a_CT.b2nd"
+    write_volume(path, voxels, VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), "made of"), (1, 4, 4, 4), (1, 2, 2, 2))
+    return path
+
+
+def test_what_is_written_is_read(path, voxels):
+    volume = open_volume(path)
+    assert volume.dtype == np.float32
+    assert volume.chunks == (1, 4, 4, 4)
+    assert np.array_equal(volume[:], voxels)
+    assert foreground_points(path, volume).tolist() == POINTS.tolist()
+    assert {name: volume.schunk.meta[name] for name in ("padding", "spacing", "origin")} == {
+        "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "origin": "made of"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [(0, 0, 0), (2, 3, 1), (-2, 5, 3), (4, -3, 6), (-4, -4, -4)])
+def test_a_crop_is_the_padded_volume_cut(path, voxels, start):
+    padded = np.pad(voxels[0], 10, constant_values=-7.0)
+    size = (5, 8, 6)
+    expected = padded[tuple(slice(10 + s, 10 + s + n) for s, n in zip(start, size, strict=True))]
+    crop = read_crop(path, open_volume(path), np.array(start), size)
+    assert crop.flags.c_contiguous
+    assert np.array_equal(crop, expected[None])
+
+
+def test_a_file_is_complete_only_with_the_same_origin(path):
+    assert shape_if_complete(path, "made of") == list(SHAPE)
+    assert shape_if_complete(path, "something else") is None
+    assert shape_if_complete(path.with_name("b.b2nd"), "made of") is None
+    path.write_bytes(path.read_bytes()[:100])
+    assert shape_if_complete(path, "made of") is None
+
+
+def test_missing_and_damaged_files_are_named(path):
+    path.write_bytes(path.read_bytes()[:100])
+    for broken in (path, path.with_name("b.b2nd")):
+        with pytest.raises(InputError, match=rf"{broken.name}: missing or damaged.*--overwrite"):
+            open_volume(broken)
+
+
+def test_a_file_of_another_format_is_named(tmp_path):
+    path = tmp_path / "a.b2nd"
+    blosc2.asarray(np.zeros((1, 4, 4, 4), np.float32), urlpath=str(path), mode="w")
+    with pytest.raises(InputError, match=r"a\.b2nd: damaged, or of an older version"):
+        foreground_points(path, open_volume(path))
+    with pytest.raises(InputError, match=r"a\.b2nd: damaged, or of an older version"):
+        read_crop(path, open_volume(path), np.array([-1, 0, 0]), (2, 2, 2))
+
+
+def test_a_failed_write_keeps_the_old_file_and_a_full_disk_is_recognised(path, voxels, monkeypatch):
+    def fail(*arguments, **options):
+        raise RuntimeError("Error while creating the NDArray")
+
+    before = path.read_bytes()
+    monkeypatch.setattr(blosc2, "asarray", fail)
+    with pytest.raises(RuntimeError):
+        write_volume(path, voxels, VolumeMetadata(POINTS, 0.0), (1, 4, 4, 4), (1, 2, 2, 2))
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=10))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        write_volume(path, voxels, VolumeMetadata(POINTS, 0.0), (1, 4, 4, 4), (1, 2, 2, 2))
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]

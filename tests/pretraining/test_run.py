@@ -1,0 +1,83 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.checkpoint import CHECKPOINT
+from pretraining.processes import Processes
+from pretraining.run import Run, find_device, prepare_folder, publish, should_resume
+
+from .synthetic import tiny
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run(
+        folder=tmp_path / "run",
+        preprocessed=tmp_path / "preprocessed",
+        configuration=tiny(),
+        published=tmp_path / "swinfuse" / "encoder.pth",
+        command="swinfuse_pretrain -d A",
+        resume_command="swinfuse_pretrain -d A --c",
+    )
+
+
+def test_a_folder_is_prepared_with_its_settings_and_without_temporary_files(run):
+    (run.folder / "panels").mkdir(parents=True)
+    left = [run.folder / "checkpoint_latest.pth.1a.tmp.pth", run.folder / "panels" / "step_0.png.2b.tmp.png"]
+    for file in left:
+        file.touch()
+    (run.folder / "log.txt").touch()
+    prepare_folder(run, None)
+    assert sorted(file.name for file in run.folder.rglob("*")) == ["configuration.json", "log.txt", "panels"]
+    assert json.loads((run.folder / "configuration.json").read_text()) == tiny().to_dict()
+
+
+def test_only_a_new_run_overwrites_its_folder(run):
+    overwriting = Run(**{**vars(run), "overwrite": True})
+    run.folder.mkdir()
+    (run.folder / "old").touch()
+    prepare_folder(overwriting, state="a checkpoint's")
+    assert (run.folder / "old").exists()
+    prepare_folder(overwriting, None)
+    assert not (run.folder / "old").exists()
+
+
+def test_publishing_replaces_the_file_at_once_or_not_at_all(run, tmp_path, monkeypatch):
+    encoder = tmp_path / "encoder.pth"
+    encoder.write_bytes(b"new")
+    publish(encoder, run.published)
+    assert run.published.read_bytes() == b"new"
+
+    def fail(source, target):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(InputError, match=r"encoder\.pth: could not be written .*No space left"):
+        publish(encoder, run.published)
+    assert [file.name for file in run.published.parent.iterdir()] == ["encoder.pth"]
+    assert run.published.read_bytes() == b"new"
+
+
+def test_a_restarted_command_resumes_where_there_is_a_checkpoint(run, monkeypatch):
+    assert not should_resume(run.checkpoint, requested=False)
+    assert should_resume(run.checkpoint, requested=True)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert not should_resume(run.checkpoint, requested=False)
+    run.folder.mkdir()
+    (run.folder / CHECKPOINT).touch()
+    assert should_resume(run.checkpoint, requested=False)
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    assert find_device(tiny(device="cpu")) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert find_device(tiny(device="auto")) == torch.device("cpu")
+    with pytest.raises(InputError, match="PyTorch sees no GPU"):
+        find_device(tiny(device="cuda"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert find_device(tiny(device="auto")) == torch.device("cuda")
+    assert find_device(tiny(device="auto"), Processes(5, 8, 1)) == torch.device("cuda", 1)

@@ -1,0 +1,81 @@
+"""Rules of docs/architecture.md that the source files must follow; `python -m tests.repository` prints the numbers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from .structure import ROOT, Module, folder_arrows, function_lengths, import_cycles, imported_packages, modules
+
+SOURCES = modules()
+ARCHITECTURE = "nnunetv2_swinfuse.architecture"
+NNUNET_SIDE = tuple(f"nnunetv2_swinfuse.{folder}" for folder in ("architecture", "imaging", "planning", "training"))
+# Tested with the modules that they belong to, or by installing the package (tests/installation).
+WITHOUT_TEST_FILE = {
+    "nnunetv2_swinfuse/errors.py",
+    "nnunetv2_swinfuse/discovery/external_trainers/swinfuse_trainers.py",
+    "pretraining/__main__.py",
+}
+
+
+def parse(name: str, source: str) -> Module:
+    return Module(Path(name.replace(".", "/") + ".py"), name, ast.parse(source))
+
+
+def test_modules_do_not_import_each_other_in_a_circle():
+    assert import_cycles(SOURCES) == []
+
+
+def test_a_circle_is_noticed_also_inside_functions():
+    first = parse("pretraining.a", "from pretraining.b import f")
+    second = parse("pretraining.b", "def f():\n    import pretraining.a")
+    assert import_cycles([first, second]) == [["pretraining.a", "pretraining.b"]]
+
+
+def test_imports_between_folders_point_one_way():
+    arrows = folder_arrows(SOURCES)
+    both = {pair for pair in arrows if pair[::-1] in arrows}
+    # The report shows settings and commands of the run that writes it.
+    assert both == {("pretraining", "pretraining.monitoring"), ("pretraining.monitoring", "pretraining")}
+
+
+def test_the_network_stands_by_itself():
+    assert {imported for importer, imported in folder_arrows(SOURCES) if importer == ARCHITECTURE} <= {
+        "nnunetv2_swinfuse"
+    }
+
+
+def test_pretraining_and_nnunets_side_never_import_each_other():
+    for importer, imported in folder_arrows(SOURCES):
+        if importer in NNUNET_SIDE:
+            assert not imported.startswith("pretraining"), importer
+        if importer.startswith("pretraining"):
+            assert imported not in ("nnunetv2_swinfuse.planning", "nnunetv2_swinfuse.training"), importer
+
+
+def test_only_preprocessing_needs_nnunetv2_in_pretraining():
+    importers = {module.name for module in SOURCES if "nnunetv2" in imported_packages(module)}
+    assert {name for name in importers if name.startswith("pretraining")} == {
+        "pretraining.preprocessing.fingerprint",
+        "pretraining.preprocessing.foreground",
+        "pretraining.preprocessing.image",
+    }
+    assert not any(name.startswith((ARCHITECTURE, "nnunetv2_swinfuse.imaging")) for name in importers)
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if str(m.path) not in WITHOUT_TEST_FILE], ids=lambda m: m.name)
+def test_every_module_has_a_test_file_of_its_own(module):
+    assert (ROOT / "tests" / module.path.parent / f"test_{module.path.name}").is_file()
+
+
+def test_every_test_file_is_named_after_a_module_or_tests_behaviour():
+    folders = [ROOT / "tests" / package for package in ("nnunetv2_swinfuse", "pretraining")]
+    for path in (path for folder in folders for path in folder.rglob("test_*.py")):
+        tested = path.relative_to(ROOT / "tests")
+        tested = ROOT / tested.parent / tested.name.removeprefix("test_")
+        assert tested.is_file(), f"{path}: no module {tested}; tests of several modules belong to tests/behaviour"
+
+
+def test_functions_can_be_read_in_one_sitting():
+    lines, name = function_lengths(SOURCES)[0]
+    assert lines <= 100, f"{name} has {lines} lines"
