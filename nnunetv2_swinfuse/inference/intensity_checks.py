@@ -19,6 +19,8 @@ from nnunetv2_swinfuse.inference.model_description import Channel
 BELOW, CT_SHARE, MR_SHARE = -20.0, 0.05, 0.02
 # Everything between fat and enhanced vessels, as share of all voxels and in HU.
 SOFT_TISSUE, SOFT_SHARE = (-200.0, 300.0), 0.01
+# Bone and metal fill little of a patient; an inverted CT has its air there.
+BRIGHT, BRIGHT_SHARE = 700.0, 0.2
 # Padding of scanners goes down to -3024, metal up to 32767.
 HOUNSFIELD_RANGE = (-4096.0, 32767.0)
 # A foreground of the training CT that lies above this was not in Hounsfield units.
@@ -40,6 +42,7 @@ class Profile:
     distinct: int
     below: float
     soft_tissue: float
+    bright: float
     integer: bool
 
     @property
@@ -68,6 +71,7 @@ def profile(volume: VoxelVolume) -> Profile:
         distinct=len(counts),
         below=float((sample < BELOW).mean()),
         soft_tissue=float(((sample >= low) & (sample <= high)).mean()),
+        bright=float((sample > BRIGHT).mean()),
         integer=volume.integer,
     )
 
@@ -133,6 +137,14 @@ def check_hounsfield(image: Profile, channel: Channel) -> Finding | None:
             f"{SOFT_TISSUE[1]:.0f} HU, where all soft tissue lies",
             "Check that rescale slope and intercept were applied once, and that it shows a patient.",
         )  # fmt: skip
+    if image.bright > BRIGHT_SHARE:
+        return Finding(
+            "hounsfield",
+            Severity.REFUSED,
+            f"{100 * image.bright:.2g} % of its voxels lie above {BRIGHT:.0f} HU, where only bone and metal are: inverted "
+            "or no Hounsfield units",
+            "Give the CT as the scanner exported it.",
+        )
     low, high = HOUNSFIELD_RANGE
     if image.minimum < low or image.maximum > high:
         return Finding(

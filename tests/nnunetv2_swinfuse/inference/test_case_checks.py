@@ -55,6 +55,7 @@ CASES = {
     "no rescale intercept": (ct_voxels() + np.int16(1024), {}, {"modality": "REFUSED"}),
     "z-scored": ((ct_voxels() + 600.0) / 450, {}, {"hounsfield": "REFUSED"}),
     "scaled tenfold": (ct_voxels() * 10.0 - 3e3, {}, {"hounsfield": "REFUSED"}),
+    "inverted": (-ct_voxels(), {}, {"hounsfield": "REFUSED"}),
     "a segmentation": ((ct_voxels() > 0).astype(np.uint8), {}, {"label_map": "REFUSED"}),
     "bad metal": (np.where(ct_voxels() > 70, 60000.0, ct_voxels()), {}, {"hounsfield": "WARNING"}),
 }  # fmt: skip
