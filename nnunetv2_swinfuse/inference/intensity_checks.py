@@ -141,8 +141,8 @@ def check_hounsfield(image: Profile, channel: Channel) -> Finding | None:
         return Finding(
             "hounsfield",
             Severity.REFUSED,
-            f"{100 * image.bright:.2g} % of its voxels lie above {BRIGHT:.0f} HU, where only bone and metal are: inverted "
-            "or no Hounsfield units",
+            f"{100 * image.bright:.2g} % of its voxels lie above {BRIGHT:.0f} HU, as only bone and metal do: inverted"
+            " or no Hounsfield units",
             "Give the CT as the scanner exported it.",
         )
     low, high = HOUNSFIELD_RANGE
