@@ -8,7 +8,7 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import torch
 
@@ -46,7 +46,7 @@ def load_torch_file(path: Path) -> Any:
         raise TorchFileError(f"{path}: cannot be opened ({error.strerror})") from error
     with file:
         try:
-            _check_zip(file)
+            check_zip(file)
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise TorchFileError(
@@ -80,7 +80,12 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _check_zip(file: BinaryIO) -> None:
+def check_zip(file: IO[bytes]) -> None:
+    """Compares the checksums in a zip file, which PyTorch does not; leaves other files to PyTorch.
+
+    Raises:
+        zipfile.BadZipFile: naming the record that is damaged.
+    """
     if zipfile.is_zipfile(file):
         with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()

@@ -26,6 +26,7 @@ from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.plain_loading import load_plain, plain_values
 from nnunetv2_swinfuse.training.encoder_choice import (
     EncoderChoiceError,
     check_same_encoder,
@@ -244,7 +245,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         buffer = io.BytesIO()
         super().save_checkpoint(buffer)
         buffer.seek(0)
-        checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+        # nnU-Net leaves numpy's numbers in the curves, which torch.load(weights_only=True) refuses elsewhere.
+        checkpoint = plain_values(load_plain(buffer, str(filename)))
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
         checkpoint["swinfuse"] = {
             **self.provenance.to_dict(),

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.modality_names import KNOWN, plain_name
 from pretraining.collections.collection import DOMAINS, Domain
 
-# From nnU-Net's channel_names, BIDS suffixes and nnssl's OpenMind, spelt as `_normalise` returns them.
-CT_NAMES = "ct cbct cta ncct cect ldct computedtomography"
-MR_NAMES = (
-    "mr mri t1 t1w t1weighted t1ce t1c t1gd t1post t1n t1map t2 t2w t2weighted t2star t2starw t2f t2map flair t2flair "
-    "pd pdw pdt2 inplanet1 inplanet2 unit1 mp2rage mprage flash dwi adc dti fa trace swi bold asl perfusion mra angio "
-    "dce dixon water fat inphase outphase opposedphase hbv ciss space"
-)
-KNOWN: dict[str, Domain] = {
-    **dict.fromkeys(CT_NAMES.split(), "CT"),
-    **dict.fromkeys(MR_NAMES.split(), "MR"),
-}
 LEFT_OUT = "none"
 
 
@@ -34,7 +23,7 @@ class ModalityMap:
         for name, domain in (additions or {}).items():
             if domain not in (*DOMAINS, LEFT_OUT):
                 raise InputError(f"--modality {name}={domain}: expected CT, MR or {LEFT_OUT} after the =")
-            self._domains[_normalise(name)] = domain
+            self._domains[plain_name(name)] = domain
 
     @classmethod
     def from_words(cls, words: Iterable[str]) -> ModalityMap:
@@ -42,7 +31,7 @@ class ModalityMap:
         additions = {}
         for word in words:
             name, equals, domain = word.rpartition("=")
-            if not equals or not _normalise(name):
+            if not equals or not plain_name(name):
                 raise InputError(f"--modality {word}: expected NAME=CT, NAME=MR or NAME={LEFT_OUT}, such as PET=CT")
             additions[name] = domain if domain == LEFT_OUT else domain.upper()
         return cls(additions)
@@ -57,7 +46,7 @@ class ModalityMap:
         Raises:
             InputError: for a modality that is not in the map, with the option that adds it.
         """
-        domain = self._domains.get(_normalise(modality))
+        domain = self._domains.get(plain_name(modality))
         if domain is None:
             raise InputError(
                 f"{where}: modality {modality!r} is not known to be CT or MR (known are CT, CBCT, T1w, T2w, FLAIR, MR "
@@ -65,8 +54,3 @@ class ModalityMap:
                 f"volumes out with --modality {modality}={LEFT_OUT}"
             )
         return None if domain == LEFT_OUT else "CT" if domain == "CT" else "MR"
-
-
-def _normalise(name: str) -> str:
-    """Reduces a name to lower case letters and digits; a star, as in T2*, is spelt out."""
-    return re.sub(r"[^a-z0-9]", "", name.lower().replace("*", "star"))

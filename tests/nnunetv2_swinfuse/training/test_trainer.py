@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 def checkpoint_of(workshop, fold=0, name="checkpoint_final.pth", **model):
-    return torch.load(workshop.model(**model) / f"fold_{fold}" / name, map_location="cpu", weights_only=False)
+    return torch.load(workshop.model(**model) / f"fold_{fold}" / name, map_location="cpu", weights_only=True)
 
 
 def plans_of(workshop, **model):

@@ -1,0 +1,100 @@
+"""Zip archives from outside: their table of contents is judged before any byte is written or interpreted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import stat
+import zipfile
+from pathlib import Path
+
+from nnunetv2_swinfuse.errors import InputError
+
+MOST_MEMBERS = 10_000
+LARGEST_TOTAL = 128 * 1024**3
+# Weights shrink by a tenth, JSON of nnU-Net to a fortieth; beyond this and a megabyte it is a bomb.
+HIGHEST_RATIO = 200
+_MEBIBYTE = 1 << 20
+_DRIVE = re.compile(r"[A-Za-z]:")
+
+
+class ArchiveError(InputError):
+    """A zip that must not be extracted; the message names it, what was found and what to do."""
+
+
+def inspect_archive(path: Path) -> list[zipfile.ZipInfo]:
+    """The files in a zip.
+
+    Raises:
+        ArchiveError: listing paths that lead out of the target folder, links and other special files, encrypted parts,
+            names that overwrite each other, and parts that are larger than the archive can honestly hold.
+    """
+    if not path.is_file():
+        raise ArchiveError(f"{path}: no such file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+            problems = _problems(members, path.stat().st_size)
+            for member in members if not problems else ():
+                # Compares the name before the data with the one in the table of contents.
+                archive.open(member).close()
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise ArchiveError(f"{path}: damaged or no zip ({type(error).__name__}: {error}); download it again") from error
+    except Exception as error:
+        raise ArchiveError(f"{path}: damaged zip ({type(error).__name__}: {error}); download it again") from error
+    if problems:
+        raise ArchiveError(f"{path}: unsafe to extract, refused: {'; '.join(problems[:10])}. Do not extract this file")
+    return [member for member in members if not member.is_dir()]
+
+
+def _problems(members: list[zipfile.ZipInfo], size: int) -> list[str]:
+    problems = []
+    if len(members) > MOST_MEMBERS:
+        problems.append(f"{len(members)} parts, expected at most {MOST_MEMBERS}")
+    names: set[str] = set()
+    for member in members:
+        # zipfile cuts names at a zero byte; the original tells.
+        name = member.orig_filename
+        parts = name.replace("\\", "/").rstrip("/").split("/")
+        if name.startswith(("/", "\\")) or _DRIVE.match(name) or ".." in parts or "\x00" in name or "\\" in name:
+            problems.append(f"{name!r} leads out of the folder")
+        elif "" in parts or "." in parts or any(ord(letter) < 32 for letter in name):
+            problems.append(f"{name!r} is no plain path")
+        if name.lower() in names:
+            problems.append(f"{name!r} is in it twice")
+        names.add(name.lower())
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            problems.append(f"{name!r} is a link or a special file")
+        if member.flag_bits & 1:
+            problems.append(f"{name!r} is encrypted")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            problems.append(f"{name!r} is compressed by method {member.compress_type}")
+        if member.file_size > max(_MEBIBYTE, HIGHEST_RATIO * member.compress_size):
+            problems.append(f"{name!r} unpacks {member.compress_size} bytes to {member.file_size}")
+    for name in names:
+        if any("/".join(name.split("/")[:depth]) in names for depth in range(1, name.rstrip("/").count("/") + 1)):
+            problems.append(f"{name!r} lies below a file")
+    if sum(member.file_size for member in members) > LARGEST_TOTAL:
+        problems.append(f"more than {LARGEST_TOTAL} bytes in all")
+    if sum(member.compress_size for member in members) > size:
+        problems.append("its parts overlap")
+    return problems
+
+
+def member_hash(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
+    """SHA-256 of a part, read a megabyte at a time; its CRC is compared on the way.
+
+    Raises:
+        ArchiveError: when it is damaged.
+    """
+    digest = hashlib.sha256()
+    try:
+        with archive.open(member) as file:
+            while block := file.read(_MEBIBYTE):
+                digest.update(block)
+    except Exception as error:
+        raise ArchiveError(
+            f"{archive.filename}: {member.filename} is damaged ({type(error).__name__}: {error}); download it again"
+        ) from error
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""All checks of one case in order. A check that cannot be made for a reason nobody thought of refuses the case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nnunetv2_swinfuse.imaging.volume import VolumeError, VoxelVolume, read_volume
+from nnunetv2_swinfuse.inference import geometry_checks, intensity_checks
+from nnunetv2_swinfuse.inference.cases import InputCase
+from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity, accept
+from nnunetv2_swinfuse.inference.model_description import Channel, ModelDescription
+
+# Each check by name, with what it looks at: the table in docs/clinical.md. Those in NEVER_ACCEPTED leave nothing to
+# predict from.
+CHECKS = {
+    "file_name": "the model's file ending, CASE_0000",
+    "channels": "all channels of a case, no others, on one grid",
+    "readable": "whole file, sound header and compression, known format, voxels in the file itself",
+    "three_dimensional": "one 3D image of numbers",
+    "finite": "no NaN, no infinity, nothing that overflows float32",
+    "size": "at least 4 voxels along each axis",
+    "content": "not constant",
+    "label_map": "an image, not a segmentation",
+    "direction": "orthonormal direction matrix",
+    "orientation": "axes stored as in a training image",
+    "spacing": "voxel size near the training images'",
+    "field_of_view": "extent near the training images'",
+    "modality": "CT where the model expects CT, MR where it expects MR",
+    "hounsfield": "CT in plausible Hounsfield units",
+    "normalised": "MR as acquired, not normalised already",
+    "internal": "a check failed for an unforeseen reason",
+}
+NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
+
+
+def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str] = ()) -> CaseFindings:
+    """Reads a case and makes all checks that its state allows.
+
+    Args:
+        case: its files.
+        model: what the training images were like.
+        accepted: names of checks whose refusals become warnings.
+    """
+    files = tuple(case.files[number] for number in sorted(case.files))
+    findings, made, not_made = list(case.problems), ["file_name", "channels"], dict[str, str]()
+    if not findings:
+        try:
+            _check_files(files, model, findings, made, not_made)
+        except Exception as error:
+            # Whatever a damaged file provokes in a reader must not let its case pass.
+            findings.append(
+                Finding(
+                    "internal",
+                    Severity.REFUSED,
+                    f"the checks failed: {type(error).__name__}: {error}",
+                    "Export the image again; if that does not help, report this message.",
+                )
+            )
+    findings = [accept(finding, accepted) for finding in findings]
+    return CaseFindings(case.name, files, tuple(findings), tuple(dict.fromkeys(made)), not_made)
+
+
+def _check_files(
+    files: Sequence[Path], model: ModelDescription, findings: list[Finding], made: list[str], not_made: dict[str, str]
+) -> None:
+    volumes: list[VoxelVolume] = []
+    for path, channel in zip(files, model.channels, strict=True):
+        try:
+            volume = read_volume(path)
+        except VolumeError as error:
+            findings.append(Finding(error.check, Severity.REFUSED, error.reason, _sentence(error.remedy), str(path)))
+            continue
+        volumes.append(volume)
+        made += ["readable", "three_dimensional", "finite"]
+        _check_volume(volume, channel, model, findings, made, not_made)
+    for volume in volumes[1:]:
+        if difference := volumes[0].grid.differs_from(volume.grid):
+            findings.append(
+                Finding(
+                    "channels",
+                    Severity.REFUSED,
+                    f"not on the grid of {volumes[0].path} ({difference})",
+                    "Resample one to the other; all channels of a case must lie on one grid.",
+                    str(volume.path),
+                )
+            )
+
+
+def _check_volume(
+    volume: VoxelVolume,
+    channel: Channel,
+    model: ModelDescription,
+    findings: list[Finding],
+    made: list[str],
+    not_made: dict[str, str],
+) -> None:
+    image = intensity_checks.profile(volume)
+    checks: dict[str, Callable[[], Finding | None]] = {
+        "size": lambda: geometry_checks.check_size(volume),
+        "content": lambda: intensity_checks.check_content(image),
+        "label_map": lambda: intensity_checks.check_label_map(image),
+        "direction": lambda: geometry_checks.check_direction(volume),
+        "orientation": lambda: geometry_checks.check_orientation(volume, model),
+        "spacing": lambda: geometry_checks.check_spacing(volume, model),
+        "field_of_view": lambda: geometry_checks.check_field_of_view(volume, model),
+        "modality": lambda: intensity_checks.check_modality(image, channel),
+        "hounsfield": lambda: intensity_checks.check_hounsfield(image, channel),
+        "normalised": lambda: intensity_checks.check_normalised(image, channel),
+    }
+    if model.orientations is None:
+        not_made["orientation"] = model.orientation_source
+        del checks["orientation"]
+    if reason := intensity_checks.modality_reason(channel):
+        not_made["modality"] = reason
+        del checks["modality"]
+    if channel.domain != "CT":
+        del checks["hounsfield"]
+    else:
+        del checks["normalised"]
+    for name, check in checks.items():
+        made.append(name)
+        finding = check()
+        if finding is None:
+            continue
+        findings.append(
+            Finding(finding.check, finding.severity, finding.reason, finding.remedy, finding.file or str(volume.path))
+        )
+        if name in ("content", "label_map"):
+            # Nothing further can be said of what is no image.
+            break
+
+
+def _sentence(remedy: str) -> str:
+    return remedy[0].upper() + remedy[1:] + "."

@@ -1,0 +1,285 @@
+"""`swinfuse_export`: a trained model as a zip that stock nnU-Net installs and runs, with manifest and model card.
+
+Left out is what inference does not need or what says something of patients or machines: optimiser states, per-case
+scores with their file names, debug.json, logs, local paths, and postprocessing.pkl, which runs code when it is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from nnunetv2_swinfuse.compatibility import PACKAGE
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.check import add_model_arguments, model_folder
+from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
+from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
+from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card
+from nnunetv2_swinfuse.inference.model_description import describe_model, read_json
+from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
+from nnunetv2_swinfuse.inference.verify import verify_zip
+from nnunetv2_swinfuse.plain_loading import load_plain
+
+PROGRAM = "swinfuse_export"
+PACKAGES = (PACKAGE, "nnunetv2", "torch", "dynamic-network-architectures", "numpy", "SimpleITK")
+# Zip's earliest date: the same model gives the same bytes, whenever it is exported.
+DATE = (1980, 1, 1, 0, 0, 0)
+NOT_STATED = "not stated by the exporter"
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point. Exits with 0, or with 2 when the model cannot be exported."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__.splitlines()[0] if __doc__ else None)
+    add_model_arguments(parser)
+    parser.add_argument("-o", type=Path, required=True, metavar="ZIP", help="the zip to write")
+    parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds; default: all that have the checkpoint")
+    parser.add_argument("-chk", default="checkpoint_final.pth", help="default: checkpoint_final.pth")
+    parser.add_argument("--intended_use", help="a sentence for the model card")
+    parser.add_argument("--limits", help="what the model was not tested on, for the model card")
+    parser.add_argument("--weights_licence", default=NOT_STATED, help="licence of the weights")
+    parser.add_argument("--data_licence", help="licence of the training data; default: dataset.json's")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing zip")
+    options = parser.parse_args(arguments)
+    try:
+        digest = export_model(
+            model_folder(options), options.o, options.f, options.chk,
+            words={"intended_use": options.intended_use, "limits": options.limits},
+            licences={"weights": options.weights_licence, "data": options.data_licence},
+            overwrite=options.overwrite,
+        )  # fmt: skip
+    except InputError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_UNUSABLE) from None
+    print(f"{options.o}: exported and verified; SHA-256 {digest}")
+    print(f"Publish the hash beside the zip: swinfuse_verify {options.o.name} --sha256 {digest}")
+    raise SystemExit(0)
+
+
+def export_model(
+    folder: Path,
+    target: Path,
+    folds: Sequence[str] | None = None,
+    checkpoint: str = "checkpoint_final.pth",
+    words: Mapping[str, str | None] | None = None,
+    licences: Mapping[str, str | None] | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes the zip under a temporary name, verifies it as its receiver would, and then moves it in place.
+
+    Args:
+        folder: the model's, `DATASET/TRAINER__PLANS__CONFIGURATION`.
+        target: the zip.
+        folds: such as `0` or `all`; None for all that have the checkpoint.
+        checkpoint: name of the file in each fold's folder.
+        words: `intended_use` and `limits` for the model card.
+        licences: of `weights` and `data`.
+        overwrite: whether an existing zip may be replaced.
+
+    Returns:
+        SHA-256 of the zip.
+
+    Raises:
+        InputError: when the model is incomplete or damaged, could not be verified, or when the zip exists or cannot be
+            written.
+    """
+    folder = folder.resolve()
+    if target.exists() and not overwrite:
+        raise InputError(f"{target}: exists; choose another name, or replace it with --overwrite")
+    model = f"{folder.parent.name}/{folder.name}"
+    if not folder.parent.name.startswith("Dataset") or folder.name.count("__") != 2:
+        raise InputError(
+            f"{folder}: not a model's folder by its name, expected DATASET/TRAINER__PLANS__CONFIGURATION; nnU-Net "
+            "finds an installed model by these names"
+        )
+    described = describe_model(folder)
+    check_plans(described.plans, folder / "plans.json")
+    names = _folds(folder, folds, checkpoint)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            draft = Path(temporary) / "model.zip"
+            with zipfile.ZipFile(draft, "w") as archive:
+                _write(archive, model, folder, described.dataset_json, names, checkpoint, words or {}, licences or {})
+            digest = verify_zip(draft).sha256
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(draft, target)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({error.strerror or error}); make room or choose another"
+        ) from error
+    return digest
+
+
+def _folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
+    if folds is None:
+        names = sorted(path.parent.name for path in folder.glob(f"fold_[0-9]*/{checkpoint}"))
+        names = names or [path.parent.name for path in folder.glob(f"fold_all/{checkpoint}")]
+    else:
+        names = [f"fold_{fold}" for fold in dict.fromkeys(folds)]
+    missing = [name for name in names if not (folder / name / checkpoint).is_file()]
+    if missing or not names:
+        raise InputError(f"{folder}: no {checkpoint} in {', '.join(missing) or 'any fold'}; train it first, or name -f")
+    return names
+
+
+def _write(
+    archive: zipfile.ZipFile,
+    model: str,
+    folder: Path,
+    dataset_json: Mapping[str, Any],
+    folds: Sequence[str],
+    checkpoint: str,
+    words: Mapping[str, str | None],
+    licences: Mapping[str, str | None],
+) -> None:
+    files: dict[str, dict[str, Any]] = {}
+
+    def add(name: str, content: bytes) -> None:
+        files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        archive.writestr(_entry(f"{model}/{name}"), content)
+
+    plans = read_json(folder / "plans.json")
+    add("plans.json", _json(_without_paths(plans)))
+    # Names of the training files are of no use elsewhere, and may be names of patients.
+    add("dataset.json", _json({k: v for k, v in dataset_json.items() if k not in ("dataset", "training", "test")}))
+    add("dataset_fingerprint.json", _json(read_json(folder / "dataset_fingerprint.json")))
+    orientations = _orientation_record(folder, str(plans["dataset_name"]), str(dataset_json["file_ending"]))
+    if orientations is not None:
+        add(RECORD, orientations)
+    scores: dict[str, Mapping[str, Any]] = {}
+    training: dict[str, Any] = {}
+    for fold in tqdm(folds, "folds", disable=len(folds) < 2):
+        content = load_plain(folder / fold / checkpoint)
+        training = training or _training(content, plans, folds, checkpoint)
+        add(f"{fold}/checkpoint_final.pth", _inference_checkpoint(content, folder / fold / checkpoint))
+        summary = folder / fold / "validation" / "summary.json"
+        if summary.is_file():
+            scores[fold] = {k: v for k, v in read_json(summary).items() if k in ("foreground_mean", "mean")}
+            add(f"{fold}/validation/summary.json", _json(scores[fold]))
+        curves = folder / fold / "progress.png"
+        if curves.is_file():
+            add(f"{fold}/progress.png", curves.read_bytes())
+    stated = {
+        "code": "Apache-2.0 (nnunetv2-swinfuse, nnunetv2)",
+        "weights": licences.get("weights") or NOT_STATED,
+        "data": licences.get("data") or str(dataset_json.get("licence") or dataset_json.get("license") or NOT_STATED),
+    }
+    versions = _versions()
+    card = model_card(model, describe_model(folder), training, scores, stated, versions, words)
+    add(MODEL_CARD, card.encode())
+    add(INSTALLATION, installation_text(model, versions, training).encode())
+    archive.writestr(_entry(f"{model}/{MANIFEST}"), Manifest(model, files, versions, stated, training).to_json())
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o100644 << 16
+    return entry
+
+
+def _json(content: Any) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def _without_paths(plans: Mapping[str, Any]) -> dict[str, Any]:
+    """Plans whose `swinfuse` blocks name the encoder by its file name and hash only, not by a path of this machine."""
+    configurations = {}
+    for name, block in plans["configurations"].items():
+        provenance = block.get("swinfuse")
+        if provenance is not None:
+            paths = ("encoder", "encoder_source", "sizes_from")
+            kept = {k: Path(v).name if k in paths and isinstance(v, str) else v for k, v in provenance.items()}
+            block = {**block, "swinfuse": kept}
+        configurations[name] = block
+    return {**plans, "configurations": configurations}
+
+
+def _orientation_record(folder: Path, dataset: str, ending: str) -> bytes | None:
+    if (folder / RECORD).is_file():
+        return (folder / RECORD).read_bytes()
+    raw = os.environ.get("nnUNet_raw")
+    images = Path(raw) / dataset / "imagesTr" if raw else None
+    if images is not None and images.is_dir():
+        with tempfile.TemporaryDirectory() as temporary:
+            record = Path(temporary) / RECORD
+            if write_record(record, images, ending):
+                return record.read_bytes()
+    print(
+        f"{PROGRAM}: no training images in nnUNet_raw, so those who use this model cannot have the orientation "
+        "of their images checked",
+        file=sys.stderr,
+    )
+    return None
+
+
+def _training(
+    content: Mapping[str, Any], plans: Mapping[str, Any], folds: Sequence[str], checkpoint: str
+) -> dict[str, Any]:
+    try:
+        configuration = content["init_args"]["configuration"]
+        architecture = plans["configurations"][configuration].get("architecture", {})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{checkpoint}: names no configuration of plans.json ({type(error).__name__}: {error}); not of this model"
+        ) from error
+    provenance = dict(content.get("swinfuse", {}))
+    return {
+        "dataset": plans["dataset_name"],
+        "configuration": configuration,
+        "folds": list(folds),
+        "checkpoint": checkpoint,
+        "epochs": content.get("current_epoch"),
+        "trainer": provenance.get("trainer", content["trainer_name"]),
+        "network": architecture.get("network_class_name"),
+        "encoder_sha256": provenance.get("encoder_sha256"),
+        "pretrained_on": (provenance.get("collection") or {}).get("name"),
+    }
+
+
+def _inference_checkpoint(content: Mapping[str, Any], path: Path) -> bytes:
+    """What nnU-Net's predictor reads, and where it comes from; the same weights give the same bytes."""
+    try:
+        provenance = _without_paths({"configurations": {"": {"swinfuse": content.get("swinfuse", {})}}})
+        kept = {
+            "network_weights": dict(content["network_weights"]),
+            "trainer_name": content["trainer_name"],
+            "init_args": {key: content["init_args"][key] for key in ("configuration", "fold")},
+            "inference_allowed_mirroring_axes": content.get("inference_allowed_mirroring_axes"),
+            "current_epoch": content.get("current_epoch"),
+            "swinfuse": provenance["configurations"][""]["swinfuse"],
+        }
+    except (KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{path}: no checkpoint of nnU-Net ({type(error).__name__}: {error})") from error
+    buffer = io.BytesIO()
+    torch.save(kept, buffer)
+    return buffer.getvalue()
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed as a package"
+    return versions
+
+
+if __name__ == "__main__":
+    main()

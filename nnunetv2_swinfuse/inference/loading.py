@@ -1,0 +1,142 @@
+"""nnU-Net's own predictor, filled from a model's folder without running anything that the folder brings along."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.manifest import MANIFEST, parse_manifest
+from nnunetv2_swinfuse.inference.model_description import read_json
+from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
+
+_IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A predictor and where it comes from.
+
+    Attributes:
+        predictor: nnU-Net's, ready to predict.
+        configuration: such as 3d_fullres.
+        folds: such as `0` or `all`.
+        hashes: SHA-256 of plans.json, dataset.json and the folds' checkpoints, by path below the folder.
+    """
+
+    predictor: nnUNetPredictor
+    configuration: str
+    folds: tuple[str, ...]
+    hashes: dict[str, str]
+
+
+def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predictor: nnUNetPredictor) -> LoadedModel:
+    """Does what `initialize_from_trained_model_folder` does, with `weights_only=True` and names from a list only.
+
+    Args:
+        folder: the model's.
+        folds: None for all that have the checkpoint.
+        checkpoint: name of the file in each fold's folder.
+        predictor: nnU-Net's predictor, made but not initialised.
+
+    Raises:
+        InputError: when something is missing, damaged, differs from the model's manifest, could run code, or does not
+            belong together.
+    """
+    names = _found_folds(folder, folds, checkpoint)
+    hashes = {name: file_hash(folder / name) for name in ("plans.json", "dataset.json", *names)}
+    _compare_with_manifest(folder, hashes)
+    plans, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
+    check_plans(plans, folder / "plans.json")
+    contents = []
+    for name in names:
+        with (folder / name).open("rb") as file:
+            inspect_checkpoint(file, str(folder / name))
+        contents.append(load_plain(folder / name))
+    try:
+        configuration, trainer = contents[0]["init_args"]["configuration"], contents[0]["trainer_name"]
+        axes = contents[0].get("inference_allowed_mirroring_axes")
+        weights = [content["network_weights"] for content in contents]
+        if not isinstance(trainer, str) or not _IDENTIFIER.fullmatch(trainer):
+            raise ValueError(f"trainer_name {trainer!r}")
+        if axes is not None:
+            axes = tuple(int(axis) for axis in axes)
+        manager = PlansManager(plans)
+        configured = manager.get_configuration(configuration)
+        network = _build(trainer, manager, configured, dataset_json)
+        network.load_state_dict(weights[0])
+        predictor.manual_initialization(network, manager, configured, weights, dataset_json, trainer, axes)
+    except Exception as error:
+        # Plans and weights from outside can be wrong in any way; what nnU-Net says of it names neither file.
+        reason = (str(error).splitlines() or ["no message"])[0]
+        raise InputError(
+            f"{folder}: plans.json, dataset.json and {names[0]} do not make a network together "
+            f"({type(error).__name__}: {reason}); install the model again"
+        ) from error
+    found = tuple(Path(name).parts[0].removeprefix("fold_") for name in names)
+    return LoadedModel(predictor, configuration, found, hashes)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return digest.hexdigest()
+
+
+def _found_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
+    if Path(checkpoint).name != checkpoint:
+        raise InputError(f"-chk {checkpoint}: expected the name of a file in the folds' folders")
+    if folds is None:
+        names = sorted(p.parent.name for p in folder.glob(f"fold_[0-9]*/{checkpoint}"))
+        names = names or [p.parent.name for p in folder.glob(f"fold_all/{checkpoint}")]
+    else:
+        names = [f"fold_{fold}" for fold in dict.fromkeys(map(str, folds))]
+    missing = [name for name in names if not (folder / name / checkpoint).is_file()]
+    if missing or not names:
+        raise InputError(f"{folder}: no {checkpoint} in {', '.join(missing) or 'any fold'}; name the folds with -f")
+    return [f"{name}/{checkpoint}" for name in names]
+
+
+def _compare_with_manifest(folder: Path, hashes: dict[str, str]) -> None:
+    path = folder / MANIFEST
+    if not path.is_file():
+        return
+    listed = parse_manifest(path.read_bytes(), path).files
+    for name, digest in hashes.items():
+        if name not in listed or listed[name]["sha256"] != digest:
+            raise InputError(
+                f"{folder / name}: SHA-256 {digest} is not that of {MANIFEST}: changed or damaged since its export; "
+                "install the model again"
+            )
+
+
+def _build(trainer: str, manager: PlansManager, configured: Any, dataset_json: dict[str, Any]) -> torch.nn.Module:
+    channels = determine_num_input_channels(manager, configured, dataset_json)
+    heads = manager.get_label_manager(dataset_json).num_segmentation_heads
+    # A class of this installation, never of the model: nnU-Net looks in itself and in nnUNet_extTrainer.
+    found = recursive_find_trainer_class_by_name(trainer)
+    network: torch.nn.Module = found.build_network_architecture(
+        manager, configured, channels, heads, enable_deep_supervision=False
+    )
+    return network

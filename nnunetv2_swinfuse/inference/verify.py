@@ -1,0 +1,254 @@
+"""`swinfuse_verify`: whether a model, zipped or installed, is whole and safe to open, before anything opens it."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any, NoReturn
+
+import torch
+from tqdm import tqdm
+
+from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash
+from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
+from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
+from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
+from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
+
+PROGRAM = "swinfuse_verify"
+EXIT_REFUSED = 4
+# What an exported model consists of. Files that others open by running code, such as postprocessing.pkl, are not in it.
+ENDINGS = (".json", ".pth", ".md", ".txt", ".png", ".pdf")
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A model that passed.
+
+    Attributes:
+        model: its folder below nnUNet_results.
+        manifest: its manifest, None where it was agreed to do without.
+        files: how many files were looked at.
+        sha256: of the zip, or of an installed model's manifest.
+    """
+
+    model: str
+    manifest: Manifest | None
+    files: int
+    sha256: str
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Entry point. Exits with 0 for a sound model, 4 for a refused one, 2 when there is none at that path."""
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
+    parser.add_argument("model", type=Path, help="a model zip, or the folder of an installed model")
+    parser.add_argument("--sha256", metavar="HEX", help="refuse a zip with another SHA-256 than its publisher names")
+    parser.add_argument(
+        "--without_manifest",
+        action="store_true",
+        help="check what can be checked of a model that stock nnU-Net exported",
+    )
+    options = parser.parse_args(arguments)
+    if not options.model.exists():
+        print(f"{PROGRAM}: {options.model}: no such file or folder", file=sys.stderr)
+        raise SystemExit(EXIT_UNUSABLE)
+    try:
+        verify = verify_folder if options.model.is_dir() else verify_zip
+        result = verify(options.model, not options.without_manifest, options.sha256)
+    except InputError as error:
+        print(f"{PROGRAM}: REFUSED: {error}", file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED) from None
+    print(f"{options.model}: sound; {result.files} files of {result.model}")
+    print(
+        f"SHA-256 {result.sha256}: compare it with what the publisher names. A hash in the model itself cannot say who"
+    )
+    print("made it.")
+    if result.manifest is not None:
+        print("licences: " + "; ".join(f"{what}: {which}" for what, which in result.manifest.licences.items()))
+    if not options.model.is_dir():
+        print(f"install it with: nnUNetv2_install_pretrained_model_from_zip {options.model}")
+    raise SystemExit(0)
+
+
+def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None) -> Verified:
+    """Checks a model zip from the outside in: archive, hashes, JSON, pickles as data, and only then the weights.
+
+    Raises:
+        InputError: naming the first thing that is not as it must be.
+    """
+    digest = _file_hash(path)
+    if sha256 is not None and digest != sha256.lower():
+        raise ArchiveError(f"{path}: SHA-256 {digest}, expected {sha256.lower()}; download it again")
+    members = {member.filename: member for member in inspect_archive(path)}
+    with zipfile.ZipFile(path) as archive:
+
+        def hash_of(name: str) -> tuple[str, int]:
+            return member_hash(archive, members[name]), members[name].file_size
+
+        def read(name: str) -> bytes:
+            return archive.read(members[name])
+
+        def opened(name: str) -> IO[bytes]:
+            # Reading backwards through a compressed part is quadratic; weights are read once into memory.
+            return io.BytesIO(archive.read(members[name]))
+
+        sizes = {name: member.file_size for name, member in members.items()}
+        model, manifest = _verify(path, sizes, hash_of, read, opened, need_manifest)
+    return Verified(model, manifest, len(members), digest)
+
+
+def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None = None) -> Verified:
+    """The same of an installed model; files that inference and training add to it are not in its way.
+
+    Raises:
+        InputError: naming the first thing that is not as it must be.
+    """
+    manifest_path = folder / MANIFEST
+    digest = _file_hash(manifest_path) if manifest_path.is_file() else "(none: no manifest)"
+    if sha256 is not None:
+        raise InputError(f"{folder}: --sha256 is for zips")
+    model = "/".join(folder.resolve().parts[-2:])
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and (p.suffix in (".json", ".pth") or p.is_symlink())]
+    if manifest_path.is_file():
+        listed = parse_manifest(manifest_path.read_bytes(), manifest_path).files
+        missing = sorted(name for name in listed if not (folder / name).is_file())
+        if missing:
+            raise InputError(f"{folder}: {', '.join(missing[:5])} of its manifest are missing; install the model again")
+        paths = [folder / name for name in listed] + [manifest_path]
+    files = {f"{model}/{path.relative_to(folder).as_posix()}": path for path in paths}
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    _, manifest = _verify(
+        folder, sizes, lambda name: (_file_hash(files[name]), sizes[name]), lambda name: files[name].read_bytes(),
+        lambda name: files[name].open("rb"), need_manifest, model,
+    )  # fmt: skip
+    return Verified(model, manifest, len(files), digest)
+
+
+def _verify(
+    where: Path,
+    sizes: Mapping[str, int],
+    hash_of: Callable[[str], tuple[str, int]],
+    read: Callable[[str], bytes],
+    opened: Callable[[str], IO[bytes]],
+    need_manifest: bool,
+    model: str | None = None,
+) -> tuple[str, Manifest | None]:
+    names = sorted(sizes)
+    manifest = _manifest(where, names, sizes, read, need_manifest)
+    if manifest is not None:
+        _check_hashes(where, manifest, names, hash_of, model or manifest.model)
+    models = {model} if model else {"/".join(name.split("/")[:2]) for name in names if name.count("/") >= 2}
+    for name in names:
+        _check_name(where, name, models, manifest is not None)
+        if name.endswith(".json"):
+            content = _json(where, name, sizes[name], read)
+            if PurePosixPath(name).name == "plans.json":
+                check_plans(content, f"{where}: {name}")
+    for name in (name for name in names if name.endswith(".pth")):
+        with opened(name) as file:
+            inspect_checkpoint(file, f"{where}: {name}")
+            file.seek(0)
+            _check_weights(file, f"{where}: {name}")
+    for folder in sorted(models):
+        for needed in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+            if f"{folder}/{needed}" not in sizes:
+                raise InputError(f"{where}: {folder}/{needed} is missing; export the model again")
+        if not any(name.startswith(f"{folder}/fold_") and name.endswith(".pth") for name in names):
+            raise InputError(f"{where}: no checkpoint in {folder}; export the model again")
+    if not models:
+        raise InputError(f"{where}: no model of nnU-Net inside, expected DATASET/TRAINER__PLANS__CONFIGURATION/...")
+    return sorted(models)[0], manifest
+
+
+def _manifest(
+    where: Path, names: Iterable[str], sizes: Mapping[str, int], read: Callable[[str], bytes], needed: bool
+) -> Manifest | None:
+    found = [name for name in names if PurePosixPath(name).name == MANIFEST]
+    if len(found) > 1:
+        raise InputError(f"{where}: {len(found)} manifests, expected one")
+    if not found:
+        if needed:
+            raise InputError(
+                f"{where}: no {MANIFEST}, so nothing says what its files should be: not exported by swinfuse_export. "
+                "Ask for such an export, or check the rest with --without_manifest"
+            )
+        return None
+    if sizes[found[0]] > LARGEST_JSON:
+        raise InputError(f"{where}: a manifest of {sizes[found[0]]} bytes")
+    manifest = parse_manifest(read(found[0]), f"{where}: {found[0]}")
+    return manifest
+
+
+def _check_hashes(
+    where: Path, manifest: Manifest, names: Sequence[str], hash_of: Callable[[str], tuple[str, int]], model: str
+) -> None:
+    expected = {f"{model}/{name}": entry for name, entry in manifest.files.items()}
+    present = [name for name in names if name != f"{model}/{MANIFEST}"]
+    surplus, missing = sorted(set(present) - set(expected)), sorted(set(expected) - set(present))
+    if surplus or missing:
+        raise InputError(
+            f"{where}: not what its manifest lists: surplus {surplus[:5]}, missing {missing[:5]}; download it again"
+        )
+    for name in tqdm(present, "checking hashes", disable=len(present) < 2):
+        digest, size = hash_of(name)
+        if digest != expected[name]["sha256"] or size != expected[name]["bytes"]:
+            raise InputError(
+                f"{where}: {name} has the SHA-256 {digest} and {size} bytes, its manifest says "
+                f"{expected[name]['sha256']} and {expected[name]['bytes']}: changed or damaged; download it again"
+            )
+
+
+def _check_name(where: Path, name: str, models: set[str], strict: bool) -> None:
+    if strict and len(models) != 1:
+        raise InputError(f"{where}: files of {len(models)} models, expected one: {', '.join(sorted(models)[:5])}")
+    parts = name.split("/")
+    if strict and (len(parts) < 3 or not parts[0].startswith("Dataset") or parts[1].count("__") != 2):
+        raise InputError(f"{where}: {name} lies outside DATASET/TRAINER__PLANS__CONFIGURATION")
+    if not name.endswith(ENDINGS):
+        raise InputError(
+            f"{where}: {name} is no file of an exported model ({', '.join(ENDINGS)}); such a file may run code when it "
+            "is opened"
+        )
+
+
+def _json(where: Path, name: str, size: int, read: Callable[[str], bytes]) -> Any:
+    try:
+        if size > LARGEST_JSON:
+            raise ValueError(f"{size} bytes")
+        return json.loads(read(name))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: {name} is damaged or no JSON ({type(error).__name__}: {error})") from error
+
+
+def _check_weights(file: IO[bytes], name: str) -> None:
+    content = load_plain(file, name)
+    try:
+        weights, trainer = content["network_weights"], content["trainer_name"]
+        if not isinstance(trainer, str) or not isinstance(content["init_args"]["configuration"], str):
+            raise TypeError("trainer_name or configuration is no text")
+        broken = [key for key, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{name}: no checkpoint of nnU-Net ({type(error).__name__}: {error})") from error
+    if broken:
+        raise InputError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, such as {broken[0]}")
+
+
+def _file_hash(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

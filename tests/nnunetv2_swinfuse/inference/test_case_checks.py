@@ -1,0 +1,151 @@
+"""Every check: what passes, what is refused by which check, and that nothing passes because a check broke."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.inference import case_checks, geometry_checks
+from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, check_case
+from nnunetv2_swinfuse.inference.cases import find_cases
+from nnunetv2_swinfuse.inference.findings import CaseFindings, Severity
+from nnunetv2_swinfuse.inference.model_description import describe_model
+
+from .conftest import SHAPE, SPACING, ct_voxels, mr_voxels, write_image, write_model
+
+
+def check_one(path: Path, model: Path, accepted: tuple[str, ...] = ()) -> CaseFindings:
+    described = describe_model(model)
+    (case,) = find_cases([path], described.file_ending, len(described.channels))
+    return check_case(case, described, accepted)
+
+
+def outcome(result: CaseFindings) -> dict[str, str]:
+    return {finding.check: finding.severity.name for finding in result.findings}
+
+
+@pytest.mark.parametrize("domain", ["CT", "MR"])
+def test_sound_images_pass_all_checks(tmp_path, domain):
+    model = write_model(tmp_path / "model", (domain,))
+    image = write_image(tmp_path / "a_0000.nii.gz", ct_voxels() if domain == "CT" else mr_voxels())
+    result = check_one(image, model)
+    assert outcome(result) == {}
+    assert not result.not_made
+    other = "hounsfield" if domain == "MR" else "normalised"
+    assert set(result.made) == set(CHECKS) - {"internal", other}
+
+
+CASES = {
+    "constant": (np.zeros(SHAPE, np.int16), {}, {"content": "REFUSED"}),
+    "one bright voxel": (np.eye(1, 20 * 24 * 28).reshape(SHAPE).astype(np.int16), {}, {"content": "REFUSED"}),
+    "slices": (ct_voxels()[:3], {}, {"size": "REFUSED", "field_of_view": "REFUSED"}),
+    "mirrored": (ct_voxels(), {"orientation": "RPS"}, {"orientation": "REFUSED"}),
+    "axes swapped": (ct_voxels(), {"orientation": "PLS"}, {"orientation": "REFUSED"}),
+    "metres": (ct_voxels(), {"spacing": (0.003, 0.002, 0.0015)}, {"spacing": "REFUSED", "field_of_view": "REFUSED"}),
+    "spacing lost": (ct_voxels(shape=(8, 24, 28)), {"spacing": (1, 1, 1)}, {"field_of_view": "REFUSED"}),
+    "thin slices": (ct_voxels(shape=(72, 24, 28)), {"spacing": (0.9, 2, 1.5)}, {"spacing": "WARNING"}),
+    "coarse": (ct_voxels(), {"spacing": (6, 2, 1.5)}, {"spacing": "WARNING"}),
+    "very coarse": (ct_voxels(), {"spacing": (12, 2, 1.5)}, {"spacing": "REFUSED", "field_of_view": "WARNING"}),
+    "half of it": (ct_voxels(shape=(9, 24, 28)), {}, {"field_of_view": "WARNING"}),
+    "whole body": (ct_voxels(shape=(60, 24, 28)), {}, {"field_of_view": "WARNING"}),
+    "an MR": (mr_voxels(), {}, {"modality": "REFUSED"}),
+    "no rescale intercept": (ct_voxels() + np.int16(1024), {}, {"modality": "REFUSED"}),
+    "z-scored": ((ct_voxels() + 600.0) / 450, {}, {"hounsfield": "REFUSED"}),
+    "scaled tenfold": (ct_voxels() * 10.0 - 3e3, {}, {"hounsfield": "REFUSED"}),
+    "inverted": (-ct_voxels(), {}, {"hounsfield": "REFUSED"}),
+    "a segmentation": ((ct_voxels() > 0).astype(np.uint8), {}, {"label_map": "REFUSED"}),
+    "bad metal": (np.where(ct_voxels() > 70, 60000.0, ct_voxels()), {}, {"hounsfield": "WARNING"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_ct_model_says_of(tmp_path, ct_model, name):
+    voxels, geometry, expected = CASES[name]
+    result = check_one(write_image(tmp_path / "a_0000.nii.gz", voxels, **geometry), ct_model)
+    assert outcome(result) == expected
+    for finding in result.findings:
+        assert finding.file == str(tmp_path / "a_0000.nii.gz")
+        assert finding.reason
+        assert finding.remedy.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("voxels", "masked", "expected"),
+    [
+        (ct_voxels(), False, {"modality": "REFUSED"}),
+        (np.clip(ct_voxels(), -125, 275), False, {"modality": "REFUSED"}),
+        ((mr_voxels() - 300) / 250, False, {"normalised": "WARNING"}),
+        ((mr_voxels() - 300) / 250, True, {"normalised": "REFUSED"}),
+        (mr_voxels() / 900, False, {"normalised": "WARNING"}),
+        (1e5 * mr_voxels(), False, {}),
+    ],
+    ids=["CT", "clipped CT", "z-scored", "z-scored and masked", "scaled to 1", "large"],
+)  # fmt: skip
+def test_what_an_mr_model_says_of(tmp_path, voxels, masked, expected):
+    model = write_model(tmp_path / "model", ("T1",), masked)
+    assert outcome(check_one(write_image(tmp_path / "a_0000.nii.gz", voxels), model)) == expected
+
+
+def test_a_sheared_direction_is_refused(tmp_path, ct_model):
+    # NIfTI has no reader that lets one through; MetaImage has.
+    model = json.loads((ct_model / "dataset.json").read_text())
+    (ct_model / "dataset.json").write_text(json.dumps({**model, "file_ending": ".mha"}))
+    path = write_image(tmp_path / "a_0000.mha", ct_voxels())
+    text = path.read_bytes()
+    assert b"TransformMatrix = 1 0 0 0 1 0 0 0 1" in text
+    path.write_bytes(text.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 0 1 0 0 1 1"))
+    assert outcome(check_one(path, ct_model)).get("direction") == "REFUSED"
+
+
+def test_models_trained_on_unusual_intensities_are_not_judged_by_the_usual(tmp_path):
+    shifted = {"min": 800.0, "percentile_00_5": 900.0, "median": 1074.0, "percentile_99_5": 1200.0, "max": 1500.0}
+    model = write_model(tmp_path / "shifted", ("CT",), intensities=shifted)
+    result = check_one(write_image(tmp_path / "a_0000.nii.gz", ct_voxels() + np.int16(1024)), model)
+    assert outcome(result) == {}
+    assert "Hounsfield" in result.not_made["modality"]
+    negative = {"min": -500.0, "percentile_00_5": -300.0, "median": 100.0, "percentile_99_5": 500.0, "max": 900.0}
+    model = write_model(tmp_path / "phase", ("MR",), intensities=negative)
+    assert outcome(check_one(write_image(tmp_path / "b_0000.nii.gz", mr_voxels() - 300), model)) == {}
+
+
+def test_what_cannot_be_compared_is_said(tmp_path):
+    model = write_model(tmp_path / "model", ("PET",), orientations=None)
+    result = check_one(write_image(tmp_path / "a_0000.nii.gz", mr_voxels(), orientation="RPS"), model)
+    assert outcome(result) == {}
+    assert "PET" in result.not_made["modality"]
+    assert "swinfuse_export" in result.not_made["orientation"]
+
+
+def test_an_accepted_refusal_is_a_warning_that_says_so_and_some_cannot_be(tmp_path, ct_model):
+    image = write_image(tmp_path / "a_0000.nii.gz", ct_voxels(), orientation="RPS")
+    (finding,) = check_one(image, ct_model, ("orientation",)).findings
+    assert (finding.severity, finding.accepted) == (Severity.WARNING, True)
+    assert {"readable", "finite", "content", "internal"} <= NEVER_ACCEPTED
+
+
+def test_a_check_that_breaks_refuses_the_case(tmp_path, ct_model, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("unforeseen")
+
+    monkeypatch.setattr(geometry_checks, "check_spacing", broken)
+    image = write_image(tmp_path / "a_0000.nii.gz", ct_voxels())
+    result = check_one(image, ct_model)
+    assert outcome(result) == {"internal": "REFUSED"}
+    assert "ZeroDivisionError: unforeseen" in result.findings[0].reason
+    assert case_checks.check_case is check_case
+
+
+def test_channels_must_be_complete_and_on_one_grid(tmp_path):
+    model = write_model(tmp_path / "model", ("T1", "T2"))
+    folder = tmp_path / "images"
+    for case in ("whole", "shifted", "lacking", "surplus"):
+        for number in range(3 if case == "surplus" else 1 if case == "lacking" else 2):
+            spacing = (3.3, 2, 1.5) if (case, number) == ("shifted", 1) else SPACING
+            write_image(folder / f"{case}_{number:04d}.nii.gz", mr_voxels(number), spacing)
+    described = describe_model(model)
+    results = {c.name: outcome(check_case(c, described)) for c in find_cases([folder], ".nii.gz", 2)}
+    refused = {"channels": "REFUSED"}
+    assert results == {"whole": {}, "shifted": refused, "lacking": refused, "surplus": refused}
