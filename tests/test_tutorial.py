@@ -12,7 +12,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_swinfuse.demo.volumes import make_patient, write_nnunet_raw
-from nnunetv2_swinfuse.discovery.register import VARIABLE
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 
 TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
 TRAINER = "nnUNetTrainerSwinFUSE_1epoch"
@@ -25,7 +25,7 @@ REPLACEMENTS = {
     "-tr nnUNetTrainerSwinFUSE -f 0": f"-tr {TRAINER} -f 0 -device cpu --disable_tta -npp 1 -nps 1",
 }
 # Variables of the user's own that would change what the commands do.
-LEFT_OUT = ("nnUNet", "SWINFUSE", VARIABLE)
+LEFT_OUT = ("nnUNet", "SWINFUSE", EXTERNAL_TRAINERS)
 
 
 def commands(page: str) -> str:

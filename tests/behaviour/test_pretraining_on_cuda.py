@@ -63,7 +63,7 @@ def test_steps_read_no_value(changes):
 def test_a_read_in_the_objective_would_be_seen(monkeypatch):
     accuracy = objective.rotation_accuracy
     monkeypatch.setattr(objective, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
-    with fake_cuda(), pytest.raises(HiddenRead, match=r"test_cuda\.py"):
+    with fake_cuda(), pytest.raises(HiddenRead, match=r"test_pretraining_on_cuda\.py"):
         train(tiny(), steps=1)
 
 

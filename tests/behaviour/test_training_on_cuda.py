@@ -42,5 +42,5 @@ def test_a_read_in_the_optimisation_would_be_seen(published, monkeypatch):
     with fake_cuda(ALLOWED):
         on_cuda(trainer)
         trainer.optimizer.register_step_pre_hook(lambda *_: float(next(trainer.network.parameters()).grad.sum()))
-        with pytest.raises(HiddenRead, match=r"test_cuda\.py"):
+        with pytest.raises(HiddenRead, match=r"test_training_on_cuda\.py"):
             trainer.train_step(batch)

@@ -8,8 +8,10 @@ from pretraining.interruption import ignore_stop_signals, stop_signals
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Restores this process's handlers."""
+    """Python's own handlers during a test: processes started in the background ignore SIGINT."""
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     for number, handler in previous.items():
         signal.signal(number, handler)

@@ -92,7 +92,7 @@ def test_the_cause_is_a_module_of_the_users_that_cannot_be_imported(says, tmp_pa
     monkeypatch.setenv(diagnosis.EXTERNAL_TRAINERS, str(tmp_path))
     found, said = says(tmp_path, "ModuleNotFoundError: No module named 'wandb'", PTH_LINE, searched=[tmp_path])
     assert not found
-    assert f"To do: a module in {tmp_path} (not this package's) cannot be imported; repair it or take" in said
+    assert f"To do: a module in {tmp_path} (not this package's) cannot be imported; repair it or remove" in said
 
 
 def test_a_copy_of_the_trainer_inside_nnunet_is_not_taken_for_this_packages(says, tmp_path):

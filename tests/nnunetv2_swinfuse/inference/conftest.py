@@ -128,7 +128,7 @@ def write_whole_model(
     """A model that stock nnU-Net runs: a tiny network with random weights, as our trainer would have left it."""
     folder = write_model(results / dataset / f"{TRAINER}__nnUNetPlans__3d_fullres", (domain,))
     settings = EncoderSettings(
-        feature_size=12, depths=(1,), num_heads=(2,), window_size=3, domain_invariance={"layers": 1, "max_tokens": 16}
+        feature_size=12, depths=(1,), num_heads=(2,), window_size=3, domain_invariance={"layers": 1, "max_cells": 16}
     )
     strides = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
     architecture = plans_architecture(strides, settings, kernel_sizes=[[3, 3, 3]] * 3)
