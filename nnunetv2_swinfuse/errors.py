@@ -10,6 +10,7 @@ from contextlib import contextmanager
 EXIT_STATUS = 2
 # What to do about a file of a newer version; the package is on no index.
 UPGRADE = "install the newer wheel or checkout (docs/installation.md)"
+INSTALL_BENCHMARK = 'install the extra: pip install ".[benchmark]" in a checkout (docs/installation.md)'
 
 
 class SwinFUSEError(Exception):
@@ -22,6 +23,10 @@ class SwinFUSEError(Exception):
 
 class InputError(SwinFUSEError, ValueError):
     """Bad input: the message says what was found, what was expected and what to do."""
+
+
+class BenchmarkError(SwinFUSEError):
+    """Bad input of a comparison or a failed step of it: what was found, what was expected and what to do."""
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 DEFAULT_PLANNER = "ExperimentPlanner"
 SWINFUSE_PLANNER = "nnUNetPlannerSwinFUSE"

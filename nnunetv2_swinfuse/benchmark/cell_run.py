@@ -18,13 +18,13 @@ import pandas as pd
 
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.preparation import Dataset, encoder_of, file_digests, seen_cases
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 FINAL = "checkpoint_final.pth"
 VERSIONED = ("nnunetv2-swinfuse", "nnunetv2", "torch")

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder
 from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
 
 EXPERIMENT = "experiment.json"
@@ -34,10 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     options = build_parser().parse_args(words)
     try:
-        raise SystemExit(run(options))
-    except (BenchmarkError, InputError) as error:
-        print(f"swinfuse_benchmark: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        with errors_without_traceback("swinfuse_benchmark"):
+            raise SystemExit(run(options))
     except KeyboardInterrupt:
         print("swinfuse_benchmark: interrupted; the same command goes on.", file=sys.stderr)
         raise SystemExit(130) from None

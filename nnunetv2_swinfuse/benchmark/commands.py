@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 
 # Of this project, for a checkout that is not installed.
@@ -107,7 +107,7 @@ def executable(command: Sequence[str]) -> list[str]:
         return [program, *command[1:]]
     if name in MODULES:
         return [sys.executable, "-c", f"from {MODULES[name]} import main; main()", *command[1:]]
-    raise BenchmarkError(f"{name} is not installed in {sys.prefix}; install with: pip install nnunetv2-swinfuse")
+    raise BenchmarkError(f"{name} is not installed in {sys.prefix}; see docs/installation.md")
 
 
 def pin(cores: Sequence[int]) -> Callable[[], None] | None:

@@ -13,9 +13,9 @@ import pandas as pd
 
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import Cell
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.splits import FILE, key
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 Results = Mapping[str, Mapping[str, Any]]
 # Must be equal in two cells of the same run (seed, fold); how the difference is told.

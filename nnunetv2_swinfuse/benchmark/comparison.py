@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
 from nnunetv2_swinfuse.benchmark.statistics import (
     Estimate,
@@ -20,6 +19,7 @@ from nnunetv2_swinfuse.benchmark.statistics import (
     runs_needed,
     wilcoxon_p,
 )
+from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
 
 Verdict = Literal["better", "worse", "not shown"]
 # Of a class that is rightly absent: reference and prediction are both empty.
@@ -187,7 +187,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     try:
         from statsmodels.stats.multitest import multipletests
     except ImportError as error:
-        raise BenchmarkError('statsmodels is not installed: pip install "nnunetv2-swinfuse[benchmark]"') from error
+        raise BenchmarkError(f"statsmodels is not installed: {INSTALL_BENCHMARK}") from error
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from nnunetv2_swinfuse.benchmark.arms import Arm, resolve_arm
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 Labels = int | Literal["all"]
 PLANS_CHANGES = ("patch_size", "batch_size", "features_per_stage")

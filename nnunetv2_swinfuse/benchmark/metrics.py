@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
 
 METRICS = {
     "Dice": "Dice",
@@ -48,7 +48,7 @@ def surface_measures(
     try:
         import surface_distance
     except ImportError as error:
-        raise BenchmarkError('surface-distance is not installed: pip install "nnunetv2-swinfuse[benchmark]"') from error
+        raise BenchmarkError(f"surface-distance is not installed: {INSTALL_BENCHMARK}") from error
     missing = emptiness(int(reference.any()), int(prediction.any()))
     if missing == "both":
         return float("nan"), float("nan")

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict, load_experiment
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 # Of the experiment: options that stand on the command line in place of a file.
 FIELDS = ("name", "datasets", "arms", "labels", "seeds", "folds", "test_cases", "configuration", "device")

@@ -13,9 +13,9 @@ from nnunetv2_swinfuse.architecture.encoder_file import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Pretraining
 from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 TIMED_STEPS = 20
 ENCODER = "encoder.json"

@@ -14,7 +14,6 @@ from nnunetv2_swinfuse.benchmark import figures
 from nnunetv2_swinfuse.benchmark.analysis import PRIMARY, Analysis, Group, analyse
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace
 from nnunetv2_swinfuse.benchmark.comparison import Comparison
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
@@ -28,6 +27,7 @@ from nnunetv2_swinfuse.benchmark.tables import (
     table_rows,
     wide_means,
 )
+from nnunetv2_swinfuse.errors import BenchmarkError
 from pretraining.monitoring import page
 
 

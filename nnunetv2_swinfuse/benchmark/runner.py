@@ -17,11 +17,11 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.benchmark.cell_run import Place, run_cell
 from nnunetv2_swinfuse.benchmark.cells import CASES, RESULT, Cell, Workspace, all_cells, measured_seconds, read_results
 from nnunetv2_swinfuse.benchmark.commands import Processes
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset
 from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits
 from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_table
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 Finished = tuple[dict[str, Any], pd.DataFrame]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Labels
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 FILE = "splits.json"
 

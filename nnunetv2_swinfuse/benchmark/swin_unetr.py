@@ -7,7 +7,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, requested_settings
 from nnunetv2_swinfuse.training.trainer import unwrapped
@@ -24,7 +24,7 @@ class PaddedSwinUNETR(nn.Module):
         try:
             from monai.networks.nets import SwinUNETR
         except ImportError as error:
-            raise BenchmarkError('MONAI is not installed: pip install "nnunetv2-swinfuse[benchmark]"') from error
+            raise BenchmarkError(f"MONAI is not installed: {INSTALL_BENCHMARK}") from error
         self.network = SwinUNETR(input_channels, output_channels, feature_size=feature_size)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 TABLE, KEPT, LOCK = "cases.csv", "cells.json", ".lock"
 # `cell` first: rows of one cell stay together. `empty`: see metrics.py.

@@ -3,7 +3,7 @@ import pytest
 from nnunetv2_swinfuse.compatibility import VersionError
 from nnunetv2_swinfuse.demo.volumes import DemoError
 from nnunetv2_swinfuse.discovery.register import RegistrationError
-from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
+from nnunetv2_swinfuse.errors import BenchmarkError, SwinFUSEError, errors_without_traceback
 from nnunetv2_swinfuse.planning.planner import PlanningError
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import PlansError
@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.training.trainer import CheckpointError
 
 ERRORS = [
     VersionError, DemoError, RegistrationError, PlanningError, EncoderChoiceError, PlansError, SettingsError,
-    TrainingInputError, CheckpointError,
+    TrainingInputError, CheckpointError, BenchmarkError,
 ]  # fmt: skip
 
 

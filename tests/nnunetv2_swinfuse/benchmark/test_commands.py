@@ -10,8 +10,8 @@ import pytest
 
 from nnunetv2_swinfuse.benchmark import commands
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.files import locked
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 
 @pytest.fixture

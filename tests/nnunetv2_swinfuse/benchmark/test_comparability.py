@@ -3,8 +3,8 @@ import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import read_results
 from nnunetv2_swinfuse.benchmark.comparability import check_rows, reasons_against
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.table import read_rows
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import fill, make_experiment, noisy
 

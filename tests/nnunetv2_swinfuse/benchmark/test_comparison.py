@@ -12,8 +12,8 @@ from nnunetv2_swinfuse.benchmark.comparison import (
     mean_ranks,
     sentence,
 )
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.table import read_rows
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import DATASET, fill, make_experiment, noisy
 

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS, resolve_arm
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.experiment import from_dict, load_experiment
+from nnunetv2_swinfuse.errors import BenchmarkError
 from pretraining.preset_files import recipe_names
 
 from .tables import make_experiment

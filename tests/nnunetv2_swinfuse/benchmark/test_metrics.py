@@ -8,8 +8,8 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, save_summa
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.metrics import diagonal, measure_folder, surface_measures
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 SPACING = (2.0, 1.0, 1.0)
 LABELS = {"background": 0, "shell": 1, "core": 2}

@@ -14,12 +14,12 @@ from nnunetv2_swinfuse.benchmark.cell_run import change_plans
 from nnunetv2_swinfuse.benchmark.cells import RESULT, Workspace, measured_seconds, read_results
 from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
 from nnunetv2_swinfuse.benchmark.preparation import Preparation, encoder_of, file_digests, find_dataset, seen_cases
 from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
 from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import DATASET, make_experiment, result_of, rows_of
 

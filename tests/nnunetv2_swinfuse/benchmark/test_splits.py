@@ -1,8 +1,8 @@
 import pytest
 from nnunetv2.utilities.crossval_split import generate_crossval_split
 
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.splits import draw_splits, key, shuffled, store_splits
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import DATASET, make_experiment, read_json
 

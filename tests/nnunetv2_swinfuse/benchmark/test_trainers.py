@@ -8,8 +8,8 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_swinfuse.benchmark import trainers
 from nnunetv2_swinfuse.benchmark.commands import base_environment
-from nnunetv2_swinfuse.benchmark.errors import BenchmarkError
 from nnunetv2_swinfuse.benchmark.swin_unetr import PaddedSwinUNETR
+from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSEFrozen
 
 
