@@ -13,7 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-# Peaks of single cases lay between 0.6 and 1.0 of the sums below; see benchmarks/robustness.py for large ones.
+# A margin; not measured.
 _MARGIN = 1.1
 
 

@@ -78,5 +78,5 @@ def parse_manifest(text: bytes, where: object) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{where}: damaged, or of another version ({type(error).__name__}: {error}). Download the model again, or "
-            "upgrade with: pip install --upgrade nnunetv2-swinfuse"
+            "install a newer version of nnunetv2-swinfuse"
         ) from error

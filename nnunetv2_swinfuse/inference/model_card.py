@@ -92,7 +92,9 @@ def installation_text(model: str, versions: Mapping[str, str], training: Mapping
     dataset, name = model.split("/")
     return f"""# Installation
 
-1. Python 3.10 or newer, then: `pip install "{PACKAGE}=={versions[PACKAGE]}" "nnunetv2=={versions["nnunetv2"]}"`
+1. Python 3.10 or newer, then: `pip install "nnunetv2=={versions["nnunetv2"]}"`, and
+   {PACKAGE} {versions[PACKAGE]}, which is on no package index: `pip install .` in its checkout, or
+   `pip install FILE.whl` with a wheel of it
 2. Choose a folder for models: `export nnUNet_results=/path/to/models`
 3. `swinfuse_verify MODEL.zip`, and compare the SHA-256 it prints with the one its publisher names.
 4. `nnUNetv2_install_pretrained_model_from_zip MODEL.zip`
@@ -101,8 +103,8 @@ def installation_text(model: str, versions: Mapping[str, str], training: Mapping
 Stock nnU-Net runs it too, without the checks: `nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -m
 $nnUNet_results/{dataset}/{name} -f {" ".join(fold.removeprefix("fold_") for fold in training["folds"])}`
 
-No step after 1 needs a network. Without one: `pip download` the packages elsewhere and `pip install --no-index
---find-links FOLDER`.
+No step after 1 needs a network. Without one: `pip wheel . -w FOLDER` in the checkout on another machine, then
+`pip install --no-index --find-links FOLDER FOLDER/nnunetv2_swinfuse-*.whl`.
 """
 
 

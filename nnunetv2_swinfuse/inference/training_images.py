@@ -62,7 +62,7 @@ def read_record(path: Path) -> frozenset[str] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: damaged or of another version ({type(error).__name__}: {error}); copy the model again, or "
-            "upgrade with: pip install --upgrade nnunetv2-swinfuse"
+            "install a newer version of nnunetv2-swinfuse"
         ) from error
     return codes
 

@@ -9,7 +9,10 @@ from .structure import ROOT, Module, folder_arrows, function_lengths, import_cyc
 
 SOURCES = modules()
 ARCHITECTURE = "nnunetv2_swinfuse.architecture"
-NNUNET_SIDE = tuple(f"nnunetv2_swinfuse.{folder}" for folder in ("architecture", "imaging", "planning", "training"))
+INFERENCE = "nnunetv2_swinfuse.inference"
+NNUNET_SIDE = tuple(
+    f"nnunetv2_swinfuse.{folder}" for folder in ("architecture", "imaging", "inference", "planning", "training")
+)
 # Tested with the modules that they belong to, or by installing the package (tests/installation).
 WITHOUT_TEST_FILE = {
     "nnunetv2_swinfuse/errors.py",
@@ -35,12 +38,28 @@ def test_a_circle_is_noticed_also_inside_functions():
 def test_imports_between_folders_point_one_way():
     arrows = folder_arrows(SOURCES)
     both = {pair for pair in arrows if pair[::-1] in arrows}
-    # The report shows settings and commands of the run that writes it.
-    assert both == {("pretraining", "pretraining.monitoring"), ("pretraining.monitoring", "pretraining")}
+    # The report shows settings and commands of the run that writes it; plain_loading.py uses torch_file.py.
+    pairs = {("pretraining", "pretraining.monitoring"), ("nnunetv2_swinfuse", ARCHITECTURE)}
+    assert both == pairs | {pair[::-1] for pair in pairs}
 
 
 def test_the_network_stands_by_itself():
     assert {imported for importer, imported in folder_arrows(SOURCES) if importer == ARCHITECTURE} <= {
+        "nnunetv2_swinfuse"
+    }
+
+
+def test_inference_is_imported_by_demo_and_benchmark_only():
+    arrows = folder_arrows(SOURCES)
+    importers = {importer for importer, imported in arrows if imported == INFERENCE}
+    assert importers <= {"nnunetv2_swinfuse.demo", "nnunetv2_swinfuse.benchmark"}
+    assert {imported for importer, imported in arrows if importer == INFERENCE} <= {
+        "nnunetv2_swinfuse", "nnunetv2_swinfuse.imaging", "nnunetv2_swinfuse.training", ARCHITECTURE,
+    }  # fmt: skip
+
+
+def test_imaging_needs_nothing_of_this_package_but_its_errors():
+    assert {imported for importer, imported in folder_arrows(SOURCES) if importer == "nnunetv2_swinfuse.imaging"} == {
         "nnunetv2_swinfuse"
     }
 
