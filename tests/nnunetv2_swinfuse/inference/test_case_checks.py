@@ -14,7 +14,7 @@ from nnunetv2_swinfuse.inference.cases import find_cases
 from nnunetv2_swinfuse.inference.findings import CaseFindings, Severity
 from nnunetv2_swinfuse.inference.model_description import describe_model
 
-from .conftest import SHAPE, SPACING, ct_voxels, mr_voxels, write_image, write_model
+from .synthetic_models import SHAPE, SPACING, ct_voxels, mr_voxels, write_image, write_model
 
 
 def check_one(path: Path, model: Path, accepted: tuple[str, ...] = ()) -> CaseFindings:
@@ -52,7 +52,9 @@ CASES = {
     "half of it": (ct_voxels(shape=(9, 24, 28)), {}, {"field_of_view": "WARNING"}),
     "whole body": (ct_voxels(shape=(60, 24, 28)), {}, {"field_of_view": "WARNING"}),
     "an MR": (mr_voxels(), {}, {"modality": "REFUSED"}),
-    "no rescale intercept": (ct_voxels() + np.int16(1024), {}, {"modality": "REFUSED"}),
+    "no rescale intercept": (
+        ct_voxels() + np.int16(1024), {}, {"modality": "REFUSED", "hounsfield": "REFUSED"},
+    ),
     "z-scored": ((ct_voxels() + 600.0) / 450, {}, {"hounsfield": "REFUSED"}),
     "scaled tenfold": (ct_voxels() * 10.0 - 3e3, {}, {"hounsfield": "REFUSED"}),
     "inverted": (-ct_voxels(), {}, {"hounsfield": "REFUSED"}),

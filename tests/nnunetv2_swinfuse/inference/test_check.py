@@ -7,7 +7,7 @@ import pytest
 
 from nnunetv2_swinfuse.inference.check import main
 
-from .conftest import ct_voxels, mr_voxels, write_image
+from .synthetic_models import ct_voxels, mr_voxels, write_image
 
 
 def run(*arguments):

@@ -13,7 +13,7 @@ from nnunetv2_swinfuse.inference.export import export_model, main
 from nnunetv2_swinfuse.inference.manifest import MANIFEST
 from nnunetv2_swinfuse.inference.verify import verify_folder, verify_zip
 
-from .conftest import write_whole_model
+from .synthetic_models import write_whole_model
 
 
 @pytest.fixture

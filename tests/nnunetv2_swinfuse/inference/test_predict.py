@@ -1,41 +1,21 @@
-"""The whole command on a tiny model with random weights: masks of stock nnU-Net, refusals, failures, kills, reports."""
+"""The command line, and what is refused before anything is predicted; predictions are in test_prediction.py."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-import SimpleITK as sitk
-import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_swinfuse.inference import case_runner, estimate, prediction
-from nnunetv2_swinfuse.inference.loading import load_model
 from nnunetv2_swinfuse.inference.manifest import MANIFEST
-from nnunetv2_swinfuse.inference.output_folder import OutputFolder
-from nnunetv2_swinfuse.inference.predict import main
+from nnunetv2_swinfuse.inference.predict import main, parse
 
-from .conftest import ct_voxels, mr_voxels, write_image, write_whole_model
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    return write_whole_model(tmp_path_factory.mktemp("model") / "results", folds=("fold_0", "fold_1"))
+from .synthetic_models import ct_voxels, write_image, write_whole_model
 
 
 @pytest.fixture
 def images(tmp_path) -> Path:
-    for case in range(3):
-        write_image(tmp_path / "in" / f"case_{case}_0000.nii.gz", ct_voxels(case, (20, 24, 28 + case)))
-    return tmp_path / "in"
+    return write_image(tmp_path / "in" / "case_0_0000.nii.gz", ct_voxels()).parent
 
 
 def run(*arguments) -> int:
@@ -44,183 +24,26 @@ def run(*arguments) -> int:
     return exit_.value.code
 
 
-def report_of(folder: Path) -> dict:
-    return json.loads((folder / "report.json").read_text())
-
-
-def statuses(folder: Path) -> dict[str, str]:
-    return {case["case"]: case["status"] for case in report_of(folder)["cases"]}
-
-
-def test_masks_are_those_of_stock_nnunet_bit_for_bit(model, images, tmp_path):
-    assert run("-i", images, "-o", tmp_path / "ours", "-m", model) in (0, 3)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(os.cpu_count() or 1)
-    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(model), (0, 1))
-    (tmp_path / "stock").mkdir()
-    # Lists: for a folder nnU-Net forks twelve processes, which can hang after threads have run.
-    files = [[str(path)] for path in sorted(images.iterdir())]
-    predictor.predict_from_files_sequential(files, [str(tmp_path / "stock" / f"case_{n}") for n in range(3)])
-    torch.set_num_threads(threads)
-    labels = set()
-    for case in range(3):
-        name = f"case_{case}.nii.gz"
-        assert (tmp_path / "ours" / name).read_bytes() == (tmp_path / "stock" / name).read_bytes()
-        labels |= set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "ours" / name)))))
-    assert labels == {0, 1}
-    for name in ("dataset.json", "plans.json"):
-        assert json.loads((tmp_path / "ours" / name).read_text()) == json.loads((tmp_path / "stock" / name).read_text())
-
-
-def test_the_report_says_what_was_done_with_what(model, images, tmp_path):
-    run(
-        "-i", images / "case_1_0000.nii.gz", "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--overlays"
+def test_defaults_are_those_of_nnunet():
+    options = parse(["-i", "a", "-o", "b", "-m", "c"])
+    assert (options.step_size, options.disable_tta, options.chk, options.f) == (
+        0.5,
+        False,
+        "checkpoint_final.pth",
+        None,
     )
-    report = report_of(tmp_path / "out")
-    assert (report["format"], report["format_version"], report["finished"]) == ("swinfuse-report", 1, True)
-    assert report["model"]["folds"] == ["0"]
-    assert set(report["model"]["sha256"]) == {"plans.json", "dataset.json", "fold_0/checkpoint_final.pth"}
-    assert {"torch", "nnunetv2", "nnunetv2-swinfuse"} <= set(report["versions"])
-    (case,) = report["cases"]
-    assert case["status"] == "predicted"
-    assert [len(digest) for digest in case["input_sha256"]] == [64]
-    assert set(case["seconds"]) == {"preprocessing", "prediction", "export"}
-    mask = sitk.ReadImage(str(tmp_path / "out" / "case_1.nii.gz"))
-    millilitres = sitk.GetArrayFromImage(mask).sum() * 3.0 * 2.0 * 1.5 / 1000
-    assert case["volumes_ml"] == {"organ": pytest.approx(millilitres, abs=1e-3)}
-    assert (tmp_path / "out" / "overlays" / "case_1.png").stat().st_size > 1000
 
 
-def test_refused_and_failing_cases_do_not_stop_the_others(model, images, tmp_path, monkeypatch, capsys):
-    write_image(images / "mr_0000.nii.gz", mr_voxels())
-    (images / "zero_0000.nii.gz").write_bytes(b"")
-    original = case_runner._preprocess
-
-    def fails_for_one(result, predictor):
-        if result.task.case == "case_1":
-            raise MemoryError("no memory for case_1")
-        return original(result, predictor)
-
-    monkeypatch.setattr(case_runner, "_preprocess", fails_for_one)
-    assert run("-i", images, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
-    assert statuses(tmp_path / "out") == {
-        "case_0": "predicted", "case_1": "failed", "case_2": "predicted", "mr": "refused", "zero": "refused",
-    }  # fmt: skip
-    assert {path.name for path in (tmp_path / "out").glob("*.nii.gz")} == {"case_0.nii.gz", "case_2.nii.gz"}
-    errors = capsys.readouterr().err
-    assert "case_1: FAILED, no mask: preprocessing failed (MemoryError: no memory for case_1)" in errors
-    assert "mr: REFUSED" in errors
-
-
-def test_existing_masks_are_kept_unless_asked_and_only_for_the_same_image_and_model(model, images, tmp_path):
-    out = tmp_path / "out"
-    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0)
-    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.nii.gz")}
-    (out / "case_2.nii.gz").unlink()
-    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0)
-    assert statuses(out) == {"case_0": "kept", "case_1": "kept", "case_2": "predicted"}
-    assert {n: (out / n).stat().st_mtime_ns for n in ("case_0.nii.gz", "case_1.nii.gz")} == {
-        n: before[n] for n in ("case_0.nii.gz", "case_1.nii.gz")
-    }
-    write_image(images / "case_0_0000.nii.gz", ct_voxels(9))
-    (out / "case_1.nii.gz").write_bytes(b"edited by hand")
-    assert run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0) == 4
-    assert statuses(out) == {"case_0": "refused", "case_1": "kept", "case_2": "kept"}
-    assert (out / "case_1.nii.gz").read_bytes() == b"edited by hand"
-    assert run("-i", images / "case_2_0000.nii.gz", "-o", out, "-m", model, "--disable_tta", "-f", 1) == 4
-    run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0, "--overwrite")
-    assert set(statuses(out).values()) == {"predicted"}
-
-
-def test_a_kill_between_record_and_mask_is_no_finished_case(model, images, tmp_path, monkeypatch):
-    out = tmp_path / "out"
-    image = images / "case_0_0000.nii.gz"
-    run("-i", image, "-o", out, "-m", model, "--disable_tta", "-f", 0)
-    write_image(image, ct_voxels(9))
-    replace = os.replace
-
-    def killed(source, target):
-        if str(target).endswith("case_0.nii.gz"):
-            raise KeyboardInterrupt
-        replace(source, target)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("nnunetv2_swinfuse.inference.output_folder.os.replace", killed)
-        with pytest.raises(KeyboardInterrupt):
-            main(
-                [
-                    "-i",
-                    str(image),
-                    "-o",
-                    str(out),
-                    "-m",
-                    str(model),
-                    "-f",
-                    "0",
-                    "-device",
-                    "cpu",
-                    "--overwrite",
-                    "--disable_tta",
-                ]
-            )
-    run("-i", image, "-o", out, "-m", model, "--disable_tta", "-f", 0)
-    assert statuses(out) == {"case_0": "predicted"}
-    assert not list(out.glob(".swinfuse/partial*"))
-
-
-def test_two_processes_on_one_folder(model, images, tmp_path, capsys):
-    out = tmp_path / "out"
-    with OutputFolder(out, ".nii.gz"):
-        assert run("-i", images, "-o", out, "-m", model) == 2
-    assert f"process {os.getpid()}" in capsys.readouterr().err
-    for part in (0, 1):
-        run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0, "-num_parts", 2, "-part_id", part)
-    assert len(list(out.glob("*.nii.gz"))) == 3
-    assert {path.name for path in out.glob("report*.json")} == {"report_part0of2.json", "report_part1of2.json"}
-
-
-def test_a_case_that_does_not_fit_the_gpu_is_predicted_on_the_cpu():
-    class OnGpu:
-        device, perform_everything_on_device = torch.device("cuda"), True
-
-        def predict_logits_from_preprocessed_data(self, data):
-            if self.device.type == "cuda":
-                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-            return data + 1
-
-    predictor, result = OnGpu(), case_runner.CaseResult(case_runner.CaseTask("a", (), Path("a")))
-    assert torch.equal(case_runner.predict_logits(predictor, torch.zeros(3), result), torch.ones(3))
-    assert result.device == "cpu"
-    assert "9 GiB" in result.warnings[0]
-    assert (predictor.device.type, predictor.perform_everything_on_device) == ("cuda", True)
-
-    def other(_):
-        raise RuntimeError("shapes do not match")
-
-    predictor.predict_logits_from_preprocessed_data = other
-    with pytest.raises(RuntimeError, match="shapes"):
-        case_runner.predict_logits(predictor, torch.zeros(3), result)
-
-
-def test_too_little_memory_is_said_before_it_starts(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "available_memory", lambda: 1000)
-    image = images / "case_0_0000.nii.gz"
-    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
-    (case,) = report_of(tmp_path / "out")["cases"]
-    assert case["findings"][0]["check"] == "memory"
-    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--accept", "memory") == 3
-
-
-def test_windows_and_mirrorings_are_counted(model):
-    predictor = nnUNetPredictor(device=CPU, allow_tqdm=False)
-    load_model(model, None, "checkpoint_final.pth", predictor)
-    # 20 x 24 x 28 voxels, patch 16 x 24 x 24, steps of 8, 12, 12: 2 x 1 x 2 windows; two mirrored axes; two folds.
-    counted = estimate.estimate_case((20, 24, 28), (3.0, 2.0, 1.5), 1, predictor)
-    assert counted.passes == 2 * 1 * 2 * 4 * 2
-    assert counted.shape == (20, 24, 28)
-    assert estimate.estimate_case((10, 24, 28), (6.0, 2.0, 1.5), 1, predictor).shape == (20, 24, 28)
-    assert estimate.seconds_a_pass(predictor, 1) > 0
+@pytest.mark.parametrize(
+    "wrong",
+    [("-step_size", "0"), ("-step_size", "1.5"), ("-part_id", "1"), ("-npp", "-1"), ("-npp", "x"), ("-device", "tpu"),
+     ("--accept", "readable")],
+)  # fmt: skip
+def test_wrong_options_end_before_anything_is_read(wrong, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse(["-i", "a", "-o", "b", "-m", "c", *wrong])
+    assert exit_.value.code == 2
+    assert wrong[0] in capsys.readouterr().err
 
 
 def in_plans(old: str, new: str):
@@ -251,37 +74,7 @@ def test_a_model_that_cannot_be_used_is_named(images, tmp_path, capsys, spoil, m
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
-def test_a_folder_that_cannot_be_written(model, images, tmp_path, capsys):
+def test_a_folder_that_cannot_be_written(ct_model, images, tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert run("-i", images, "-o", tmp_path / "file" / "out", "-m", model) == 2
+    assert run("-i", images, "-o", tmp_path / "file" / "out", "-m", ct_model) == 2
     assert "cannot be written" in capsys.readouterr().err
-
-
-LOOKUP = "import socket; socket.getaddrinfo('localhost', 80)"
-OFFLINE = """
-import sys
-
-def hook(event, arguments):
-    if event == "socket.getaddrinfo" or (event == "socket.connect" and isinstance(arguments[1], tuple)):
-        print("NETWORK", event, arguments, flush=True)
-
-sys.addaudithook(hook)
-from nnunetv2_swinfuse.inference.predict import main
-main(sys.argv[1:])
-"""
-
-
-@pytest.mark.slow
-def test_prediction_opens_no_network_connection(model, images, tmp_path):
-    arguments = ["-i", str(images / "case_0_0000.nii.gz"), "-o", str(tmp_path / "out"), "-m", str(model), "-f", "0"]
-    result = subprocess.run(
-        [sys.executable, "-c", OFFLINE, *arguments, "-device", "cpu"], capture_output=True, text=True, check=False
-    )
-    assert result.returncode in (0, 3), result.stderr
-    assert "NETWORK" not in result.stdout
-    # The hook sees what it should see.
-    seen = subprocess.run(
-        [sys.executable, "-c", OFFLINE.split("from nnunetv2")[0] + LOOKUP],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "NETWORK socket.getaddrinfo" in seen.stdout

@@ -7,7 +7,6 @@ import stat
 import sys
 import zipfile
 
-import numpy as np
 import pytest
 import torch
 
@@ -17,7 +16,7 @@ from nnunetv2_swinfuse.inference.manifest import MANIFEST
 from nnunetv2_swinfuse.inference.verify import main, verify_folder, verify_zip
 from nnunetv2_swinfuse.plain_loading import PlainFileError, inspect_checkpoint, load_plain
 
-from .conftest import write_whole_model
+from .synthetic_models import write_whole_model
 
 
 @pytest.fixture(scope="module")
@@ -198,18 +197,6 @@ def test_other_pickles_and_archives_in_place_of_a_checkpoint(stock, tmp_path):
     }
     for message, content in cases.items():
         refused(with_checkpoint(stock, tmp_path / "z.zip", content), message, need_manifest=False)
-
-
-def test_numpy_numbers_of_stock_checkpoints_are_plain_values(tmp_path):
-    path = tmp_path / "c.pth"
-    torch.save({"logging": [np.float64(0.5), np.float32(0.25), np.int64(3), np.bool_(True)]}, path)
-    assert load_plain(path)["logging"] == [0.5, 0.25, 3, True]
-    with path.open("rb") as file:
-        inspect_checkpoint(file, "c.pth")
-    torch.save({"array": np.array([Malicious(tmp_path / "ran")], dtype=object)}, path)
-    with pytest.raises(PlainFileError):
-        load_plain(path)
-    assert not (tmp_path / "ran").exists()
 
 
 def test_a_link_in_an_installed_model_is_followed_by_no_one(exported, tmp_path):

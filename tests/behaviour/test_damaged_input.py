@@ -30,8 +30,7 @@ from nnunetv2_swinfuse.inference.model_description import describe_model
 from nnunetv2_swinfuse.inference.training_images import read_record
 from nnunetv2_swinfuse.inference.verify import verify_zip
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
-
-from .conftest import write_model, write_whole_model
+from tests.nnunetv2_swinfuse.inference.synthetic_models import write_model, write_whole_model
 
 EXAMPLES = int(os.environ.get("SWINFUSE_FUZZ_EXAMPLES", "40"))
 fuzz = settings(

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_swinfuse.inference.verify import verify_zip
-
-from .conftest import ct_voxels, write_image, write_whole_model
+from tests.nnunetv2_swinfuse.inference.synthetic_models import ct_voxels, write_image, write_whole_model
 
 KILLS = int(os.environ.get("SWINFUSE_KILLS", "3"))
 

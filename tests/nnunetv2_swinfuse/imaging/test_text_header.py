@@ -1,0 +1,59 @@
+"""Headers written by hand, voxels of a known number of bytes."""
+
+import zlib
+
+import pytest
+
+from nnunetv2_swinfuse.imaging.text_header import Attached, TextHeaderError, count_voxel_bytes, parse_text_header
+
+VOXELS = bytes(range(240))
+META = b"ObjectType = Image\nNDims = 3\n%sElementDataFile = LOCAL\n"
+NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 6\nencoding: %s\n\n"
+
+
+def test_voxels_begin_after_the_header():
+    header = META % b""
+    assert parse_text_header(header + VOXELS, ".mha") == Attached(len(header), False)
+    header = META % b"CompressedData = True\nCompressedDataSize = 77\n"
+    assert parse_text_header(header + VOXELS, ".mha") == Attached(len(header), True, 77)
+    for encoding, compressed in ((b"raw", False), (b"gzip", True), (b"gz", True)):
+        header = NRRD % encoding
+        assert parse_text_header(header + VOXELS, ".nrrd") == Attached(len(header), compressed)
+
+
+@pytest.mark.parametrize(
+    ("content", "ending", "message"),
+    [
+        (b"ObjectType = Image\n", ".mha", "no ElementDataFile"),
+        ((META % b"").replace(b"LOCAL", b"/etc/passwd"), ".mha", "another file, '/etc/passwd'"),
+        (META % b"CompressedData = Perhaps\n", ".mha", "expected True or False"),
+        (META % b"CompressedData = True\n", ".mha", "no CompressedDataSize"),
+        (b"NRRD0004\ntype: short\n", ".nrrd", "no header of an NRRD file"),
+        (NRRD % b"bzip2", ".nrrd", "encoding 'bzip2'"),
+        ((NRRD % b"raw").replace(b"\n\n", b"\ndata file: b.raw\n\n"), ".nrrd", "another file, 'b.raw'"),
+    ],
+)
+def test_headers_that_are_refused(content, ending, message):
+    with pytest.raises(TextHeaderError, match=message):
+        parse_text_header(content, ending)
+
+
+def test_bytes_of_voxels_are_counted(tmp_path):
+    stream = zlib.compress(VOXELS)
+    path = tmp_path / "a"
+    path.write_bytes(META % b"" + VOXELS)
+    assert count_voxel_bytes(path, ".mha", 240) == 240
+    path.write_bytes(META % (b"CompressedData = True\nCompressedDataSize = %d\n" % len(stream)) + stream)
+    assert count_voxel_bytes(path, ".mha", 240) == 240
+    path.write_bytes(META % (b"CompressedData = True\nCompressedDataSize = %d\n" % (len(stream) + 1)) + stream)
+    with pytest.raises(TextHeaderError, match="its header announces"):
+        count_voxel_bytes(path, ".mha", 240)
+    path.write_bytes(NRRD % b"gzip" + stream[:-6])
+    with pytest.raises(TextHeaderError, match="truncated"):
+        count_voxel_bytes(path, ".nrrd", 240)
+
+
+def test_counting_a_bomb_ends_soon_after_the_expected_number(tmp_path):
+    path = tmp_path / "a.nrrd"
+    path.write_bytes(NRRD % b"gzip" + zlib.compress(bytes(1 << 26)))
+    assert 240 < count_voxel_bytes(path, ".nrrd", 240) <= 1 << 22

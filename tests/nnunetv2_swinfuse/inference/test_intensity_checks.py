@@ -1,0 +1,101 @@
+"""Arrays whose shares are known in closed form."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.imaging.grid import Grid
+from nnunetv2_swinfuse.imaging.volume import VoxelVolume
+from nnunetv2_swinfuse.inference.intensity_checks import (
+    check_content,
+    check_hounsfield,
+    check_label_map,
+    check_modality,
+    check_normalised,
+    modality_reason,
+    profile,
+)
+from nnunetv2_swinfuse.inference.model_description import Channel
+
+STATISTICS = {"min": -200.0, "percentile_00_5": -90.0, "median": 50.0, "percentile_99_5": 120.0, "max": 300.0}
+CT = Channel("CT", "CT", False, STATISTICS)
+MR = Channel("T1", "MR", False, {**STATISTICS, "min": 0.0, "percentile_00_5": 5.0, "max": 900.0})
+
+
+def of(values, integer=True):
+    voxels = np.resize(np.asarray(values, np.float32), (10, 10, 10))
+    return profile(VoxelVolume(Path("a"), voxels, Grid((10,) * 3, (1.0,) * 3, (0.0,) * 3, (1.0,) * 9), integer))
+
+
+def severity(finding):
+    return None if finding is None else finding.severity.name
+
+
+def test_a_ramp_in_numbers():
+    image = of(np.arange(-500, 500))
+    assert (image.minimum, image.maximum, image.distinct, image.commonest) == (-500, 499, 1000, 0.001)
+    # -500..-21; -200..300; none above 700.
+    assert (image.below, image.soft_tissue, image.bright) == pytest.approx((0.48, 0.501, 0.0))
+    assert image.deviation == pytest.approx(np.sqrt((1000**2 - 1) / 12))
+
+
+def test_content():
+    assert severity(check_content(of([7]))) == "REFUSED"
+    assert severity(check_content(of([0] * 999 + [1]))) == "REFUSED"
+    assert check_content(of([0] * 998 + [1, 2])) is None
+
+
+def test_label_maps():
+    assert severity(check_label_map(of(np.arange(24)))) == "REFUSED"
+    assert check_label_map(of(np.arange(25))) is None
+    assert check_label_map(of(np.arange(-3, 3))) is None
+    assert check_label_map(of([0.25, 0.5], integer=False)) is None
+
+
+@pytest.mark.parametrize(
+    ("share", "ct", "mr"), [(0, "REFUSED", None), (0.02, "REFUSED", None), (0.03, "REFUSED", "REFUSED"),
+                            (0.05, None, "REFUSED"), (0.5, None, "REFUSED")]
+)  # fmt: skip
+def test_modality_by_the_share_of_negative_voxels(share, ct, mr):
+    negative = round(1000 * share)
+    image = of([-100] * negative + list(range(100, 1100 - negative)))
+    assert severity(check_modality(image, CT)) == ct
+    assert severity(check_modality(image, MR)) == mr
+
+
+def test_modalities_that_cannot_be_told():
+    assert modality_reason(CT) is None
+    assert "neither CT nor MR" in modality_reason(Channel("PET", None, False, STATISTICS))
+    shifted = Channel("CT", "CT", False, {**STATISTICS, "percentile_00_5": 900.0})
+    assert "Hounsfield" in modality_reason(shifted)
+    assert check_modality(of(np.arange(1000)), shifted) is None
+    negative = Channel("phase", "MR", False, {**STATISTICS, "min": -500.0})
+    assert check_modality(of(np.arange(-500, 500)), negative) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "integer", "expected"),
+    [
+        (np.arange(-500, 500), True, None),
+        ([-1000] * 995 + [0] * 5, True, "REFUSED"),
+        ([-1000] * 400 + [50] * 390 + [900] * 210, True, "REFUSED"),
+        ([-1000] * 400 + [50] * 401 + [900] * 199, True, None),
+        ([-5000] + [0] * 999, True, "WARNING"),
+        (np.linspace(-2, 3, 1000), False, "REFUSED"),
+    ],
+    ids=["ramp", "no soft tissue", "bright", "some bone", "beyond the range", "z-scored"],
+)
+def test_hounsfield_units(values, integer, expected):
+    assert severity(check_hounsfield(of(values, integer), CT)) == expected
+    assert check_hounsfield(of(values, integer), MR) is None
+
+
+def test_normalised_images():
+    scored, scaled = of(np.linspace(-2, 3, 1000), False), of(np.linspace(0, 1, 1000), False)
+    assert "z-score" in scored.normalised
+    assert "0..1" in scaled.normalised
+    assert of(np.linspace(0, 900, 1000), False).normalised is None
+    assert severity(check_normalised(scored, MR)) == "WARNING"
+    assert severity(check_normalised(scored, Channel("T1", "MR", True, MR.intensities))) == "REFUSED"
+    assert check_normalised(scored, Channel("T1", "MR", False, {**STATISTICS, "min": -2.0, "max": 4.0})) is None

@@ -1,0 +1,56 @@
+import pytest
+
+from nnunetv2_swinfuse.inference.model_card import UNSTATED, installation_text, model_card
+from nnunetv2_swinfuse.inference.model_description import describe_model
+
+VERSIONS = {"nnunetv2-swinfuse": "0.2.0", "nnunetv2": "2.6.2"}
+LICENCES = {"code": "Apache-2.0", "weights": "CC BY 4.0", "data": "CC0"}
+TRAINING = {
+    "dataset": "Dataset900_Made", "network": "SwinFUSEUNet", "trainer": "T", "configuration": "3d_fullres",
+    "folds": ["fold_0", "fold_2"], "epochs": 7,
+}  # fmt: skip
+
+
+def card(model, scores, words=None, **training):
+    return model_card(
+        "Dataset900_Made/a__b__c",
+        describe_model(model),
+        {**TRAINING, **training},
+        scores,
+        LICENCES,
+        VERSIONS,
+        words or {},
+    )
+
+
+def test_what_is_known_is_stated(ct_model):
+    scores = {"fold_0": {"mean": {"1": {"Dice": 0.8}}}, "fold_2": {"mean": {"1": {"Dice": 0.9}}}}
+    text = card(ct_model, scores, {"intended_use": "Organs."}, pretrained_on="SynthRAD", encoder_sha256="ab12")
+    # Two training images with spacings of 3 and 3.3 mm along z.
+    for part in ("Organs.", "2 images; licence: CC0", "| 1 | organ |", "3.15 (3-3.3)", "orientation: LPS",
+                 "pretrained on SynthRAD, SHA-256 ab12", "nnunetv2 2.6.2", "Not a medical device"):  # fmt: skip
+        assert part in text, part
+    assert "| organ | 0.800 | 0.900 | 0.850 |" in text
+    assert text.count(UNSTATED) == 1
+
+
+def test_what_is_not_known_is_said(ct_model):
+    text = card(ct_model, {})
+    assert text.count(UNSTATED) == 2
+    assert "Not measured" in text
+    assert "not pretrained" in text
+    assert "| organ | - | 0.900 | 0.900 |" in card(ct_model, {"a": {}, "b": {"mean": {"1": {"Dice": 0.9}}}})
+
+
+def test_installation_names_versions_and_folds_and_no_index():
+    text = installation_text("Dataset900_Made/a__b__c", VERSIONS, TRAINING)
+    assert 'pip install "nnunetv2==2.6.2"' in text
+    assert "nnunetv2-swinfuse 0.2.0" in text
+    assert "$nnUNet_results/Dataset900_Made/a__b__c -f 0 2`" in text
+    assert "pip install nnunetv2-swinfuse" not in text
+    assert "==0.2.0" not in text
+
+
+@pytest.mark.parametrize("line", ["1. ", "2. ", "3. ", "4. ", "5. "])
+def test_the_steps_are_numbered(line):
+    assert f"\n{line}" in installation_text("Dataset900_Made/a__b__c", VERSIONS, TRAINING)
