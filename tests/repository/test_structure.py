@@ -20,7 +20,7 @@ WITHOUT_TEST_FILE = {
     "pretraining/__main__.py",
 }
 # Folders whose tests are grouped by command or theme: each of their modules is tested through these.
-GROUPED = ("nnunetv2_swinfuse/benchmark", "nnunetv2_swinfuse/imaging", "nnunetv2_swinfuse/inference")
+GROUPED = ("nnunetv2_swinfuse/benchmark",)
 
 
 def parse(name: str, source: str) -> Module:
