@@ -16,6 +16,7 @@ NNUNET_SIDE = tuple(
 # Tested with the modules that they belong to, or by installing the package (tests/installation).
 WITHOUT_TEST_FILE = {
     "nnunetv2_swinfuse/errors.py",
+    "nnunetv2_swinfuse/benchmark/external_trainers/swinfuse_benchmark_trainers.py",
     "nnunetv2_swinfuse/discovery/external_trainers/swinfuse_trainers.py",
     "pretraining/__main__.py",
 }

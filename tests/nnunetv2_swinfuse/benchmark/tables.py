@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nnunetv2_swinfuse.benchmark.analysis import Analysis, analyse
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, all_cells
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
@@ -16,6 +17,7 @@ from nnunetv2_swinfuse.benchmark.table import keep, rows_frame
 
 DATASET = "Dataset901_Made"
 CLASSES = ("shell", "core")
+COMMAND = ["swinfuse_benchmark", "made.json"]
 
 
 def make_experiment(**changes) -> Experiment:
@@ -118,3 +120,12 @@ def noisy(cell: Cell, cases: list[str], shift: float = 0.0, run: float = 0.01, r
 
 def read_json(path: Path):
     return json.loads(path.read_text())
+
+
+def analysed(
+    tmp_path: Path, values=None, experiment: Experiment | None = None, **options
+) -> tuple[Experiment, Workspace, Analysis]:
+    """By default of two arms, of which the second is better by 0.1."""
+    experiment = experiment or make_experiment()
+    workspace, cells = fill(experiment, tmp_path, values or (lambda cell, cases: noisy(cell, cases, 0.1)), **options)
+    return experiment, workspace, analyse(experiment, workspace, cells, COMMAND)

@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import read_results
@@ -102,24 +101,3 @@ def test_rows_of_other_cases_than_the_splits(tmp_path):
     (workspace.results / "splits.json").unlink()
     with pytest.raises(BenchmarkError, match="kept and committed with the per-case table"):
         check_rows(rows, cells, workspace.results)
-
-
-def test_a_table_without_the_rows_of_a_listed_cell(tmp_path):
-    workspace, _ = fill(make_experiment(), tmp_path, noisy)
-    table = workspace.results / "cases.csv"
-    lines = table.read_text().splitlines()
-    table.write_text("\n".join(lines[:41]) + "\n")
-    with pytest.raises(BenchmarkError, match=r"no rows of .* take both from one commit"):
-        read_rows(workspace.results)
-
-
-def test_results_of_the_next_sitting_are_added(tmp_path):
-    experiment = make_experiment()
-    late = "resenc_m__Dataset901_Made__3_labels__seed_2__fold_0"
-    workspace, _ = fill(experiment, tmp_path, noisy, skip=(late,))
-    before = read_rows(workspace.results)
-    fill(experiment, tmp_path, noisy)
-    after = read_rows(workspace.results)
-    assert len(after) == len(before) * 6 // 5
-    old = after[after["cell"] != late].reset_index(drop=True)
-    np.testing.assert_array_equal(old["value"], before["value"])

@@ -3,10 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS, resolve_arm
 from nnunetv2_swinfuse.benchmark.experiment import from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
-from pretraining.preset_files import recipe_names
 
 from .tables import make_experiment
 
@@ -17,11 +15,6 @@ ROOT = Path(__file__).resolve().parents[3]
     ("changes", "message"),
     [
         ({"arms": ["nnunet", "resenc"]}, "no arm 'resenc'; there are nnunet, resenc_m"),
-        ({"arms": [{"name": "mine", "lr": 1}]}, "unknown fields lr; an arm has name, trainer"),
-        ({"arms": [{"trainer": "nnUNetTrainer"}]}, "'name' is missing"),
-        ({"arms": [{"name": "a__b"}]}, "single underscores"),
-        ({"arms": [{"name": "mine", "planner": "Mine"}]}, "no planner 'Mine'; there are ExperimentPlanner"),
-        ({"arms": [{"name": "mine", "like": "swinfuse", "encoder": "/none.pth"}]}, "/none.pth: no such encoder"),
         ({"arms": ["nnunet", "nnunet"]}, "arms names something twice"),
         ({"arms": ["nnunet", "swinfuse"]}, "arms swinfuse need a pretrained encoder: give 'pretraining'"),
         ({"colour": "red"}, "no field colour; there are name, datasets, arms"),
@@ -76,25 +69,6 @@ def test_files_that_are_no_experiment_are_named(tmp_path, text, message):
 def test_all_pairs_are_compared_where_none_are_declared():
     assert make_experiment().comparisons == (("resenc_m", "nnunet"),)
     assert make_experiment().baseline == "nnunet"
-
-
-def test_known_arms_are_described_and_their_recipes_exist():
-    assert set(ARMS) == set(DESCRIPTIONS)
-    assert {arm.recipe for arm in ARMS.values() if arm.recipe} <= set(recipe_names())
-
-
-def test_the_twin_differs_in_its_trainer_alone():
-    twin, pretrained = ARMS["scratch"].to_dict(), ARMS["swinfuse"].to_dict()
-    assert {name for name in twin if twin[name] != pretrained[name]} == {"name", "trainer"}
-    assert ARMS["swinfuse"].pretrained
-    assert not ARMS["scratch"].pretrained
-
-
-def test_an_encoder_file_takes_the_place_of_the_recipe(tmp_path):
-    file = tmp_path / "encoder.pth"
-    file.touch()
-    arm = resolve_arm({"name": "mine", "like": "swinfuse", "encoder": str(file)})
-    assert (arm.recipe, arm.trainer, arm.encoder) == ("", "nnUNetTrainerSwinFUSE", str(file))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+from nnunetv2_swinfuse.benchmark.analysis import means_table
+from nnunetv2_swinfuse.benchmark.table import read_rows
+from nnunetv2_swinfuse.benchmark.tables import markdown_report
+
+from .tables import COMMAND, DATASET, analysed, fill, make_experiment
+
+
+def test_json_is_strict_also_with_one_run(tmp_path):
+    experiment, _, analysis = analysed(tmp_path, experiment=make_experiment(seeds=[0]))
+    content = json.loads(json.dumps(analysis.to_dict(), allow_nan=False))
+    assert content["verdicts"][0]["interval"] == [None, None]
+    assert "unknown: one run" in markdown_report(experiment, analysis, COMMAND)
+
+
+def test_a_refused_comparison_has_no_verdict(tmp_path):
+    late = f"nnunet__{DATASET}__3_labels__seed_2__fold_0"
+    experiment, _, analysis = analysed(tmp_path, skip=(late,))
+    assert analysis.to_dict()["verdicts"] == []
+    assert f"finish with: swinfuse_benchmark made.json --cell {late}" in markdown_report(experiment, analysis, COMMAND)
+
+
+def test_empty_classes_are_counted(tmp_path):
+    def empty(cell):
+        return {(f"case_{i:03d}", "core"): "invented" if cell.arm == "nnunet" else "both" for i in range(30)}
+
+    _, _, analysis = analysed(tmp_path, lambda cell, cases: np.full(len(cases), 0.8), empty=empty)
+    counts = {(entry["arm"], entry["class"]): entry for entry in analysis.to_dict()["empty"]}
+    assert counts["nnunet", "core"]["invented"] == 30
+
+
+def test_means_over_runs_by_hand(tmp_path):
+    # All cases of a run have its seed's value: 0.5, 0.6, 0.9.
+    workspace, _ = fill(
+        make_experiment(), tmp_path, lambda cell, cases: np.full(len(cases), (0.5, 0.6, 0.9)[cell.seed])
+    )
+    table = means_table(read_rows(workspace.results)).set_index(["arm", "metric", "class"])
+    for name in ("shell", "core", "foreground"):
+        row = table.loc[("nnunet", "Dice", name)]
+        assert row["mean"] == pytest.approx(2 / 3)
+        assert row["deviation"] == pytest.approx((0.13 / 3) ** 0.5)
+        assert row["runs"] == 3
+
+
+def test_verdicts_rest_on_dice_and_other_metrics_stand_beside_them(plain_analysis):
+    content = plain_analysis[2].to_dict()
+    assert [(entry["metric"], entry["verdict"]) for entry in content["verdicts"]] == [("Dice", "better")]
+    assert [entry["metric"] for entry in content["other_metrics"]] == ["HD95", "SurfaceDice", "VolumeError"]
+    # HD95 of these tables is 10 (1 - Dice).
+    dice, distance = content["verdicts"][0]["estimate"], content["other_metrics"][0]["estimate"]
+    assert distance["mean"] == pytest.approx(-10 * dice["mean"], abs=1e-4)

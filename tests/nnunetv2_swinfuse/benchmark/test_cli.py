@@ -1,0 +1,88 @@
+import signal
+
+import pytest
+
+from nnunetv2_swinfuse.benchmark.cells import FAILURE
+from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main
+from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.runner import Runner
+
+from .runners import make_runner
+from .tables import DATASET
+
+
+@pytest.fixture(autouse=True)
+def termination():
+    """`main` takes SIGTERM; the tests after these get theirs back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_the_list_tells_what_is_left_and_what_it_costs(raw, cells_run, tmp_path):
+    runner = make_runner(tmp_path)
+    runner.run(runner.cells[:1])
+    text = listing(runner, ["swinfuse_benchmark", "made.json"])
+    assert text.splitlines()[0].split() == ["done", runner.cells[0].name, "2", "min"]
+    assert text.count("waiting") == 5
+    assert "Measured kinds: 3 min to go" in text
+    assert f"Not measured yet (their first cell will tell): resenc_m on {DATASET}." in text
+
+
+def test_the_list_shows_why_a_cell_failed(raw, tmp_path):
+    runner = make_runner(tmp_path)
+    write_json(runner.workspace.cell(runner.cells[1]) / FAILURE, {"message": "out of memory\nmore"})
+    line = listing(runner, ["swinfuse_benchmark"]).splitlines()[1]
+    assert line == f"failed   {runner.cells[1].name}  out of memory"
+
+
+def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkeypatch):
+    monkeypatch.setattr(Runner, "prepare", lambda self: None)
+    flags = ["-d", "901", "--arms", "nnunet", "resenc_m", "--labels", "3", "--test_cases", "4", "-device", "cpu"]
+
+    def run(*options):
+        with pytest.raises(SystemExit) as ended:
+            main([*flags, "--prepare_only", *options])
+        return ended.value.code, capsys.readouterr().err
+
+    assert run("--epochs", "2")[0] == 0
+    # More seeds are another sitting of the same experiment; another length is not.
+    assert run("--epochs", "2", "--seeds", "0", "1", "2", "3")[0] == 0
+    status, message = run("--epochs", "3")
+    assert status == 2
+    assert "differs in length" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name an experiment's file, or -d DATASETS and --arms ARMS"),
+        (["-d", "777", "--arms", "nnunet"], f"0 folders are dataset 777, expected one; it has {DATASET}"),
+        (["-d", "901", "--arms", "nnunet", "--labels", "9", "--test_cases", "4"], "9 labelled cases asked for, but 8"),
+        (["-d", "901", "--arms", "nnunet", "resenc_m", "--test_cases", "4", "--cell", "x"], "--cell x: no such cell"),
+        (["-d", "901", "--arms", "nnunet", "--test_cases", "4", "-num_workers", "0"], "-num_workers is 0"),
+        (["none.json"], "none.json: cannot be read"),
+        (["none.json", "--seeds", "1"], "change seeds there, not on the command line"),
+    ],
+)
+def test_bad_command_lines(raw, capsys, words, message):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_cell_is_found_by_its_name(raw, tmp_path):
+    runner = make_runner(tmp_path)
+    assert find_cell(runner.cells, runner.cells[3].name) == runner.cells[3]
+
+
+def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
+    def interrupted(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Runner, "prepare", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["-d", "901", "--arms", "nnunet", "--test_cases", "4", "-device", "cpu"])
+    assert ended.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
