@@ -103,7 +103,7 @@ def test_the_frozen_trainer_trains_only_the_decoder(residual):
 def test_a_frozen_cascade_warns_that_it_does_not_see_the_stage_before(residual, capsys, trainer, configuration, warned):
     run = make_trainer(trainer, configuration=configuration)
     run.initialize()
-    assert ("does not see the segmentation of the stage before" in capsys.readouterr().out) == warned
+    assert ("does not see the segmentation of the previous stage" in capsys.readouterr().out) == warned
     if warned:
         # No weight that will be trained reads the other channels, and those that do are zero.
         image = torch.randn(1, 3, *run.configuration_manager.patch_size)

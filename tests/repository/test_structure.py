@@ -20,8 +20,6 @@ WITHOUT_TEST_FILE = {
     "nnunetv2_swinfuse/discovery/external_trainers/swinfuse_trainers.py",
     "pretraining/__main__.py",
 }
-# Folders whose tests are grouped by command or theme: each of their modules is tested through these.
-GROUPED = ("nnunetv2_swinfuse/benchmark",)
 
 
 def parse(name: str, source: str) -> Module:
@@ -85,11 +83,7 @@ def test_only_preprocessing_needs_nnunetv2_in_pretraining():
     assert not any(name.startswith((ARCHITECTURE, "nnunetv2_swinfuse.imaging")) for name in importers)
 
 
-def has_test_file(module: Module) -> bool:
-    return str(module.path) not in WITHOUT_TEST_FILE and not str(module.path).startswith(GROUPED)
-
-
-@pytest.mark.parametrize("module", [m for m in SOURCES if has_test_file(m)], ids=lambda m: m.name)
+@pytest.mark.parametrize("module", [m for m in SOURCES if str(m.path) not in WITHOUT_TEST_FILE], ids=lambda m: m.name)
 def test_every_module_has_a_test_file_of_its_own(module):
     assert (ROOT / "tests" / module.path.parent / f"test_{module.path.name}").is_file()
 
@@ -98,8 +92,6 @@ def test_every_test_file_is_named_after_a_module_or_tests_behaviour():
     folders = [ROOT / "tests" / package for package in ("nnunetv2_swinfuse", "pretraining")]
     for path in (path for folder in folders for path in folder.rglob("test_*.py")):
         tested = path.relative_to(ROOT / "tests")
-        if str(tested).startswith(GROUPED):
-            continue
         tested = ROOT / tested.parent / tested.name.removeprefix("test_")
         assert tested.is_file(), f"{path}: no module {tested}; tests of several modules belong to tests/behaviour"
 

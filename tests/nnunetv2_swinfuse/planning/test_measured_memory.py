@@ -19,6 +19,15 @@ ARCHITECTURE = plans_architecture(
 )["arch_kwargs"]
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")  # convolutions allocate scratch memory for each thread
 def test_the_tracker_sees_what_the_allocator_gives():
     torch.manual_seed(0)
     network = SwinFUSEUNet(1, 3, True, **ARCHITECTURE)

@@ -76,7 +76,7 @@ def test_a_run_that_stopped_before_any_validation_has_a_report(folder):
     text = text_of(write_report(folder, "SIGTERM at step 0 <&>").parent)
     assert "Not finished: 0 of 8 steps" in text
     assert "SIGTERM at step 0 <&>" in text
-    assert "no validation yet" in text
+    assert "No validation has run yet" in text
 
 
 def test_another_folder_is_an_error_that_says_what_to_give(folder, tmp_path, capsys):
