@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -172,3 +174,9 @@ def test_a_missing_value_is_named(tmp_path):
     rows = rows.drop(rows[(rows["cell"] == cells[0].name) & (rows["case"] == case)].index)
     with pytest.raises(BenchmarkError, match=f"case {case}.*has 5 values of Dice, expected 6"):
         case_scores(rows, DATASET, "3", "Dice", ARMS)
+
+
+def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    with pytest.raises(BenchmarkError, match=r'is not installed: .*pip install "\.\[benchmark\]" in a checkout'):
+        holm([0.5])

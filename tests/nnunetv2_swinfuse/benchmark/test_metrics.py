@@ -1,4 +1,5 @@
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -128,3 +129,9 @@ def test_surface_dice_depends_on_its_tolerance():
     masks = cuboid((4, 4, 4)).astype(bool), cuboid((4, 4, 6)).astype(bool)
     assert surface_measures(*masks, SPACING, 2.5)[1] == 1.0
     assert surface_measures(*masks, SPACING, 0.5)[1] < 1.0
+
+
+def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "surface_distance", None)
+    with pytest.raises(BenchmarkError, match=r'is not installed: .*pip install "\.\[benchmark\]" in a checkout'):
+        surface_measures(*[cuboid((4, 4, 4)).astype(bool)] * 2, SPACING, 1.0)

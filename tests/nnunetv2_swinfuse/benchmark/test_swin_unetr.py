@@ -1,6 +1,10 @@
+import sys
+
+import pytest
 import torch
 
 from nnunetv2_swinfuse.benchmark.swin_unetr import PaddedSwinUNETR
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 
 def test_swin_unetr_takes_patches_of_any_size():
@@ -21,3 +25,9 @@ def test_swin_unetr_trains_on_tiny_patches():
     network = PaddedSwinUNETR(1, 2, feature_size=12).train()
     network(torch.randn(1, 1, 16, 16, 16)).square().mean().backward()
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in network.parameters())
+
+
+def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "monai.networks.nets", None)
+    with pytest.raises(BenchmarkError, match=r'is not installed: .*pip install "\.\[benchmark\]" in a checkout'):
+        PaddedSwinUNETR(1, 2)
