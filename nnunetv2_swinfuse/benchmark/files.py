@@ -7,21 +7,20 @@ import fcntl
 import gzip
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+
 BLOCK = 2**20
 
 
 def write_text(path: Path, text: str) -> None:
-    """Under a temporary name first: a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    """Atomically: a reader never meets half of it."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:

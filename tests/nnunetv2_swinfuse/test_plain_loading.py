@@ -1,7 +1,5 @@
 """Checkpoints from outside: plain values are read, code is refused and does not run."""
 
-import io
-
 import numpy as np
 import pytest
 import torch
@@ -14,19 +12,7 @@ from nnunetv2_swinfuse.plain_loading import (
     plain_values,
 )
 
-
-class Malicious:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.target)!r}, 'w').close()",))
-
-
-def checkpoint_with(value, protocol=2):
-    buffer = io.BytesIO()
-    torch.save({"network_weights": {}, "trainer_name": value}, buffer, pickle_protocol=protocol)
-    return buffer.getvalue()
+from .malicious import Malicious, checkpoint_with
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])

@@ -16,6 +16,7 @@ from nnunetv2_swinfuse.inference.manifest import MANIFEST
 from nnunetv2_swinfuse.inference.verify import main, verify_folder, verify_zip
 from nnunetv2_swinfuse.plain_loading import PlainFileError, inspect_checkpoint, load_plain
 
+from ..malicious import Malicious, checkpoint_with
 from .synthetic_models import write_whole_model
 
 
@@ -148,20 +149,6 @@ def test_plans_that_would_import_something_are_refused_and_nothing_is_imported(s
     before = set(sys.modules)
     refused(with_plans(stock, tmp_path / "z.zip", change), message, need_manifest=False)
     assert "evil" not in {name.split(".")[0] for name in set(sys.modules) - before}
-
-
-class Malicious:
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return (exec, (f"open({str(self.target)!r}, 'w').close()",))
-
-
-def checkpoint_with(value, protocol=2):
-    buffer = io.BytesIO()
-    torch.save({"network_weights": {}, "trainer_name": value}, buffer, pickle_protocol=protocol)
-    return buffer.getvalue()
 
 
 def with_checkpoint(stock, path, content):
