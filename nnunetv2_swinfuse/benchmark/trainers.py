@@ -25,6 +25,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 SUFFIX = "Seeded"
@@ -169,9 +170,8 @@ def training_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
 def _update(trainer: nnUNetTrainer, entries: dict[str, Any]) -> None:
     path = Path(trainer.output_folder) / COST
     known = json.loads(path.read_text()) if path.is_file() else {}
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({**known, **entries}, indent=1))
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps({**known, **entries}, indent=1))
 
 
 def _variables() -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_swinfuse.architecture import torch_file
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import read_json
@@ -94,14 +94,10 @@ def file_hash(path: Path) -> str:
     Raises:
         InputError: when it cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return torch_file.file_hash(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    return digest.hexdigest()
 
 
 def _found_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:

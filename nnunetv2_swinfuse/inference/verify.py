@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
 import sys
@@ -16,6 +15,7 @@ from typing import IO, Any, NoReturn
 import torch
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.architecture.torch_file import file_hash
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
@@ -85,7 +85,7 @@ def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None
     Raises:
         InputError: naming the first thing that is not as it must be.
     """
-    digest = _file_hash(path)
+    digest = file_hash(path)
     if sha256 is not None and digest != sha256.lower():
         raise ArchiveError(f"{path}: SHA-256 {digest}, expected {sha256.lower()}; download it again")
     members = {member.filename: member for member in inspect_archive(path)}
@@ -113,7 +113,7 @@ def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None =
         InputError: naming the first thing that is not as it must be.
     """
     manifest_path = folder / MANIFEST
-    digest = _file_hash(manifest_path) if manifest_path.is_file() else "(none: no manifest)"
+    digest = file_hash(manifest_path) if manifest_path.is_file() else "(none: no manifest)"
     if sha256 is not None:
         raise InputError(f"{folder}: --sha256 is for zips")
     model = "/".join(folder.resolve().parts[-2:])
@@ -127,7 +127,7 @@ def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None =
     files = {f"{model}/{path.relative_to(folder).as_posix()}": path for path in paths}
     sizes = {name: path.stat().st_size for name, path in files.items()}
     _, manifest = _verify(
-        folder, sizes, lambda name: (_file_hash(files[name]), sizes[name]), lambda name: files[name].read_bytes(),
+        folder, sizes, lambda name: (file_hash(files[name]), sizes[name]), lambda name: files[name].read_bytes(),
         lambda name: files[name].open("rb"), need_manifest, model,
     )  # fmt: skip
     return Verified(model, manifest, len(files), digest)
@@ -240,14 +240,6 @@ def _check_weights(file: IO[bytes], name: str) -> None:
         raise InputError(f"{name}: no checkpoint of nnU-Net ({type(error).__name__}: {error})") from error
     if broken:
         raise InputError(f"{name}: {len(broken)} of its tensors hold NaN or infinity, such as {broken[0]}")
-
-
-def _file_hash(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 if __name__ == "__main__":
