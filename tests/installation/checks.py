@@ -15,7 +15,8 @@ VARIABLE = "nnUNet_extTrainer"
 SWINFUSE, STOCK, OWN = "nnUNetTrainerSwinFUSE", "nnUNetTrainer", "nnUNetTrainerMine"
 SWINFUSE_MODULE, OWN_MODULE = "nnunetv2_swinfuse.training.trainer", "my_trainer"
 PTH_NAME = "nnunetv2_swinfuse_trainers.pth"
-ONE_MODEL = "test_stock_inference.py::test_a_process_that_knows_nothing_of_the_trainers_predicts"
+# Relative to the folder of the tests.
+ONE_MODEL = "behaviour/test_stock_inference.py::test_a_process_that_knows_nothing_of_the_trainers_predicts"
 
 
 class CheckError(AssertionError):
@@ -112,7 +113,7 @@ def check_end_to_end(environment: Environment) -> None:
     The tests are copied, so that pytest, which imports from the folder above them, does not import the checkout.
     """
     folder = Path(shutil.copytree(CHECKOUT / "tests", environment.folder / "copied" / "tests"))
-    where = folder / "nnunetv2_swinfuse" / "training" / ONE_MODEL
+    where = folder / ONE_MODEL
     options = ("-q", "-p", "no:cacheprovider", "--rootdir", folder.parent, "--basetemp", environment.folder / "made")
     result = environment.run("python", "-m", "pytest", *options, where, OMP_WAIT_POLICY="PASSIVE")
     expect(result.returncode == 0 and "1 passed" in result.stdout, f"training or prediction: {result.stdout[-3000:]}")

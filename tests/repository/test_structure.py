@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.installation.checks import ONE_MODEL
+
 from .structure import ROOT, Module, folder_arrows, function_lengths, import_cycles, imported_packages, modules
 
 SOURCES = modules()
@@ -99,3 +101,10 @@ def test_every_test_file_is_named_after_a_module_or_tests_behaviour():
 def test_functions_can_be_read_in_one_sitting():
     lines, name = function_lengths(SOURCES)[0]
     assert lines <= 100, f"{name} has {lines} lines"
+
+
+def test_the_test_that_an_installation_runs_exists():
+    path, name = ONE_MODEL.split("::")
+
+    defined = {node.name for node in ast.walk(ast.parse((ROOT / "tests" / path).read_text())) if hasattr(node, "name")}
+    assert name in defined
