@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_swinfuse.benchmark import signals
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
@@ -30,7 +29,7 @@ FREE = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0; 1 when a cell failed; 2 on bad input; 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    stop_on_termination()
+    signals.stop_on_termination()
     options = build_parser().parse_args(words)
     try:
         with errors_without_traceback("swinfuse_benchmark"):
@@ -38,22 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("swinfuse_benchmark: interrupted; the same command goes on.", file=sys.stderr)
         raise SystemExit(130) from None
-
-
-def stop_on_termination() -> None:
-    """Makes `kill`, or a cluster's time limit, end the trainings as Ctrl-C does.
-
-    Forked processes inherit the handler. nnU-Net ends its pools of them with SIGTERM: a worker that met it with an
-    exception could go on, and the pool would wait for it forever.
-    """
-    own = os.getpid()
-
-    def stop(number: int, frame: object) -> None:
-        if os.getpid() != own:
-            os._exit(128 + number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def run(options: argparse.Namespace) -> int:

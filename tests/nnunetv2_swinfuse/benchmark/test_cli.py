@@ -1,12 +1,9 @@
-import multiprocessing
-import os
 import signal
-import time
 
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import FAILURE
-from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main, stop_on_termination
+from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.runner import Runner
 
@@ -78,31 +75,6 @@ def test_bad_command_lines(raw, capsys, words, message):
 def test_a_cell_is_found_by_its_name(raw, tmp_path):
     runner = make_runner(tmp_path)
     assert find_cell(runner.cells, runner.cells[3].name) == runner.cells[3]
-
-
-def go_on_after_exceptions(ready):
-    while True:
-        try:
-            ready.set()
-            time.sleep(60)
-        except KeyboardInterrupt:
-            continue
-
-
-def test_sigterm_interrupts_the_benchmark_and_ends_its_forked_processes():
-    stop_on_termination()
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGTERM)
-    context = multiprocessing.get_context("fork")
-    ready = context.Event()
-    process = context.Process(target=go_on_after_exceptions, args=(ready,))
-    process.start()
-    assert ready.wait(30)
-    process.terminate()
-    process.join(10)
-    status = process.exitcode
-    process.kill()
-    assert status == 128 + signal.SIGTERM
 
 
 def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
