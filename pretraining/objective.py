@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from pretraining.monitoring.health import attention_difference, attention_entrop
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
-from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, previous_crop
+from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_turns, draw_view, previous_crop
 
 # Purposes of the generators of a step; those of validation are offset, so that it shares none with training.
 VIEWS, DENSITY, SINGLE_IMAGE, NETWORK = 0, 1, 2, 3
@@ -55,7 +55,11 @@ class Evaluation:
 
     def values(self) -> dict[str, Tensor]:
         """All scalars: losses, `total` and health."""
-        return {"total": self.total.detach(), **{k: v.detach() for k, v in self.losses.items()}, **self.health}
+        losses = {name: loss.detach() for name, loss in self.losses.items()}
+        if "rotation_accuracy" not in self.health:
+            # No crop could be turned: a loss of 0 would look like a success.
+            losses.pop("rotation", None)
+        return {"total": self.total.detach(), **losses, **self.health}
 
     def panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Target, corrupted, reconstruction and mask (z, y, x) of one sample of each modality."""
@@ -83,8 +87,9 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, which is seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, on the
-            CPU: no value is read from the device in a training step.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, and
+            `ct_turnable` and `mr_turnable` (B,), which may be turned, on the CPU: no value is read from the device in a
+            training step.
         configuration: settings of the run.
         step: steps taken so far; in a validation the index of the batch, which only seeds its draws.
         bandwidth: running average of the density loss's bandwidth, None at the beginning.
@@ -101,7 +106,8 @@ def evaluate(
     first = next(iter(crops.values()))
     samples = range(processes.rank * len(first), (processes.rank + 1) * len(first))
     generators = sample_generators(seed, step, VIEWS + offset, samples)
-    views = two_views(crops, configuration, generators, processes.other_crops)
+    turnable: dict[str, Tensor] = {name: batch[f"{name.lower()}_turnable"] for name in crops}
+    views = two_views(crops, turnable, batch["paired"], configuration, generators, processes.other_crops)
     draw = torch.rand((), generator=step_generator(seed, step, SINGLE_IMAGE + offset)).item()
     single_image = not validation and draw < configuration.single_share
     corrupted = [views[name].corrupted if name in views else None for name in DOMAINS]
@@ -109,7 +115,7 @@ def evaluate(
         *predicted, pair = model(*corrupted, single_image, need_weights=validation)
     predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
 
-    losses, health = _proxy_tasks(views, predictions, batch["paired"], configuration, processes)
+    losses, health = _proxy_tasks(views, predictions, turnable, batch["paired"], configuration, processes)
     total = torch.zeros((), device=first.device)
     for name, loss in losses.items():
         total = total + configuration.loss_weight(name) * loss
@@ -131,6 +137,8 @@ def evaluate(
 
 def two_views(
     crops: Mapping[str, Tensor],
+    turnable: Mapping[str, Tensor],
+    paired: Tensor,
     configuration: Configuration,
     generators: Sequence[torch.Generator],
     other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
@@ -138,9 +146,12 @@ def two_views(
     """Two views of each crop of each modality, concatenated along the batch axis (2B, ...).
 
     CT and MR of a view share quarter turns and cut-outs, so that registered crops stay registered; intensities differ.
+    Crops that are not registered have turns of their own, and those that are not turnable none.
 
     Args:
         crops: (B, 1, z, y, x) by modality.
+        turnable: bool (B,) by modality, on the CPU; equal for the crops of a registered pair.
+        paired: which crops are registered, bool (B,), on the CPU.
         configuration: settings of the run.
         generators: one per sample.
         other_crops: see :func:`apply_view`.
@@ -155,9 +166,13 @@ def two_views(
     views: dict[str, list[View]] = {name: [] for name in crops}
     for _ in range(2):
         parameters = draw_view((z, y, x), settings, generators)
+        turns = parameters.turns
         for name, images in crops.items():
+            own = replace(parameters, turns=torch.where(turnable[name], turns, 0))
             intensity = draw_intensity(settings, generators)
-            views[name].append(apply_view(images, parameters, intensity, generators, other_crops))
+            views[name].append(apply_view(images, own, intensity, generators, other_crops))
+            # Of the next modality.
+            turns = torch.where(paired, turns, draw_turns(settings, generators))
     return {name: _join(both) for name, both in views.items()}
 
 
@@ -183,6 +198,7 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
 def _proxy_tasks(
     views: Mapping[str, View],
     predictions: Mapping[str, Predictions],
+    turnable: Mapping[str, Tensor],
     paired: Tensor,
     configuration: Configuration,
     processes: Processes,
@@ -205,18 +221,36 @@ def _proxy_tasks(
             contrastive_loss(first, second, configuration.temperature) for first, second in pairs_of_views
         )
     if configuration.loss_weight("rotation"):
-        turns = {
-            name: (processes.gather(p.turns.float()), processes.gather(views[name].turns))
-            for name, p in predictions.items()
-        }
-        losses["rotation"] = _mean(rotation_loss(*of_modality) for of_modality in turns.values())
-        accuracies = {name: rotation_accuracy(logits.detach(), true) for name, (logits, true) in turns.items()}
-        health |= _mean_and_parts("rotation_accuracy", accuracies)
+        losses["rotation"], of_rotation = _rotation(views, predictions, turnable, processes)
+        health |= of_rotation
     if configuration.loss_weight("cross_modal"):
         loss = cross_modal_loss(vectors["CT"], vectors["MR"], processes.gather(paired), configuration.temperature)
         if loss is not None:
             losses["cross_modal"] = loss
     return losses, health
+
+
+def _rotation(
+    views: Mapping[str, View],
+    predictions: Mapping[str, Predictions],
+    turnable: Mapping[str, Tensor],
+    processes: Processes,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The rotation loss, a mean over the modalities with turnable crops, its accuracies, and the turnable shares."""
+    losses, accuracies, shares = {}, {}, {}
+    for name, prediction in predictions.items():
+        logits, turns = processes.gather(prediction.turns.float()), processes.gather(views[name].turns)
+        # Gathered on the CPU, where it can be looked at without waiting for the device.
+        on_cpu = processes.gather(turnable[name].repeat(2))
+        chosen = on_cpu.to(logits.device)
+        losses[name] = rotation_loss(logits, turns, chosen)
+        shares[name] = chosen.float().mean()
+        if bool(on_cpu.any()):
+            accuracies[name] = rotation_accuracy(logits.detach(), turns, chosen)
+    health = _mean_and_parts("turnable_share", shares)
+    if accuracies:
+        health |= _mean_and_parts("rotation_accuracy", accuracies)
+    return _mean(losses[name] for name in accuracies or losses), health
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Geometry of a view, shared by the modalities of a pair.
+    """Geometry of a view, shared by the modalities; only crops that are not registered have turns of their own.
 
     Attributes:
         turns: quarter turns in the (y, x) plane, int64 (B,).
@@ -123,7 +123,7 @@ def draw_view(shape: Triple, settings: ViewSettings, generators: Sequence[torch.
         raise ValueError(f"crops of {shape} cannot be turned in their (y, x) plane; y and x must be equal")
     turns, masks, swaps = [], [], []
     for generator in generators:
-        turns.append(int(torch.randint(4, (), generator=generator)) if settings.rotate else 0)
+        turns.append(_draw_turns(settings, generator))
         if settings.masking == "cells":
             masks.append(_draw_cells(shape, settings, generator))
             continue
@@ -132,6 +132,11 @@ def draw_view(shape: Triple, settings: ViewSettings, generators: Sequence[torch.
         swaps.append(swapped)
     swapped = torch.stack(swaps)[:, None] if swaps else None
     return ViewParameters(torch.tensor(turns), torch.stack(masks)[:, None], swapped)
+
+
+def draw_turns(settings: ViewSettings, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draws quarter turns only, for a second modality whose crops are not registered with the first: int64 (B,)."""
+    return torch.tensor([_draw_turns(settings, generator) for generator in generators])
 
 
 def draw_intensity(settings: ViewSettings, generators: Sequence[torch.Generator]) -> IntensityParameters:
@@ -197,6 +202,10 @@ def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:
     changed = ((images - low) / extent).clamp(0, 1) ** per_sample(intensity.gamma) * extent + low
     mean = changed.mean((1, 2, 3, 4), keepdim=True)
     return (changed - mean) * per_sample(intensity.contrast) + mean + per_sample(intensity.brightness)
+
+
+def _draw_turns(settings: ViewSettings, generator: torch.Generator) -> int:
+    return int(torch.randint(4, (), generator=generator)) if settings.rotate else 0
 
 
 def _draw_blocks(shape: Triple, settings: ViewSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,9 @@ def test_a_single_modality_has_the_proxy_tasks_without_pairs(modality):
 
 def test_registered_crops_stay_registered_in_their_views():
     batch = synthetic_batch()
-    views = two_views({"CT": batch["ct"], "MR": batch["ct"]}, tiny(), sample_generators(0, 0, 0, range(2)))
+    yes = torch.ones(2, dtype=torch.bool)
+    crops, turnable = {"CT": batch["ct"], "MR": batch["ct"]}, {"CT": yes, "MR": yes}
+    views = two_views(crops, turnable, yes, tiny(), sample_generators(0, 0, 0, range(2)))
     ct, mr = views["CT"], views["MR"]
     assert torch.equal(ct.mask, mr.mask)
     assert torch.equal(ct.turns, mr.turns)
@@ -106,6 +108,50 @@ def test_registered_crops_stay_registered_in_their_views():
     # Intensity changes are drawn for each modality, so equal crops differ only by a monotone change.
     order = ct.target[0].flatten().argsort()
     assert (mr.target[0].flatten()[order].diff() > -1e-4).all()
+
+
+def test_unregistered_crops_have_turns_of_their_own_and_the_others_none():
+    crops = {name: torch.randn(64, 1, 4, 4, 4) for name in ("CT", "MR")}
+    paired = torch.arange(64) % 2 == 0
+    turnable = {"CT": torch.arange(64) < 48, "MR": torch.arange(64) < 32}
+    views = two_views(crops, turnable, paired, tiny(), sample_generators(0, 0, 0, range(64)))
+    ct, mr = (views[name].turns.reshape(2, 64) for name in ("CT", "MR"))
+    assert (ct[:, 48:] == 0).all()
+    assert (mr[:, 32:] == 0).all()
+    assert torch.equal(ct[:, :32:2], mr[:, :32:2])
+    # Of 32 independent pairs of draws, a quarter agrees by chance.
+    assert 1 <= (ct[:, 1:32:2] == mr[:, 1:32:2]).sum() <= 18
+    assert set(ct[:, :48].flatten().tolist()) == {0, 1, 2, 3}
+
+
+def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
+    configuration = tiny(rotation_weight=1.0)
+    model = PretrainingModel(configuration)
+    torch.nn.init.normal_(model.rotation_head.classify.weight)
+    yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    batch = {**synthetic_batch(), "paired": no, "ct_turnable": torch.tensor([True, False]), "mr_turnable": no}
+    result = evaluate(model, batch, configuration, 0, None)
+    values = result.values()
+    assert values["turnable_share_CT"] == 0.5
+    assert values["turnable_share_MR"] == 0
+    assert "rotation_accuracy_MR" not in values
+    # The mean is over the modalities with turnable crops.
+    ct_only = evaluate(model, {**batch, "mr_turnable": yes, "ct_turnable": no}, configuration, 0, None)
+    assert values["rotation"] > 0.5
+    assert ct_only.values()["rotation"] > 0.5
+
+
+def test_a_batch_without_turnable_crops_trains_all_but_the_rotation_head():
+    configuration = tiny()
+    model = PretrainingModel(configuration)
+    no = torch.zeros(2, dtype=torch.bool)
+    result = evaluate(model, {**synthetic_batch(), "ct_turnable": no, "mr_turnable": no}, configuration, 0, None)
+    assert result.losses["rotation"].item() == 0
+    assert not {name for name in result.values() if name.startswith("rotation")}
+    result.total.backward()
+    # DistributedDataParallel waits for a gradient of every parameter.
+    assert all((p.grad == 0).all() for p in model.rotation_head.parameters())
+    assert any((p.grad != 0).any() for p in model.patch_embed.parameters())
 
 
 def test_flat_background_is_no_foreground():
