@@ -18,12 +18,11 @@ from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
 from pretraining.losses.density import DensityLoss
+from pretraining.preprocessed.turnable import is_isotropic_plane
 from pretraining.views import Masking
 
 Task = Literal["inpainting", "contrastive", "rotation"]
 TASKS: tuple[Task, ...] = get_args(Task)
-# Largest relative difference of the spacings of y and x that counts as isotropic.
-PLANE_TOLERANCE = 0.05
 Strides = tuple[tuple[int, ...], ...]
 SecondView = Literal["single_image", "paired"]
 Partner = Literal["other_modality", "pseudo_pair"]
@@ -171,7 +170,7 @@ class Configuration:
         default=True,
         metadata=_about(
             "losses",
-            "turn crops in the axial plane, needed by the rotation task; off where that plane is not isotropic",
+            "turn crops in the axial plane, for the rotation task; not where it is anisotropic or the crop is padded",
         ),
     )
     corrupted_share: float = field(default=0.6, metadata=_about("losses", "share of a crop's voxels that is cut out"))
@@ -375,7 +374,7 @@ class Configuration:
             InputError: when rotation is the only task.
         """
         z, y, x = (float(distance) for distance in spacing)
-        turned = self.quarter_turns and max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x)
+        turned = self.quarter_turns and bool(is_isotropic_plane(y, x))
         try:
             return replace(self, spacing=(z, y, x), quarter_turns=turned)
         except InputError as error:

@@ -29,7 +29,9 @@ class LinearInpaintingHead(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[Triple]):
         super().__init__()
-        self.values: list[Triple] = [(min(z, MAX_VALUES), min(y, MAX_VALUES), min(x, MAX_VALUES)) for z, y, x in strides]
+        self.values: list[Triple] = [
+            (min(z, MAX_VALUES), min(y, MAX_VALUES), min(x, MAX_VALUES)) for z, y, x in strides
+        ]
         self.layers = nn.ModuleList(
             nn.Conv3d(c, math.prod(values), 1) for c, values in zip(channels, self.values, strict=True)
         )

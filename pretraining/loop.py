@@ -29,6 +29,7 @@ from pretraining.objective import evaluate
 from pretraining.out_of_memory import explain_out_of_memory
 from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
 from pretraining.preprocessed.crops import CropDataset
+from pretraining.preprocessed.turnable import turning_notes
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.run_time import format_duration
 from pretraining.schedule import learning_rate
@@ -272,6 +273,9 @@ def _log_start(
             f"The spacing is {format_spacing(collection.spacing)} (z, y, x), not isotropic in the axial plane: "
             "no quarter turns and no rotation task. --spacing with equal y and x enables them"
         )
+    elif requested.loss_weight("rotation"):
+        for note in turning_notes(collection, requested.crop_size, requested.modalities):
+            log.info(note)
 
 
 def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: int) -> None:

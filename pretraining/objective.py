@@ -156,9 +156,7 @@ def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tu
         return outputs, model(first, views.paired, views.partners, need_weights=True)
 
 
-def _levels(
-    outputs: Outputs, pairs: Outputs, views: Views
-) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
+def _levels(outputs: Outputs, pairs: Outputs, views: Views) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
     """Tokens of all levels, and what their crops show, by level and modality."""
     levels = dict(outputs.levels)
     if "paired" in pairs.levels:

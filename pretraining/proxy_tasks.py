@@ -97,7 +97,7 @@ def _contrast_vectors(
     """NT-Xent between the two views of each crop, and between CT and MR of registered crops."""
     temperature = configuration.temperature
     vectors = {name: processes.gather_views(p.projection.float()).chunk(2) for name, p in outputs.predictions.items()}
-    losses = {"contrastive": _mean(contrastive_loss(*both, temperature) for both in vectors.values())}
+    losses = {"contrastive": _mean(contrastive_loss(first, second, temperature) for first, second in vectors.values())}
     if configuration.loss_weight("cross_modal"):
         registered = processes.gather(registered)
         (ct_first, ct_second), (mr_first, mr_second) = vectors["CT"], vectors["MR"]

@@ -69,14 +69,10 @@ class LevelSamples:
                 count = max(1, configuration.density_samples // (len(tokens) * processes.world_size))
                 foreground = foreground_tokens(images[name][modality], level.grid)
                 group = torch.tensor([number % 2 == 0 for number in numbers] * views)
-                samples[name][modality] = sample_tokens(
-                    tokens, foreground, count, generators * views, group, processes
-                )
+                samples[name][modality] = sample_tokens(tokens, foreground, count, generators * views, group, processes)
         return cls(samples, configuration)
 
-    def match_densities(
-        self, level: str, averages: DensityAverages | None, generator: torch.Generator
-    ) -> DensityMatch:
+    def match_densities(self, level: str, averages: DensityAverages | None, generator: torch.Generator) -> DensityMatch:
         """Density matching between CT and MR at one level."""
         ct, mr = (self.samples[level][name] for name in ("CT", "MR"))
         average = None if averages is None else averages.get(level)

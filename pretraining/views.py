@@ -66,7 +66,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Geometry of a view, shared by the modalities of a pair.
+    """Geometry of a view.
 
     Attributes:
         turns: quarter turns in the (y, x) plane, int64 (B,).

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.cell_grid import Spacing

@@ -33,7 +33,9 @@ def train(configuration, steps):
     """What the loop does in each step."""
     model = PretrainingModel(configuration)
     batch = {
-        name: values for name, values in synthetic_batch().items() if not name.startswith("mr") or "MR" in configuration.modalities
+        name: values
+        for name, values in synthetic_batch().items()
+        if not name.startswith("mr") or "MR" in configuration.modalities
     }
     model.to(CUDA).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)

@@ -21,7 +21,9 @@ def test_a_falling_curve_inverts_the_image():
 
 def test_a_rising_straight_curve_changes_nothing():
     image = torch.randn(1, 1, 6, 6, 6)
-    torch.testing.assert_close(apply_contrast(image, curve_only(torch.linspace(0, 1, KNOTS))), image, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        apply_contrast(image, curve_only(torch.linspace(0, 1, KNOTS))), image, atol=1e-4, rtol=1e-4
+    )
 
 
 def test_a_tent_maps_both_ends_to_the_same_intensity():

@@ -82,12 +82,13 @@ def test_the_rotation_head_tells_turns_that_the_mean_does_not():
     turned = torch.cat([torch.rot90(feature, k, dims=(3, 4)) for k in range(4)])
     torch.testing.assert_close(turned.mean((2, 3, 4)), feature.mean((2, 3, 4)).expand(4, -1))
     head = RotationHead([6])
+    turnable = torch.ones(4, dtype=torch.bool)
     optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
     for _ in range(60):
-        loss = rotation_loss(head([turned]), torch.arange(4))
+        loss = rotation_loss(head([turned]), torch.arange(4), turnable)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert rotation_accuracy(head([turned]), torch.arange(4)) == 1
+    assert rotation_accuracy(head([turned]), torch.arange(4), turnable) == 1
     several = RotationHead([6, 12])([torch.randn(2, 6, 9, 5, 5), torch.randn(2, 12, 1, 3, 3)])
     assert several.shape == (2, 4)

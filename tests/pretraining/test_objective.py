@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from pretraining.model import PretrainingModel
-from pretraining.objective import evaluate, foreground_tokens, two_views
-from pretraining.randomness import sample_generators
+from pretraining.objective import evaluate
 
 from .synthetic import RESENC, synthetic_batch, tiny
 
@@ -87,6 +86,36 @@ def test_a_single_modality_has_the_proxy_tasks_without_pairs(modality):
     assert set(result.losses) == {"inpainting", "contrastive", "rotation", "variance", "covariance"}
     assert set(result.panels()) == {modality.upper()}
     result.total.backward()
+
+
+def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
+    configuration = tiny(rotation_weight=1.0)
+    model = PretrainingModel(configuration)
+    torch.nn.init.normal_(model.rotation_head.classify.weight)
+    yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    batch = {**synthetic_batch(), "paired": no, "ct_turnable": torch.tensor([True, False]), "mr_turnable": no}
+    result = evaluate(model, batch, configuration, 0, None)
+    values = result.values()
+    assert values["turnable_share_CT"] == 0.5
+    assert values["turnable_share_MR"] == 0
+    assert "rotation_accuracy_MR" not in values
+    # The mean is over the modalities with turnable crops.
+    ct_only = evaluate(model, {**batch, "mr_turnable": yes, "ct_turnable": no}, configuration, 0, None)
+    assert values["rotation"] > 0.5
+    assert ct_only.values()["rotation"] > 0.5
+
+
+def test_a_batch_without_turnable_crops_trains_all_but_the_rotation_head():
+    configuration = tiny()
+    model = PretrainingModel(configuration)
+    no = torch.zeros(2, dtype=torch.bool)
+    result = evaluate(model, {**synthetic_batch(), "ct_turnable": no, "mr_turnable": no}, configuration, 0, None)
+    assert result.losses["rotation"].item() == 0
+    assert not {name for name in result.values() if name.startswith("rotation")}
+    result.total.backward()
+    # DistributedDataParallel waits for a gradient of every parameter.
+    assert all((p.grad == 0).all() for p in model.rotation_head.parameters())
+    assert any((p.grad != 0).any() for p in model.patch_embed.parameters())
 
 
 def test_bandwidth_and_floor_are_averaged_in_training_only():

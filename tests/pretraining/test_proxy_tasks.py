@@ -27,8 +27,7 @@ def test_distillation_teaches_the_single_image_only():
     (gradient,) = torch.autograd.grad(results.losses["distillation"], deep)
     assert gradient[:2].abs().max() == 0 < gradient[2:].abs().max()
     expected = [
-        consistency(*maps.chunk(2), *views[name].turns.chunk(2)).mean()
-        for name, (_, maps) in outputs.features.items()
+        consistency(*maps.chunk(2), *views[name].turns.chunk(2)).mean() for name, (_, maps) in outputs.features.items()
     ]
     assert results.losses["distillation"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 

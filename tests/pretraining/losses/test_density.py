@@ -110,7 +110,10 @@ def test_the_loss_cannot_be_lowered_by_shrinking_or_moving_all_tokens(loss):
     first, second, _ = clouds(12, 0.7, count=60)
     scale, offset = torch.zeros((), requires_grad=True), torch.zeros(12, requires_grad=True)
     match = density_matching(
-        first * scale.exp() + offset, second * scale.exp() + offset, generator=torch.Generator().manual_seed(0), loss=loss
+        first * scale.exp() + offset,
+        second * scale.exp() + offset,
+        generator=torch.Generator().manual_seed(0),
+        loss=loss,
     )
     gradients = torch.autograd.grad(match.loss, (scale, offset))
     for gradient in gradients:
