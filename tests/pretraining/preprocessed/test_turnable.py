@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.objective import two_views
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
 from pretraining.preprocessed.turnable import is_isotropic_plane, turnable_volumes, turning_notes
 from pretraining.preprocessed.volume_file import StoredGrid, VolumeMetadata, write_volume
 from pretraining.randomness import sample_generators
+from pretraining.view_pairs import two_views
 
 from ..synthetic import tiny, write_index
 
@@ -80,7 +80,7 @@ def test_the_padding_says_nothing_about_the_turn(tmp_path):
         images = {"CT": batch["ct"], "MR": batch["mr"]}
         turnable = {"CT": batch["ct_turnable"], "MR": batch["mr_turnable"]}
         generators = sample_generators(0, step, 0, range(16))
-        views = two_views(images, turnable, batch["paired"], tiny(), generators)
+        views = two_views(images, turnable, batch["paired"], tiny(), generators).views
         for name, both in views.items():
             # The views' intensities differ, so the padding is followed through the turns by itself.
             padding = (images[name] == PADDING).repeat(2, 1, 1, 1, 1)
