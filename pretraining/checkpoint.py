@@ -150,6 +150,7 @@ def export_encoder(
     spacing: tuple[float, ...],
     path: Path,
     normalisation: dict[str, Any] | None = None,
+    orientation: str | None = None,
 ) -> Encoder:
     """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
@@ -164,6 +165,7 @@ def export_encoder(
         details={
             "configuration": configuration.to_dict(),
             "normalisation": dict(normalisation or {}),
+            "orientation": orientation,
             **encoder_details(configuration, collection, spacing),
         },
     )
