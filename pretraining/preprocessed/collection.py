@@ -97,7 +97,7 @@ class IndexTable:
             split: `train` or `validation` by patient identifier.
             modalities: names, in the order of their indices.
             files: path of each volume inside the folder, in the order of `collection.volumes`.
-            grids: voxels and native spacing (z, y, x) by path.
+            grids: of each volume, by path.
         """
         patients, volumes = collection.patients, collection.volumes
         numbers = {modality: number for number, modality in enumerate(modalities)}
@@ -110,7 +110,7 @@ class IndexTable:
             domain=np.array([DOMAINS.index(volume.domain) for volume in volumes], np.uint8),
             modality=np.array([numbers[volume.modality] for volume in volumes], np.uint16),
             shape=np.array([grids[name].shape for name in files], np.int32),
-            native_spacing=np.array([grids[name].native_spacing for name in files], np.float32),
+            native_spacing=np.array([grids[name].native.spacing for name in files], np.float32),
         )
 
     def write(self, path: Path) -> None:
@@ -174,6 +174,7 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
+        orientation: of all volumes, such as `RAS`.
         crop_size: crop size that the chunks of the files are optimised for (z, y, x).
         header: content of `index.json`.
         table: content of `index.npz`: patients and volumes.
@@ -187,6 +188,7 @@ class PreprocessedCollection:
         self.hash: str = header["hash"]
         self.spacing: tuple[float, ...] = tuple(header["spacing"])
         self.modalities: list[str] = header["modalities"]
+        self.orientation: str = header["orientation"]
         self.crop_size: tuple[int, ...] = tuple(header["crop_size"])
 
     @classmethod

@@ -8,6 +8,7 @@ The array is float32 (1, z, y, x), normalised and resampled, in chunks of about 
 | `padding` | intensity outside the volume |
 | `spacing` | mm (z, y, x) |
 | `native_spacing` | mm (z, y, x) before resampling |
+| `native_orientation` | of the raw file, such as `LPS` |
 | `origin` | digest of the raw files and of the normalisation that the volume was computed from |
 """
 
@@ -33,6 +34,16 @@ MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
 FOREGROUND_TYPE = np.dtype("<i2")
 
 
+class NativeGrid(NamedTuple):
+    """A volume before preprocessing: spacing in mm (z, y, x) after reorientation; orientation of the raw file."""
+
+    spacing: tuple[float, ...]
+    orientation: str
+
+
+UNKNOWN = NativeGrid((1.0, 1.0, 1.0), "")
+
+
 @dataclass(frozen=True)
 class VolumeMetadata:
     """What a file holds besides the voxels.
@@ -41,22 +52,22 @@ class VolumeMetadata:
         foreground: voxels of the body (n, 3), z, y, x; may be empty.
         padding: intensity outside the volume.
         spacing: mm (z, y, x).
-        native_spacing: mm (z, y, x) before resampling.
+        native: spacing and orientation before preprocessing.
         origin: digest of what the volume was computed from.
     """
 
     foreground: np.ndarray
     padding: float
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    native_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    native: NativeGrid = UNKNOWN
     origin: str = ""
 
 
 class StoredGrid(NamedTuple):
-    """What the index says of a file: its voxels (z, y, x), and the spacing before resampling, mm (z, y, x)."""
+    """What the index says of a file: its voxels (z, y, x), and what it was before preprocessing."""
 
     shape: tuple[int, ...]
-    native_spacing: tuple[float, ...]
+    native: NativeGrid
 
 
 def write_volume(
@@ -78,7 +89,8 @@ def write_volume(
         "foreground": metadata.foreground.astype(FOREGROUND_TYPE).tobytes(),
         "padding": float(metadata.padding),
         "spacing": list(metadata.spacing),
-        "native_spacing": list(metadata.native_spacing),
+        "native_spacing": list(metadata.native.spacing),
+        "native_orientation": metadata.native.orientation,
         "origin": metadata.origin,
     }
     try:
@@ -142,10 +154,10 @@ def grid_if_complete(path: Path, origin: str) -> StoredGrid | None:
         volume = blosc2.open(str(path), mode="r")
         if volume.schunk.meta["origin"] != origin:
             return None
-        native_spacing = volume.schunk.meta["native_spacing"]
+        native = NativeGrid(tuple(volume.schunk.meta["native_spacing"]), str(volume.schunk.meta["native_orientation"]))
     except (RuntimeError, OSError, ValueError, KeyError):
         return None
-    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), tuple(native_spacing))
+    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), native)
 
 
 def _metadata(path: Path, volume: blosc2.NDArray, key: str) -> Any:

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import itk_reason
 from nnunetv2_swinfuse.imaging.nifti import check_nifti
-from pretraining.collections.collection import Volume
+from pretraining.collections.collection import ORIENTATION, Volume
 
 # Between lung (about -700 HU) and fat (about -100 HU): everything denser than lung counts as body.
 CT_BODY_HU = -500
 
 
 def read_volume(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """Voxels float32 (1, z, y, x), and nnU-Net's properties with the spacing (z, y, x).
+    """Voxels float32 (1, z, y, x) with axes in the order of ORIENTATION, and nnU-Net's properties with the spacing
+    (z, y, x).
+
+    An oblique volume is brought to the nearest axes; no voxel is interpolated.
 
     Raises:
         InputError: naming the file, when it is truncated, when voxels are NaN or infinite, or when all are equal.
@@ -81,7 +84,7 @@ def _read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
 def _read(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     try:
         check_nifti(path)
-        data, properties = SimpleITKIO().read_images([str(path)])
+        data, properties = SimpleITKIOWithReorient().read_images([str(path)], orientation=ORIENTATION)
     except RuntimeError as error:
         raise InputError(f"{path}: unreadable or truncated ({itk_reason(error)}); replace or remove it") from error
     except FileNotFoundError as error:
