@@ -31,6 +31,7 @@ from pretraining.view_pairs import two_views
 
 CPU = torch.device("cpu")
 CROPS = 16
+SHOWN = ("divergence", "floor", "rank", "masked_error", "rotation_accuracy", "same", "other", "single")
 # What versions before 0.3 did, as far as today's settings express it: their standardisation was detached, too.
 BEFORE: dict[str, Any] = {
     "second_view": "paired", "complementary_masks": False, "contrastive_loss": "nt_xent", "density_levels": ("paired",),
@@ -54,7 +55,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @torch.no_grad()
-def top_1(model: PretrainingModel, collection: PreprocessedCollection, configuration: Configuration) -> dict[str, float]:
+def top_1(
+    model: PretrainingModel, collection: PreprocessedCollection, configuration: Configuration
+) -> dict[str, float]:
     """Share of MR crops whose second view is the one most similar to the first, by what the views attend to."""
     crops = CropDataset(
         collection, "validation", configuration.crop_size, CROPS, seed=1, foreground_share=1.0, steps=1,
@@ -111,7 +114,9 @@ def main() -> None:
         runs = [measure(collection, *VARIANTS[variant], arguments.steps, seed) for seed in arguments.seeds]
         print(f"\n{variant}: before -> after, means of seeds {arguments.seeds}")
         for name in sorted(runs[0][1]):
-            if not name.startswith(("divergence", "floor", "rank", "masked_error", "rotation_acc", "same", "other", "single")):
+            if not name.startswith(
+                ("divergence", "floor", "rank", "masked_error", "rotation_acc", "same", "other", "single")
+            ):
                 continue
             start, end = (fmean(run[part].get(name, float("nan")) for run in runs) for part in (0, 1))
             each = ", ".join(f"{run[1][name]:.3f}" for run in runs)
