@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_swinfuse.imaging.volume import VolumeError, VoxelVolume, read_volume
 from nnunetv2_swinfuse.inference import geometry_checks, intensity_checks
+from nnunetv2_swinfuse.inference.blank_slices import check_blank_slices
 from nnunetv2_swinfuse.inference.cases import InputCase
 from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity, accept
 from nnunetv2_swinfuse.inference.model_description import Channel, ModelDescription
@@ -22,6 +23,7 @@ CHECKS = {
     "size": "at least 4 voxels along each axis",
     "content": "not constant",
     "label_map": "an image, not a segmentation",
+    "blank_slices": "no slices of a single value within the image",
     "direction": "orthonormal direction matrix",
     "orientation": "axes stored as in a training image",
     "spacing": "voxel size near the training images'",
@@ -100,6 +102,7 @@ def _check_volume(
         "size": lambda: geometry_checks.check_size(volume),
         "content": lambda: intensity_checks.check_content(image),
         "label_map": lambda: intensity_checks.check_label_map(image),
+        "blank_slices": lambda: check_blank_slices(volume),
         "direction": lambda: geometry_checks.check_direction(volume),
         "orientation": lambda: geometry_checks.check_orientation(volume, model),
         "spacing": lambda: geometry_checks.check_spacing(volume, model),
