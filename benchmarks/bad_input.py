@@ -66,6 +66,19 @@ def spoil_header(name: str, offset: int, layout: str, *values: float) -> None:
     KINDS[name] = spoil
 
 
+def spoil_affine(name: str, change: Callable[[np.ndarray], np.ndarray], qform: int = 1) -> None:
+    """The sform changed, beside a qform or, with the code 0, as the only affine."""
+
+    def spoil(image: sitk.Image, folder: Path) -> None:
+        content = raw_nifti(image)
+        rows = np.reshape(struct.unpack_from("<12f", content, 280), (3, 4))
+        struct.pack_into("<12f", content, 280, *change(rows).ravel())
+        struct.pack_into("<2h", content, 252, qform, 2)
+        (folder / NAME).write_bytes(gzip.compress(bytes(content), 1))
+
+    KINDS[name] = spoil
+
+
 def spoil_file(name: str, change: Callable[[bytes], bytes], target: str = NAME) -> None:
     def spoil(image: sitk.Image, folder: Path) -> None:
         path = save(sitk.GetArrayFromImage(image), image, folder)
@@ -167,9 +180,12 @@ def register_kinds() -> None:
     spoil_header("complex voxels", 70, "<2h", 32, 64)
     spoil_header("voxels from byte -352 on", 108, "<f", -352)
     spoil_header("voxels beyond the end", 108, "<f", 1e9)
-    spoil_header("sheared affine", 252, "<2h", 0, 2)
-    spoil_header("affine of zeros", 280, "<12f", *[0.0] * 12)
-    spoil_header("affine of NaN", 280, "<12f", *[float("nan")] * 12)
+    spoil_header("qform of NaN", 256, "<6f", *[float("nan")] * 6)
+    spoil_header("sform of zeros beside a qform", 280, "<12f", *[0.0] * 12)
+    spoil_header("sform of NaN beside a qform", 280, "<12f", *[float("nan")] * 12)
+    spoil_affine("sheared affine", lambda rows: rows + np.array([[0, 0.5, 0, 0], [0] * 4, [0] * 4]), qform=0)
+    spoil_affine("affine of zeros", np.zeros_like, qform=0)
+    spoil_affine("qform and sform of opposite sides", lambda rows: rows * np.array([[-1, -1, -1, 1], [1] * 4, [1] * 4]))
     spoil_file("0 bytes", lambda _: b"")
     spoil_file("text", lambda _: b"The image is on the other disk.")
     spoil_file("HTML of a login page", lambda _: b"<!DOCTYPE html><html><body>Please log in</body></html>" * 50)
@@ -186,7 +202,6 @@ def register_kinds() -> None:
     spoil_file("garbage after the compressed stream", lambda content: content + b"garbage" * 99)
     spoil_file("zlib in place of gzip", lambda content: zlib.compress(gzip.decompress(content)))
     spoil_file("another ending", lambda content: content, "case_0000.nrrd")
-    spoil_file("no channel number of four digits", lambda content: content, "case_00.nii.gz")
 
 
 @kind("MetaImage by the name of NIfTI")

@@ -147,8 +147,8 @@ def page(results: dict[str, dict[str, Any]], arguments: str) -> str:
     lines = [
         f"# {date.today().isoformat()}: {len(bad)} kinds of bad input",
         "",
-        "What a user sees of bad input in stock nnU-Net and in swinfuse_predict. Both run on the CPU, each in a process",
-        "of its own; the settings are those in `benchmarks/robustness.py`.",
+        "What a user sees of bad input in stock nnU-Net and in swinfuse_predict. Both run on the CPU, each in a",
+        "process of its own; the settings are those in `benchmarks/robustness.py`.",
         "",
         f"    python -m benchmarks.robustness {arguments}".rstrip(),
         "",
