@@ -42,7 +42,7 @@ def write(folder: Path, volumes: int) -> None:
     )
     table.write(folder / TABLE)
     header = {
-        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3,
+        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3, "orientation": "RAS",
         "crop_size": [96] * 3, "validation_share": 0.1, "modalities": ["CT", "T1w"],
     }  # fmt: skip
     (folder / INDEX).write_text(json.dumps(header))

@@ -7,18 +7,17 @@ of contents.
 
 from __future__ import annotations
 
-import pickle
 import pickletools
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 import torch
 
-from nnunetv2_swinfuse.architecture.torch_file import check_zip
+from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file
 from nnunetv2_swinfuse.errors import InputError
 
 # What PyTorch's and our own checkpoints call to be rebuilt. All are on the list of torch.load(weights_only=True) too,
@@ -60,28 +59,18 @@ def load_plain(path: Path | IO[bytes], name: str | None = None) -> dict[str, Any
     Raises:
         PlainFileError: when the file is damaged, needs code execution, or holds something else.
     """
-    name = name or str(path)
     try:
-        with numpy_numbers(), nullcontext(path) if not isinstance(path, Path) else path.open("rb") as file:
-            # PyTorch does not: a flipped bit would be another weight.
-            check_zip(file)
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch's message is a page; its reason is one line.
-        reason = next((line for line in str(error).splitlines() if "WeightsUnpickler error" in line), "")
-        reason = reason.strip().removeprefix("WeightsUnpickler error: ") or "no pickle of tensors"
-        raise UnsafeFileError(
-            f"{name}: damaged, or needs code execution to be read, and was refused ({reason}). Get it "
-            "again from its source; open it with torch.load(weights_only=False) only if you would run any program of "
-            "its author's"
-        ) from error
-    except Exception as error:
-        # A damaged archive provokes whatever torch's reader and Python's zlib and struct have to offer.
-        raise PlainFileError(
-            f"{name}: damaged or no PyTorch file ({type(error).__name__}: {_first_line(error)}); copy it again"
-        ) from error
+        with numpy_numbers():
+            content = load_torch_file(path, name)
+    except TorchFileError as error:
+        if error.needs_code:
+            raise UnsafeFileError(
+                f"{error}. Get it again from its source; open it with torch.load(weights_only=False) only if you would "
+                "run any program of its author's"
+            ) from error
+        raise PlainFileError(f"{error}; copy it again") from error
     if not isinstance(content, dict):
-        raise PlainFileError(f"{name}: holds a {type(content).__name__}, expected a dictionary")
+        raise PlainFileError(f"{name or path}: holds a {type(content).__name__}, expected a dictionary")
     return content
 
 

@@ -151,6 +151,7 @@ def export_encoder(
     spacing: tuple[float, ...],
     path: Path,
     normalisation: dict[str, Any] | None = None,
+    orientation: str | None = None,
 ) -> Encoder:
     """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
@@ -165,6 +166,7 @@ def export_encoder(
         details={
             "configuration": configuration.to_dict(),
             "normalisation": dict(normalisation or {}),
+            "orientation": orientation,
             **encoder_details(configuration, collection, spacing),
         },
     )

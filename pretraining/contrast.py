@@ -25,7 +25,7 @@ class ContrastParameters(NamedTuple):
     """Parameters of the contrasts of a batch.
 
     Attributes:
-        knots: values of the intensity curve at equidistant intensities from the crop's lowest to its highest (B, KNOTS).
+        knots: values of the intensity curve at equidistant intensities between the crop's extremes (B, KNOTS).
         first: kernels of the first convolution (B, CHANNELS, 1, 3, 3, 3).
         second: kernels of the second one (B, 1, CHANNELS, 3, 3, 3).
         share: share of the convolved image in the result, the rest being that of the curve (B,).

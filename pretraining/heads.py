@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.architecture.topology import Triple, triple
 
 # Values that one token reconstructs along an axis at most; deeper tokens cover more voxels than this.
 MAX_VALUES = 8
 
 
 class LinearInpaintingHead(nn.Module):
-    """Reconstructs the voxels of each token by one linear layer, as in SimMIM (arXiv 2111.09886), summed over the stages.
+    """Reconstructs the voxels of each token by a linear layer, as in SimMIM (arXiv 2111.09886), summed over the stages.
 
     A token sees nothing but its own features: what is cut out has to be inferred by the encoder. The convolutions of
     :class:`PyramidInpaintingHead` infer most of it themselves, also on the features of a random encoder
@@ -29,9 +29,7 @@ class LinearInpaintingHead(nn.Module):
 
     def __init__(self, channels: Sequence[int], strides: Sequence[Triple]):
         super().__init__()
-        self.values: list[Triple] = [
-            (min(z, MAX_VALUES), min(y, MAX_VALUES), min(x, MAX_VALUES)) for z, y, x in strides
-        ]
+        self.values = [triple([min(size, MAX_VALUES) for size in stride]) for stride in strides]
         self.layers = nn.ModuleList(
             nn.Conv3d(c, math.prod(values), 1) for c, values in zip(channels, self.values, strict=True)
         )
@@ -127,7 +125,7 @@ class RotationHead(nn.Module):
 
 
 def _to_voxels(values: Tensor, cell: Triple) -> Tensor:
-    """Moves the channels (B, z * y * x of the cell, Z, Y, X) of each token to its place: (B, 1, Z * z, Y * y, X * x)."""
+    """Arranges the channels (B, z * y * x, Z, Y, X) of each token as its voxels: (B, 1, Z * z, Y * y, X * x)."""
     batch, _, *grid = values.shape
     arranged = values.reshape(batch, *cell, *grid).permute(0, 4, 1, 5, 2, 6, 3)
     return arranged.reshape(batch, 1, *(g * c for g, c in zip(grid, cell, strict=True)))

@@ -27,8 +27,10 @@ from pretraining.monitoring.log import RunLog, SilentLog
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.out_of_memory import explain_out_of_memory
+from pretraining.preprocessed.batches import repetition_notes
 from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
 from pretraining.preprocessed.crops import CropDataset
+from pretraining.preprocessed.splits import SPLITS
 from pretraining.preprocessed.turnable import turning_notes
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.run_time import format_duration
@@ -266,7 +268,10 @@ def _log_start(
         f"{others}, collection {collection.name}, "
         f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.1f} M parameters"
     )
-    for note in collection.reading_notes(requested.crop_size):
+    notes = collection.reading_notes(requested.crop_size)
+    for split in SPLITS:
+        notes += repetition_notes(collection, split, requested.batch_size, requested.modalities)
+    for note in notes:
         log.info(note)
     if requested.quarter_turns and not requested.for_spacing(collection.spacing).quarter_turns:
         log.info(

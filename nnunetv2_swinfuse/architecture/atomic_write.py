@@ -29,10 +29,19 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp{path.suffix}")
     try:
         yield temporary
-        # Without this a crash of the machine may leave the new name with an empty file.
-        with temporary.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        move_into_place(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Flushes a finished file to disk and renames it, in one file system; replaces what has that name.
+
+    Raises:
+        OSError: when it is missing or the folder cannot be written.
+    """
+    # Without this a crash of the machine may leave the new name with an empty file.
+    with temporary.open("r+b") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -7,6 +7,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,33 +32,50 @@ class TorchFileError(ValueError):
         self.needs_code = needs_code
 
 
-def load_torch_file(path: Path) -> Any:
+def load_torch_file(path: Path | IO[bytes], name: str | None = None) -> Any:
     """Reads a file with `torch.load(weights_only=True)` onto the CPU.
 
     PyTorch does not verify the checksums in its zip files, so that a flipped bit would change a weight unnoticed. They
     are verified here. Files of PyTorch before 1.6 have none.
 
+    Args:
+        path: the file, or its content.
+        name: for messages, where content is given.
+
     Raises:
         TorchFileError: when the file cannot be opened, is damaged, or needs code execution.
     """
+    name = name or str(path)
     try:
-        file = path.open("rb")
+        opened = path.open("rb") if isinstance(path, Path) else nullcontext(path)
     except OSError as error:
-        raise TorchFileError(f"{path}: cannot be opened ({error.strerror})") from error
-    with file:
+        raise TorchFileError(f"{name}: cannot be opened ({error.strerror})") from error
+    with opened as file:
         try:
             check_zip(file)
             return torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise TorchFileError(
-                f"{path}: needs code execution to be read, or is corrupted, and was refused ({_reason(error)})",
+                f"{name}: needs code execution to be read, or is corrupted, and was refused ({_reason(error)})",
                 needs_code=True,
             ) from error
         except Exception as error:
             # Any exception: damaged bytes make the unpickler raise IndexError, AttributeError, struct.error and others.
             raise TorchFileError(
-                f"{path}: corrupted or not a PyTorch file ({type(error).__name__}: {_reason(error)})"
+                f"{name}: corrupted or not a PyTorch file ({type(error).__name__}: {_reason(error)})"
             ) from error
+
+
+def map_torch_file(path: Path) -> Any:
+    """The same without reading the tensors, which are mapped into memory, nor their checksums: for a number in a file.
+
+    Raises:
+        TorchFileError: when the file cannot be opened, is damaged, or needs code execution.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise TorchFileError(f"{path}: cannot be read ({type(error).__name__}: {_reason(error)})") from error
 
 
 def save_torch_file(content: Mapping[str, Any], path: str | os.PathLike[str]) -> None:

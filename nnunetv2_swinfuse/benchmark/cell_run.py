@@ -273,9 +273,9 @@ def write_script(
 
 def learning_curve(checkpoint: Path) -> dict[str, list[float]]:
     """Losses and nnU-Net's pseudo Dice of every epoch, from a checkpoint that this experiment wrote."""
-    import torch
+    from nnunetv2_swinfuse.plain_loading import load_plain
 
-    log = torch.load(checkpoint, map_location="cpu", weights_only=False)["logging"]
+    log = load_plain(checkpoint)["logging"]
     names = ("train_losses", "val_losses", "mean_fg_dice")
     return {name: [round(float(value), 5) for value in log[name]] for name in names}
 

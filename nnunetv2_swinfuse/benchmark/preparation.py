@@ -237,9 +237,8 @@ def _data_identifier(plans: Path, configuration: str) -> str:
 
 
 def _training_seconds(results: Path) -> float:
-    import torch
-
+    from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
     from pretraining.checkpoint import CHECKPOINT
 
     (checkpoint,) = results.glob(f"*/swinfuse__*/{CHECKPOINT}")
-    return float(torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["seconds"])
+    return float(map_torch_file(checkpoint)["seconds"])

@@ -82,6 +82,18 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> list[str]:
     return problems
 
 
+def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    """A part as a whole; its CRC is compared.
+
+    Raises:
+        ArchiveError: when it is damaged.
+    """
+    try:
+        return archive.read(member)
+    except Exception as error:
+        raise _damaged(archive, member, error) from error
+
+
 def member_hash(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
     """SHA-256 of a part, read a megabyte at a time; its CRC is compared on the way.
 
@@ -94,7 +106,11 @@ def member_hash(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> str:
             while block := file.read(_MEBIBYTE):
                 digest.update(block)
     except Exception as error:
-        raise ArchiveError(
-            f"{archive.filename}: {member.filename} is damaged ({type(error).__name__}: {error}); download it again"
-        ) from error
+        raise _damaged(archive, member, error) from error
     return digest.hexdigest()
+
+
+def _damaged(archive: zipfile.ZipFile, member: zipfile.ZipInfo, error: Exception) -> ArchiveError:
+    return ArchiveError(
+        f"{archive.filename}: {member.filename} is damaged ({type(error).__name__}: {error}); download it again"
+    )

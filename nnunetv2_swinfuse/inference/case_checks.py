@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from nnunetv2_swinfuse.imaging.nifti_header import header_conflicts
 from nnunetv2_swinfuse.imaging.volume import VolumeError, VoxelVolume, read_volume
 from nnunetv2_swinfuse.inference import geometry_checks, intensity_checks
+from nnunetv2_swinfuse.inference.blank_slices import check_blank_slices
 from nnunetv2_swinfuse.inference.cases import InputCase
 from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity, accept
 from nnunetv2_swinfuse.inference.model_description import Channel, ModelDescription
@@ -17,11 +19,13 @@ CHECKS = {
     "file_name": "the model's file ending, CASE_0000",
     "channels": "all channels of a case, no others, on one grid",
     "readable": "whole file, sound header and compression, known format, voxels in the file itself",
+    "header": "no contradictions in a NIfTI header",
     "three_dimensional": "one 3D image of numbers",
     "finite": "no NaN, no infinity, nothing that overflows float32",
     "size": "at least 4 voxels along each axis",
     "content": "not constant",
     "label_map": "an image, not a segmentation",
+    "blank_slices": "no slices of a single value within the image",
     "direction": "orthonormal direction matrix",
     "orientation": "axes stored as in a training image",
     "spacing": "voxel size near the training images'",
@@ -72,7 +76,8 @@ def _check_files(
             findings.append(Finding(error.check, Severity.REFUSED, error.reason, _sentence(error.remedy), str(path)))
             continue
         volumes.append(volume)
-        made += ["readable", "three_dimensional", "finite"]
+        made += ["readable", "header", "three_dimensional", "finite"]
+        findings += _check_header(path)
         _check_volume(volume, channel, model, findings, made, not_made)
     for volume in volumes[1:]:
         if difference := volumes[0].grid.differs_from(volume.grid):
@@ -85,6 +90,21 @@ def _check_files(
                     str(volume.path),
                 )
             )
+
+
+def _check_header(path: Path) -> list[Finding]:
+    return [
+        Finding(
+            "header",
+            Severity.REFUSED if "axes" in conflict else Severity.WARNING,
+            conflict,
+            "Export it again, or remove the wrong one of the two, with the images at hand that show left and right."
+            if "axes" in conflict
+            else "Check that its intensities are right, or export it again.",
+            str(path),
+        )
+        for conflict in header_conflicts(path)
+    ]
 
 
 def _check_volume(
@@ -100,6 +120,7 @@ def _check_volume(
         "size": lambda: geometry_checks.check_size(volume),
         "content": lambda: intensity_checks.check_content(image),
         "label_map": lambda: intensity_checks.check_label_map(image),
+        "blank_slices": lambda: check_blank_slices(volume),
         "direction": lambda: geometry_checks.check_direction(volume),
         "orientation": lambda: geometry_checks.check_orientation(volume, model),
         "spacing": lambda: geometry_checks.check_spacing(volume, model),

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 import torch
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.check import add_model_arguments, model_folder
@@ -109,15 +110,13 @@ def export_model(
     check_plans(described.plans, folder / "plans.json")
     names = _folds(folder, folds, checkpoint)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            draft = Path(temporary) / "model.zip"
+        for left in target.parent.glob(f"{target.name}.*.tmp{target.suffix}"):
+            # Of an export that was killed.
+            left.unlink()
+        with atomic_write(target) as draft:
             with zipfile.ZipFile(draft, "w") as archive:
                 _write(archive, model, folder, described.dataset_json, names, checkpoint, words or {}, licences or {})
             digest = verify_zip(draft).sha256
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(draft, target)
     except OSError as error:
         raise InputError(
             f"{target}: cannot be written ({error.strerror or error}); make room or choose another"

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from nnunetv2_swinfuse.architecture.atomic_write import move_into_place
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.check import write_text
 from nnunetv2_swinfuse.inference.loading import file_hash
@@ -113,7 +114,7 @@ class OutputFolder:
                 self._record(case), json.dumps({**record, "mask_sha256": digest, "replaces": replaced}, indent=2)
             )
             for ending in reversed(self.endings):
-                os.replace(f"{self.draft(case)}{ending}", self.folder / f"{case}{ending}")
+                move_into_place(Path(f"{self.draft(case)}{ending}"), self.folder / f"{case}{ending}")
         except OSError as error:
             raise InputError(f"{self.mask(case)}: cannot be written ({error.strerror or error}); make room") from error
         return digest

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.torch_file import file_hash
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash
+from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash, read_member
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
@@ -95,11 +95,11 @@ def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None
             return member_hash(archive, members[name]), members[name].file_size
 
         def read(name: str) -> bytes:
-            return archive.read(members[name])
+            return read_member(archive, members[name])
 
         def opened(name: str) -> IO[bytes]:
             # Reading backwards through a compressed part is quadratic; weights are read once into memory.
-            return io.BytesIO(archive.read(members[name]))
+            return io.BytesIO(read_member(archive, members[name]))
 
         sizes = {name: member.file_size for name, member in members.items()}
         model, manifest = _verify(path, sizes, hash_of, read, opened, need_manifest)

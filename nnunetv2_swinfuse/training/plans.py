@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_arch
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import PACKAGE, check_plugin_version
 from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
-from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder, trained_folds
+from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder
+from nnunetv2_swinfuse.training.model_plans import trained_block
 from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
 from nnunetv2_swinfuse.training.provenance import KEYS, REQUESTS, Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
@@ -173,28 +173,6 @@ def _write_block(
     elif encoder is not None:
         provenance = replace(provenance, sizes_from=encoder.path)
     block["architecture"], block["swinfuse"] = architecture, provenance.to_dict()
-
-
-def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
-    """The configuration as a model's folds were trained with; None when none has been.
-
-    Raises:
-        PlansError: when the model's plans.json cannot be read or is not this trainer's.
-    """
-    path = model_folder / PLANS_FILE
-    folds = trained_folds(model_folder)
-    if not folds or not path.is_file():
-        return None
-    try:
-        block = json.loads(path.read_text())["configurations"][configuration]
-        if planned_backbone(block["architecture"]) is None or "swinfuse" not in block:
-            raise KeyError("swinfuse")
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise PlansError(
-            f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
-            f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start over"
-        ) from error
-    return block
 
 
 def _encoder(named: str | None, needed: bool) -> tuple[Encoder | None, str]:

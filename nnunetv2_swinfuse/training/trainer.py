@@ -180,6 +180,10 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             if self.local_rank == 0:
                 block = self.configuration_manager.configuration
                 record_start(Path(self.output_folder_base), self.fold, block)
+        if self.local_rank == 0:
+            # Checkpoints that a killed process has left half written.
+            for temporary in Path(self.output_folder).glob("*.tmp.*"):
+                temporary.unlink(missing_ok=True)
         super().on_train_start()
 
     def _record_pretrained_weights(self) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def undo_turns(maps: Tensor, turns: Tensor) -> Tensor:
-    """Turns maps (B, C, z, y, x) back by the quarter turns of their crops, (B,) on the CPU; y must equal x if turned."""
+    """Turns maps (B, C, z, y, x) back by the quarter turns of their crops, (B,) on the CPU."""
     return torch.stack([torch.rot90(m, -int(turn), dims=(2, 3)) for m, turn in zip(maps, turns, strict=True)])
 
 

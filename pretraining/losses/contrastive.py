@@ -45,8 +45,8 @@ def cross_modal_loss(ct: Tensor, mr: Tensor, registered: Tensor, temperature: fl
 
     Args:
         ct, mr: vectors of one view of every sample (N, D).
-        registered: whether CT and MR of sample i are registered, bool (N,), on the CPU: reading it from a GPU would make
-            the host wait in every step.
+        registered: whether CT and MR of sample i are registered, bool (N,), on the CPU: reading it from a GPU would
+            make the host wait in every step.
         temperature: of the softmax over cosine similarities.
 
     Returns:

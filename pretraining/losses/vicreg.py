@@ -1,4 +1,4 @@
-"""Variance and covariance terms of VICReg (Bardes et al., arXiv 2105.04906, equations 1 and 3): features keep their rank.
+"""Variance and covariance terms of VICReg (Bardes et al., arXiv 2105.04906, equations 1, 3): features keep their rank.
 
 They are computed over tokens, as in VICRegL (arXiv 2210.01571), not over images: a batch of two images has no
 covariance.

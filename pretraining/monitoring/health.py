@@ -87,8 +87,8 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
     if saturated:
         places = ", ".join(_place(name.removeprefix("divergence_")) for name in saturated)
         warnings.append(
-            f"the density divergence is saturated at ln 2 ({places}): CT and MR tokens do not overlap, and its gradient "
-            "vanishes. Lower --density_dimensions, or lengthen --density_warmup_steps."
+            f"the density divergence is saturated at ln 2 ({places}): CT and MR tokens do not overlap, and its "
+            "gradient vanishes. Lower --density_dimensions, or lengthen --density_warmup_steps."
         )
     if progress >= WARM_UP_SHARE:
         warnings += _task_warnings(means)

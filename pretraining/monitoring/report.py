@@ -17,6 +17,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import Backbone
+from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
@@ -187,8 +188,7 @@ def _seconds(folder: Path) -> float | None:
     path = folder / CHECKPOINT
     if not path.is_file():
         return None
-    # Memory-mapped, so that the tensors are not read.
-    return float(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["seconds"])
+    return float(map_torch_file(path)["seconds"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

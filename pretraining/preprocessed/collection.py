@@ -20,7 +20,6 @@ Columns of `index.npz` (version 3), volumes in the order of their patients:
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.torch_file import check_zip
 from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
@@ -97,7 +97,7 @@ class IndexTable:
             split: `train` or `validation` by patient identifier.
             modalities: names, in the order of their indices.
             files: path of each volume inside the folder, in the order of `collection.volumes`.
-            grids: voxels and native spacing (z, y, x) by path.
+            grids: of each volume, by path.
         """
         patients, volumes = collection.patients, collection.volumes
         numbers = {modality: number for number, modality in enumerate(modalities)}
@@ -110,7 +110,7 @@ class IndexTable:
             domain=np.array([DOMAINS.index(volume.domain) for volume in volumes], np.uint8),
             modality=np.array([numbers[volume.modality] for volume in volumes], np.uint16),
             shape=np.array([grids[name].shape for name in files], np.int32),
-            native_spacing=np.array([grids[name].native_spacing for name in files], np.float32),
+            native_spacing=np.array([grids[name].native.spacing for name in files], np.float32),
         )
 
     def write(self, path: Path) -> None:
@@ -127,7 +127,10 @@ class IndexTable:
 
     @classmethod
     def read(cls, path: Path) -> IndexTable:
-        """Reads the columns; raises KeyError, ValueError, OSError or BadZipFile for a damaged file."""
+        """Reads the columns; raises an exception of whatever kind for a damaged file."""
+        with path.open("rb") as file:
+            # numpy reads as many bytes as an array has, and so never reaches the checksum after them.
+            check_zip(file)
         with np.load(path) as stored:
             columns = {
                 field.name: Strings(stored[field.name], stored[f"{field.name}_end"])
@@ -174,6 +177,7 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
+        orientation: of all volumes, such as `RAS`.
         crop_size: crop size that the chunks of the files are optimised for (z, y, x).
         header: content of `index.json`.
         table: content of `index.npz`: patients and volumes.
@@ -187,6 +191,7 @@ class PreprocessedCollection:
         self.hash: str = header["hash"]
         self.spacing: tuple[float, ...] = tuple(header["spacing"])
         self.modalities: list[str] = header["modalities"]
+        self.orientation: str = header["orientation"]
         self.crop_size: tuple[int, ...] = tuple(header["crop_size"])
 
     @classmethod
@@ -205,7 +210,7 @@ class PreprocessedCollection:
         try:
             header = json.loads(path.read_text())
             version = int(header["version"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
         if version > INDEX_VERSION:
             raise InputError(
@@ -218,13 +223,18 @@ class PreprocessedCollection:
             )
         try:
             table = IndexTable.read(folder / TABLE)
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except Exception as error:
+            # Damaged bytes provoke whatever numpy, zipfile and zlib have to offer.
             raise InputError(
                 f"{folder / TABLE}: missing or damaged ({error}); preprocess again with --overwrite"
             ) from error
         try:
-            return cls(folder, header, table)
-        except (TypeError, KeyError) as error:
+            collection = cls(folder, header, table)
+            sizes = np.array([collection.spacing, collection.crop_size], float)
+            if sizes.shape != (2, 3) or not (sizes > 0).all():
+                raise ValueError(f"spacing {collection.spacing}, crop_size {collection.crop_size}")
+            return collection
+        except (TypeError, KeyError, ValueError) as error:
             raise InputError(f"{path}: damaged ({error!r}); preprocess again with --overwrite") from error
 
     def split(self, name: str) -> Split:

@@ -8,6 +8,7 @@ The array is float32 (1, z, y, x), normalised and resampled, in chunks of about 
 | `padding` | intensity outside the volume |
 | `spacing` | mm (z, y, x) |
 | `native_spacing` | mm (z, y, x) before resampling |
+| `native_orientation` | of the raw file, such as `LPS` |
 | `origin` | digest of the raw files and of the normalisation that the volume was computed from |
 """
 
@@ -31,6 +32,19 @@ from nnunetv2_swinfuse.errors import InputError
 # Memory-mapping does not work on Windows (nnU-Net's issue 2723).
 MAPPED = {} if os.name == "nt" else {"mmap_mode": "r"}
 FOREGROUND_TYPE = np.dtype("<i2")
+# Normalised intensities stay far below this; a flipped bit in an exponent does not. blosc2 has no checksums.
+LARGEST_NORMALISED = 1e6
+REMEDY = "preprocess again with --overwrite"
+
+
+class NativeGrid(NamedTuple):
+    """A volume before preprocessing: spacing in mm (z, y, x) after reorientation; orientation of the raw file."""
+
+    spacing: tuple[float, ...]
+    orientation: str
+
+
+UNKNOWN = NativeGrid((1.0, 1.0, 1.0), "")
 
 
 @dataclass(frozen=True)
@@ -41,22 +55,22 @@ class VolumeMetadata:
         foreground: voxels of the body (n, 3), z, y, x; may be empty.
         padding: intensity outside the volume.
         spacing: mm (z, y, x).
-        native_spacing: mm (z, y, x) before resampling.
+        native: spacing and orientation before preprocessing.
         origin: digest of what the volume was computed from.
     """
 
     foreground: np.ndarray
     padding: float
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
-    native_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    native: NativeGrid = UNKNOWN
     origin: str = ""
 
 
 class StoredGrid(NamedTuple):
-    """What the index says of a file: its voxels (z, y, x), and the spacing before resampling, mm (z, y, x)."""
+    """What the index says of a file: its voxels (z, y, x), and what it was before preprocessing."""
 
     shape: tuple[int, ...]
-    native_spacing: tuple[float, ...]
+    native: NativeGrid
 
 
 def write_volume(
@@ -78,7 +92,8 @@ def write_volume(
         "foreground": metadata.foreground.astype(FOREGROUND_TYPE).tobytes(),
         "padding": float(metadata.padding),
         "spacing": list(metadata.spacing),
-        "native_spacing": list(metadata.native_spacing),
+        "native_spacing": list(metadata.native.spacing),
+        "native_orientation": metadata.native.orientation,
         "origin": metadata.origin,
     }
     try:
@@ -101,14 +116,21 @@ def open_volume(path: Path) -> blosc2.NDArray:
         InputError: naming the file, when it is missing or damaged.
     """
     try:
-        return blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **MAPPED)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise InputError(f"{path}: missing or damaged ({error}); preprocess again with --overwrite") from error
+        volume = blosc2.open(str(path), mode="r", dparams={"nthreads": 1}, **MAPPED)
+    except Exception as error:
+        # Damaged bytes make blosc2 raise errors of many kinds.
+        raise InputError(f"{path}: missing or damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+    if not isinstance(volume, blosc2.NDArray) or volume.dtype != np.float32 or volume.ndim != 4:
+        raise InputError(f"{path}: damaged, or no volume of float32 (1, z, y, x); {REMEDY}")
+    return volume
 
 
 def foreground_points(path: Path, volume: blosc2.NDArray) -> np.ndarray:
     """Voxels of the body (n, 3), z, y, x, of an opened volume; raises InputError naming `path` where it has none."""
-    return np.frombuffer(_metadata(path, volume, "foreground"), FOREGROUND_TYPE).reshape(-1, 3)
+    try:
+        return np.frombuffer(_metadata(path, volume, "foreground"), FOREGROUND_TYPE).reshape(-1, 3)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged foreground ({error}); {REMEDY}") from error
 
 
 def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: Triple) -> np.ndarray:
@@ -121,17 +143,27 @@ def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: 
         crop_size: voxels (z, y, x).
 
     Raises:
-        InputError: naming the file, when its metadata are damaged.
+        InputError: naming the file, when its metadata or the blocks of this crop are damaged.
     """
     crop, shape = np.array(crop_size), np.array(volume.shape[1:])
     first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
     region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
-    data = volume[region]
     before, after = first - start, start + crop - last
-    if before.any() or after.any():
-        padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
-        data = np.pad(data, padding, constant_values=_metadata(path, volume, "padding"))
-    return np.ascontiguousarray(data, dtype=np.float32)
+    try:
+        data = volume[region]
+        if before.any() or after.any():
+            padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
+            data = np.pad(data, padding, constant_values=_metadata(path, volume, "padding"))
+        data = np.ascontiguousarray(data, dtype=np.float32)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({type(error).__name__}: {error}); {REMEDY}") from error
+    # In this form NaN is refused too.
+    if data.size and not (float(data.min()) > -LARGEST_NORMALISED and float(data.max()) < LARGEST_NORMALISED):
+        raise InputError(
+            f"{path}: damaged, intensities of {data.min():.3g} to {data.max():.3g}; those of a normalised volume stay "
+            f"below {LARGEST_NORMALISED:.0g}; {REMEDY}"
+        )
+    return data
 
 
 def grid_if_complete(path: Path, origin: str) -> StoredGrid | None:
@@ -142,14 +174,14 @@ def grid_if_complete(path: Path, origin: str) -> StoredGrid | None:
         volume = blosc2.open(str(path), mode="r")
         if volume.schunk.meta["origin"] != origin:
             return None
-        native_spacing = volume.schunk.meta["native_spacing"]
+        native = NativeGrid(tuple(volume.schunk.meta["native_spacing"]), str(volume.schunk.meta["native_orientation"]))
     except (RuntimeError, OSError, ValueError, KeyError):
         return None
-    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), tuple(native_spacing))
+    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), native)
 
 
 def _metadata(path: Path, volume: blosc2.NDArray, key: str) -> Any:
     try:
         return volume.schunk.meta[key]
-    except (RuntimeError, KeyError) as error:
-        raise InputError(f"{path}: damaged, or of an older version; preprocess again with --overwrite") from error
+    except (RuntimeError, KeyError, ValueError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: damaged, or of an older version; {REMEDY}") from error

@@ -14,7 +14,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.volume_file import StoredGrid, VolumeMetadata, grid_if_complete, write_volume
+from pretraining.preprocessed.collection import INDEX_VERSION
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, grid_if_complete, write_volume
 from pretraining.preprocessing.files import file_name
 from pretraining.preprocessing.fingerprint import Normalisation, signature
 from pretraining.preprocessing.foreground import body_mask, read_volume
@@ -68,32 +69,36 @@ def preprocess_image(
     complete = {name: grid for name, grid in zip(names, grids, strict=True) if grid is not None}
     if len(complete) == len(names):
         return complete
-    native_spacings, data, segmentation, points = _run_nnunet(image.volumes, normalisation)
+    natives, data, segmentation, points = _run_nnunet(image.volumes, normalisation)
     written = {}
-    for name, volume, native_spacing, channel in zip(names, image.volumes, native_spacings, data, strict=True):
+    for name, volume, native, channel in zip(names, image.volumes, natives, data, strict=True):
         # nnU-Net leaves voxels outside the mask at zero if it normalised inside the mask.
         masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
         padding = 0.0 if masked else float(channel.min())
         blocks, chunks = comp_blosc2_params((1, *channel.shape), crop_size, channel.itemsize)
-        metadata = VolumeMetadata(points, padding, normalisation.spacing, native_spacing, origin)
+        metadata = VolumeMetadata(points, padding, normalisation.spacing, native, origin)
         write_volume(folder / name, channel[None], metadata, chunks, blocks)
-        written[name] = StoredGrid(channel.shape, native_spacing)
+        written[name] = StoredGrid(channel.shape, native)
     return written
 
 
 def _run_nnunet(
     volumes: tuple[Volume, ...], normalisation: Normalisation
-) -> tuple[list[tuple[float, ...]], np.ndarray, np.ndarray, np.ndarray]:
-    """Native spacings of the channels, mm (z, y, x); preprocessed channels float32 (C, z, y, x); segmentation
-    (1, z, y, x); and voxels of the body int (n, 3).
+) -> tuple[list[NativeGrid], np.ndarray, np.ndarray, np.ndarray]:
+    """Runs nnU-Net's preprocessing.
+
+    Returns:
+        Native grids of the channels; preprocessed channels float32 (C, z, y, x); segmentation (1, z, y, x); voxels of
+        the body int (n, 3).
     """
-    native_spacings: list[tuple[float, ...]] = []
+    natives: list[NativeGrid] = []
     channels: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     properties: dict[str, Any] = {}
     for volume in volumes:
         voxels, properties = read_volume(volume.path)
-        native_spacings.append(tuple(float(distance) for distance in properties["spacing"]))
+        native_spacing = tuple(float(distance) for distance in properties["spacing"])
+        natives.append(NativeGrid(native_spacing, properties["sitk_stuff"]["original_orientation"]))
         channels.append(voxels)
         masks.append(body_mask(volume, voxels))
     plans = PlansManager(normalisation.plans([volume.domain for volume in volumes]))
@@ -104,10 +109,10 @@ def _run_nnunet(
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     step = max(1, -(-len(points) // FOREGROUND_POINTS))
-    return native_spacings, data.astype(np.float32), segmentation, points[::step]
+    return natives, data.astype(np.float32), segmentation, points[::step]
 
 
 def _origin(volumes: tuple[Volume, ...], normalisation: Normalisation) -> str:
-    """Digest of the raw files and the normalisation: a file with another one is out of date."""
-    sources = [[signature(volume) for volume in volumes], asdict(normalisation)]
+    """Digest of the raw files, the normalisation and the format: a file with another one is out of date."""
+    sources = [INDEX_VERSION, [signature(volume) for volume in volumes], asdict(normalisation)]
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

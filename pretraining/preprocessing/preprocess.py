@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ import numpy as np
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid
-from pretraining.collections.collection import DOMAINS, Collection
+from pretraining.collections.collection import DOMAINS, ORIENTATION, Collection
 from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.splits import split_patients
@@ -92,7 +93,7 @@ def preprocess(
             stored = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
         if stored is None:
             return folder
-        header = _header(collection, normalisation, crop_size, validation_share)
+        header = _header(collection, normalisation, crop_size, validation_share, names, stored)
         IndexTable.of(collection, split, header["modalities"], names, stored).write(folder / TABLE)
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(header, indent=1))
@@ -183,16 +184,31 @@ def _recorded_split(
 
 
 def _header(
-    collection: Collection, normalisation: Normalisation, crop_size: tuple[int, int, int], validation_share: float
+    collection: Collection,
+    normalisation: Normalisation,
+    crop_size: tuple[int, int, int],
+    validation_share: float,
+    names: Sequence[str],
+    grids: Grids,
 ) -> dict[str, Any]:
     """Content of `index.json`: what concerns the collection as a whole."""
     volumes = collection.volumes
+    native = {
+        domain: Counter(
+            grids[name].native.orientation
+            for name, volume in zip(names, volumes, strict=True)
+            if volume.domain == domain
+        )
+        for domain in DOMAINS
+    }
     return {
         "version": INDEX_VERSION,
         "name": collection.name,
         "layout": collection.layout,
         "hash": collection.hash,
         "spacing": list(normalisation.spacing),
+        "orientation": ORIENTATION,
+        "native_orientations": {domain: dict(sorted(counts.items())) for domain, counts in native.items()},
         "crop_size": list(crop_size),
         "validation_share": validation_share,
         "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretraining import objective
+from pretraining import proxy_tasks, token_statistics
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
@@ -67,14 +67,16 @@ def test_steps_read_no_value(changes):
 
 
 def test_a_read_in_the_objective_would_be_seen(monkeypatch):
-    accuracy = objective.rotation_accuracy
-    monkeypatch.setattr(objective, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
+    accuracy = proxy_tasks.rotation_accuracy
+    monkeypatch.setattr(proxy_tasks, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
     with fake_cuda(), pytest.raises(HiddenRead, match=r"test_pretraining_on_cuda\.py"):
         train(tiny(), steps=1)
 
 
 def test_a_tensor_left_on_the_cpu_would_be_seen(monkeypatch):
-    foreground = objective.foreground_tokens
-    monkeypatch.setattr(objective, "foreground_tokens", lambda *a: torch.zeros(foreground(*a).shape, dtype=torch.bool))
+    foreground = token_statistics.foreground_tokens
+    monkeypatch.setattr(
+        token_statistics, "foreground_tokens", lambda *a: torch.zeros(foreground(*a).shape, dtype=torch.bool)
+    )
     with fake_cuda(), pytest.raises(RuntimeError, match="device"):
         train(tiny(), steps=1)

@@ -1,1 +1,1 @@
-"""Kills pretraining at random moments and checks that nothing is lost: a script, since twenty kills take minutes."""
+"""Kills commands at random moments and checks that nothing is lost: a script, since so many kills take minutes."""

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from nnunetv2_swinfuse.demo.volumes import make_patient
-from pretraining.collections.collection import Collection, Patient, Volume
+from pretraining.collections.collection import ORIENTATION, Collection, Patient, Volume
 from pretraining.configuration import Configuration
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessed.volume_file import StoredGrid, VolumeMetadata, write_volume
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, write_volume
 
 TINY = {
     "crop_size": (16, 16, 16),
@@ -96,7 +96,7 @@ def write_index(
     files = [volume.path.relative_to(folder).as_posix() for volume in collection.volumes]
     modalities = sorted({volume.modality for volume in collection.volumes})
     domains = [volume.domain for volume in collection.volumes]
-    grids = dict.fromkeys(files, StoredGrid(shape, (1.0, 1.0, 1.0))) | (grids or {})
+    grids = dict.fromkeys(files, StoredGrid(shape, NativeGrid((1.0, 1.0, 1.0), "RAS"))) | (grids or {})
     IndexTable.of(collection, split, modalities, files, grids).write(folder / TABLE)
     content = {
         "version": INDEX_VERSION,
@@ -104,6 +104,7 @@ def write_index(
         "layout": collection.layout,
         "hash": "h",
         "spacing": [1.0, 1.0, 1.0],
+        "orientation": ORIENTATION,
         "crop_size": [8, 8, 8],
         "validation_share": 0.1,
         "normalisation": {"ct": {}, "mr_use_mask": False},

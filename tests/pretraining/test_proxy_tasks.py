@@ -56,7 +56,7 @@ def test_no_registered_pair_no_cross_modal_loss(loss):
 
 def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():
     turnable = {"CT": ~YES, "MR": YES}
-    _, outputs, results = run(tiny(), turnable=turnable)
+    _, _, results = run(tiny(), turnable=turnable)
     assert results.health["turnable_share_CT"] == 0
     assert "rotation_accuracy_CT" not in results.health
     assert "rotation_accuracy_MR" in results.health

@@ -58,6 +58,7 @@ CASES = {
     "z-scored": ((ct_voxels() + 600.0) / 450, {}, {"hounsfield": "REFUSED"}),
     "scaled tenfold": (ct_voxels() * 10.0 - 3e3, {}, {"hounsfield": "REFUSED"}),
     "inverted": (-ct_voxels(), {}, {"hounsfield": "REFUSED"}),
+    "every other slice lost": (ct_voxels() * (np.arange(20)[:, None, None] % 2), {}, {"blank_slices": "REFUSED"}),
     "a segmentation": ((ct_voxels() > 0).astype(np.uint8), {}, {"label_map": "REFUSED"}),
     "bad metal": (np.where(ct_voxels() > 70, 60000.0, ct_voxels()), {}, {"hounsfield": "WARNING"}),
 }  # fmt: skip

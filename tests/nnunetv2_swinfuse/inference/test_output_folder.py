@@ -46,7 +46,7 @@ def test_a_kill_between_record_and_mask_leaves_the_case_to_be_predicted(tmp_path
         # Only the move of the mask: the record is written by check.write_text.
         monkeypatch.setattr(output_folder, "write_text", lambda path, text: path.write_text(text))
         with monkeypatch.context() as patch:
-            patch.setattr(output_folder.os, "replace", killed)
+            patch.setattr(output_folder, "move_into_place", killed)
             with pytest.raises(KeyboardInterrupt):
                 publish(output, "a", b"second")
         assert output.mask("a").read_bytes() == b"first"

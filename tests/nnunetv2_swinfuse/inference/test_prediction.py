@@ -14,7 +14,8 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_swinfuse.inference import case_runner, prediction
+from nnunetv2_swinfuse.architecture.atomic_write import move_into_place
+from nnunetv2_swinfuse.inference import case_planning, case_runner
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.predict import main
 
@@ -114,6 +115,23 @@ def test_refused_and_failing_cases_do_not_stop_the_others(model, images, tmp_pat
 
 
 @pytest.mark.slow
+def test_a_mask_that_was_written_in_part_never_appears(model, images, tmp_path, monkeypatch, capsys):
+    export = case_runner.export_prediction_from_logits
+
+    def cut_short(*arguments):
+        export(*arguments)
+        draft = Path(f"{arguments[5]}.nii.gz")
+        draft.write_bytes(draft.read_bytes()[:-40])
+
+    monkeypatch.setattr(case_runner, "export_prediction_from_logits", cut_short)
+    image = images / "case_0_0000.nii.gz"
+    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
+    assert statuses(tmp_path / "out") == {"case_0": "failed"}
+    assert "case_0: FAILED, no mask: the mask could not be written" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
+@pytest.mark.slow
 def test_existing_masks_are_kept_unless_asked_and_only_for_the_same_image_and_model(model, images, tmp_path):
     out = tmp_path / "out"
     run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0)
@@ -140,15 +158,15 @@ def test_a_kill_between_record_and_mask_is_no_finished_case(model, images, tmp_p
     image = images / "case_0_0000.nii.gz"
     run("-i", image, "-o", out, "-m", model, "--disable_tta", "-f", 0)
     write_image(image, ct_voxels(9))
-    replace = os.replace
+    move = move_into_place
 
     def killed(source, target):
         if str(target).endswith("case_0.nii.gz"):
             raise KeyboardInterrupt
-        replace(source, target)
+        move(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr("nnunetv2_swinfuse.inference.output_folder.os.replace", killed)
+        patch.setattr("nnunetv2_swinfuse.inference.output_folder.move_into_place", killed)
         with pytest.raises(KeyboardInterrupt):
             main(
                 [
@@ -184,7 +202,7 @@ def test_two_processes_on_one_folder(model, images, tmp_path, capsys):
 
 
 def test_too_little_memory_is_said_before_it_starts(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "available_memory", lambda: 1000)
+    monkeypatch.setattr(case_planning, "available_memory", lambda: 1000)
     image = images / "case_0_0000.nii.gz"
     assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0) == 4
     (case,) = report_of(tmp_path / "out")["cases"]
@@ -194,7 +212,7 @@ def test_too_little_memory_is_said_before_it_starts(model, images, tmp_path, mon
 
 @pytest.mark.slow
 def test_too_little_memory_can_be_accepted(model, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction, "available_memory", lambda: 1000)
+    monkeypatch.setattr(case_planning, "available_memory", lambda: 1000)
     image = images / "case_0_0000.nii.gz"
     assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--accept", "memory") == 3
 

@@ -60,7 +60,8 @@ def test_a_validation_measures_it_where_crops_are_colocated():
 
 HEALTHY = {
     "dim_change": 0.1, "attention_entropy": 0.8, "attention_difference": 0.1, "feature_variance": 1.0,
-    "rank_stage_1": 0.4, "bandwidth": 0.7, "divergence_single_image": 0.1, "masked_error": 0.4, "masked_error_of_mean": 0.7,
+    "rank_stage_1": 0.4, "bandwidth": 0.7, "divergence_single_image": 0.1, "masked_error": 0.4,
+    "masked_error_of_mean": 0.7,
     "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5,
 }  # fmt: skip
 ILL = {

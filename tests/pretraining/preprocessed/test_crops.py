@@ -140,8 +140,8 @@ def test_without_pairs_all_is_independent(tmp_path):
 def test_pairs_are_drawn_by_their_share_and_lend_their_volumes(tmp_path):
     collection = make_collection(tmp_path, pairs=("p0",), ct=("c0", "c1"), mr=("m0",))
     assert collection.split("train").pair_probability == pytest.approx(1 / 3)
-    crops = dataset(collection, crop_size=(2, 2, 2), batch_size=50, steps=20)
-    items = [crops[step] for step in range(20)]
+    crops = dataset(collection, crop_size=(2, 2, 2), batch_size=1, steps=1000)
+    items = [crops[step] for step in range(1000)]
     share = torch.cat([item["paired"] for item in items]).float().mean().item()
     assert share == pytest.approx(1 / 3, abs=0.06)
     independent = [

@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.objective import two_views
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
 from pretraining.preprocessed.turnable import is_isotropic_plane, turnable_volumes, turning_notes
-from pretraining.preprocessed.volume_file import StoredGrid, VolumeMetadata, write_volume
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, write_volume
 from pretraining.randomness import sample_generators
+from pretraining.view_pairs import two_views
 
 from ..synthetic import tiny, write_index
 
@@ -24,9 +24,9 @@ def make(folder, grids: dict[str, tuple], pairs=()) -> PreprocessedCollection:
         identifier, domain = name.split("_")
         path = folder / f"{name}.b2nd"
         voxels = np.random.default_rng(len(stored)).normal(size=(1, *shape)).astype(np.float32)
-        metadata = VolumeMetadata(np.empty((0, 3)), PADDING, native_spacing=spacing)
+        metadata = VolumeMetadata(np.empty((0, 3)), PADDING, native=NativeGrid(spacing, "RAS"))
         write_volume(path, voxels, metadata, (1, 8, 8, 8), (1, 4, 4, 4))
-        stored[path.name] = StoredGrid(shape, spacing)
+        stored[path.name] = StoredGrid(shape, NativeGrid(spacing, "RAS"))
         patients.setdefault(identifier, []).append(Volume(domain, domain, path))
     members = tuple(Patient(name, tuple(volumes), name in pairs) for name, volumes in patients.items())
     split = dict.fromkeys(patients, "train")
@@ -80,7 +80,7 @@ def test_the_padding_says_nothing_about_the_turn(tmp_path):
         images = {"CT": batch["ct"], "MR": batch["mr"]}
         turnable = {"CT": batch["ct_turnable"], "MR": batch["mr_turnable"]}
         generators = sample_generators(0, step, 0, range(16))
-        views = two_views(images, turnable, batch["paired"], tiny(), generators)
+        views = two_views(images, turnable, batch["paired"], tiny(), generators).views
         for name, both in views.items():
             # The views' intensities differ, so the padding is followed through the turns by itself.
             padding = (images[name] == PADDING).repeat(2, 1, 1, 1, 1)

@@ -8,6 +8,7 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.preprocessed.volume_file import (
+    NativeGrid,
     StoredGrid,
     VolumeMetadata,
     foreground_points,
@@ -18,6 +19,7 @@ from pretraining.preprocessed.volume_file import (
 )
 
 SHAPE = (7, 9, 8)
+NATIVE = NativeGrid((5.0, 0.8, 0.7), "LPS")
 POINTS = np.array([[1, 2, 3], [6, 8, 7]])
 
 
@@ -29,7 +31,7 @@ def voxels():
 @pytest.fixture
 def path(tmp_path, voxels):
     path = tmp_path / "patient" / "a_CT.b2nd"
-    metadata = VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), (5.0, 0.8, 0.7), "made of")
+    metadata = VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), NATIVE, "made of")
     write_volume(path, voxels, metadata, (1, 4, 4, 4), (1, 2, 2, 2))
     return path
 
@@ -40,9 +42,11 @@ def test_what_is_written_is_read(path, voxels):
     assert volume.chunks == (1, 4, 4, 4)
     assert np.array_equal(volume[:], voxels)
     assert foreground_points(path, volume).tolist() == POINTS.tolist()
-    assert {name: volume.schunk.meta[name] for name in ("padding", "spacing", "native_spacing", "origin")} == {
-        "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "native_spacing": [5.0, 0.8, 0.7], "origin": "made of"
+    expected = {
+        "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "native_spacing": [5.0, 0.8, 0.7], "native_orientation": "LPS",
+        "origin": "made of",
     }  # fmt: skip
+    assert {name: volume.schunk.meta[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("start", [(0, 0, 0), (2, 3, 1), (-2, 5, 3), (4, -3, 6), (-4, -4, -4)])
@@ -56,7 +60,7 @@ def test_a_crop_is_the_padded_volume_cut(path, voxels, start):
 
 
 def test_a_file_is_complete_only_with_the_same_origin(path):
-    assert grid_if_complete(path, "made of") == StoredGrid(SHAPE, (5.0, 0.8, 0.7))
+    assert grid_if_complete(path, "made of") == StoredGrid(SHAPE, NATIVE)
     assert grid_if_complete(path, "something else") is None
     assert grid_if_complete(path.with_name("b.b2nd"), "made of") is None
     path.write_bytes(path.read_bytes()[:100])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.volume_file import StoredGrid, foreground_points, open_volume
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, foreground_points, open_volume
 from pretraining.preprocessing import image as module
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.image import FOREGROUND_POINTS, Image, images_of, preprocess_image
@@ -12,7 +12,7 @@ from pretraining.preprocessing.image import FOREGROUND_POINTS, Image, images_of,
 from ..synthetic_volumes import SHAPE, ball, ct, mr, write
 
 CT_PROPERTIES = {"mean": 10.0, "std": 5.0, "percentile_00_5": -50.0, "percentile_99_5": 60.0}
-GRID = StoredGrid(SHAPE, (1.0, 1.0, 1.0))
+GRID = StoredGrid(SHAPE, NativeGrid((1.0, 1.0, 1.0), "RAS"))
 NORMALISATION = Normalisation((1.0, 1.0, 1.0), CT_PROPERTIES, False)
 
 

@@ -1,0 +1,100 @@
+"""Which cases are predicted: not refused ones, nor those whose mask is there or that would not fit into memory."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_swinfuse.imaging.grid import read_grid
+from nnunetv2_swinfuse.inference.case_runner import CaseTask
+from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_a_pass
+from nnunetv2_swinfuse.inference.findings import CaseFindings
+from nnunetv2_swinfuse.inference.loading import LoadedModel, file_hash
+from nnunetv2_swinfuse.inference.model_description import ModelDescription
+from nnunetv2_swinfuse.inference.output_folder import OutputFolder
+from nnunetv2_swinfuse.inference.prediction_report import refuse_case
+
+# From this many forward passes on, one is timed to say how long the run will take.
+TIMED_FROM = 100
+
+
+def plan_case(
+    result: CaseFindings,
+    entry: dict[str, Any],
+    output: OutputFolder,
+    origin: Mapping[str, Any],
+    options: argparse.Namespace,
+    model: LoadedModel,
+) -> CaseTask | None:
+    """What to predict; None for a refused case and for one whose mask is kept, which the entry then says."""
+    if entry["status"] == "refused":
+        if output.mask(result.case).is_file():
+            entry["warnings"].append(f"{output.mask(result.case)} of an earlier run is still there")
+        return None
+    entry["input_sha256"] = [file_hash(path) for path in result.files]
+    previous = None
+    if model.predictor.configuration_manager.previous_stage_name is not None:
+        previous = options.prev_stage_predictions / f"{result.case}{output.ending}"
+        if not previous.is_file():
+            refuse_case(entry, "channels", f"no mask of the first stage, {previous}", "Predict the first stage first.")
+            return None
+    exists, record = output.earlier(result.case)
+    if exists and not options.overwrite:
+        if record is None:
+            entry["status"] = "kept"
+            entry["warnings"].append("an existing mask of unknown origin, or changed since, was kept; see --overwrite")
+        elif record.get("input_sha256") == entry["input_sha256"] and record.get("origin") == dict(origin):
+            kept = ("mask", "mask_sha256", "volumes_ml", "seconds", "device")
+            entry.update({name: record[name] for name in kept if name in record})
+            entry["status"] = "kept"
+            entry["warnings"] += record.get("warnings", [])
+        else:
+            refuse_case(
+                entry, "output",
+                f"{output.mask(result.case)} is the mask of another image, model or setting",
+                "Choose another folder with -o, or replace it with --overwrite.",
+            )  # fmt: skip
+        return None
+    return CaseTask(result.case, result.files, output.draft(result.case), previous)
+
+
+def estimate_task(task: CaseTask, model: LoadedModel) -> CaseEstimate:
+    """Memory and forward passes of a case, by the header of its first channel."""
+    grid = read_grid(task.files[0])
+    return estimate_case(grid.size[::-1], grid.spacing[::-1], len(task.files), model.predictor)
+
+
+def fits_into_memory(estimate: CaseEstimate, entry: dict[str, Any], accepted: Sequence[str]) -> bool:
+    """Whether a case can start; notes its estimate and, if it cannot, the refusal in its entry."""
+    free = available_memory()
+    entry["memory_bytes_estimated"] = estimate.memory
+    if free is None or estimate.memory <= free:
+        return True
+    reason = (
+        f"needs about {estimate.memory / 1e9:.1f} GB of memory at {estimate.shape} voxels after resampling, "
+        f"{free / 1e9:.1f} GB are free"
+    )
+    if "memory" in accepted:
+        entry["warnings"].append(f"{reason} (accepted by --accept)")
+        return True
+    refuse_case(entry, "memory", reason, "Crop it to the region of the training images, or use more memory.")
+    return False
+
+
+def announce(count: int, passes: int, model: LoadedModel, described: ModelDescription, folder: Path) -> dict[str, Any]:
+    """Says how much is to be predicted and about how long it takes; the same for the report."""
+    estimate: dict[str, Any] = {"cases": count, "forward_passes": passes}
+    text = f"{count} case(s) to predict with {passes} forward passes"
+    if passes >= TIMED_FROM:
+        seconds = passes * seconds_a_pass(model.predictor, _input_channels(model, described))
+        estimate["seconds"] = round(seconds, 1)
+        text += f", about {seconds / 60:.0f} min" if seconds > 120 else f", about {seconds:.0f} s"
+    print(f"{text}, into {folder}")
+    return estimate
+
+
+def _input_channels(model: LoadedModel, described: ModelDescription) -> int:
+    cascaded = model.predictor.configuration_manager.previous_stage_name is not None
+    return len(described.channels) + (len(model.predictor.label_manager.foreground_labels) if cascaded else 0)
