@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
     ("changes", "message"),
     [
         ({"arms": ["nnunet", "resenc"]}, "no arm 'resenc'; there are nnunet, resenc_m"),
-        ({"arms": ["nnunet", "nnunet"]}, "arms names something twice"),
+        ({"arms": ["nnunet", "nnunet"]}, "arms has an entry twice"),
         ({"arms": ["nnunet", "swinfuse"]}, "arms swinfuse need a pretrained encoder: give 'pretraining'"),
         ({"colour": "red"}, "no field colour; there are name, datasets, arms"),
         ({"length": {"epoch": 1}}, "length has no field epoch; there are epochs, iterations"),
