@@ -38,6 +38,7 @@ def write(folder: Path, volumes: int) -> None:
         domain=domain,
         modality=domain.astype(np.uint16),
         shape=np.full((len(files), 3), 128, np.int32),
+        native_spacing=np.ones((len(files), 3), np.float32),
     )
     table.write(folder / TABLE)
     header = {

@@ -15,6 +15,7 @@ from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.preprocessed.collection import PreprocessedCollection, Split
 from pretraining.preprocessed.splits import SPLITS
+from pretraining.preprocessed.turnable import turnable_volumes
 from pretraining.preprocessed.volume_file import foreground_points, open_volume, read_crop
 
 
@@ -25,11 +26,13 @@ class Element(NamedTuple):
         crops: one (1, z, y, x) for each domain, in the order of the dataset's domains.
         paired: whether CT and MR are registered crops of one patient.
         patients: the patient of each crop.
+        turnable: whether each crop may be turned by quarters; a registered pair only if both of its crops may.
     """
 
     crops: tuple[np.ndarray, ...]
     paired: bool
     patients: tuple[str, ...]
+    turnable: tuple[bool, ...]
 
 
 class CropDataset(Dataset):
@@ -84,6 +87,11 @@ class CropDataset(Dataset):
     def split(self) -> Split:
         return self.collection.split(self.split_name)
 
+    @cached_property
+    def turnable(self) -> np.ndarray:
+        """Of each volume, whether its crops may be turned by quarters: see :mod:`pretraining.preprocessed.turnable`."""
+        return turnable_volumes(self.collection, self.crop_size)
+
     def __len__(self) -> int:
         return self.steps
 
@@ -92,8 +100,8 @@ class CropDataset(Dataset):
 
         Returns:
             `ct` and `mr`, float32 (B, 1, z, y, x); `paired`, bool (B,); `patients`, a list of B tuples (patient of the
-            CT, patient of the MR). With one domain there is only its key, `paired` is False and the tuples have one
-            element.
+            CT, patient of the MR); `ct_turnable` and `mr_turnable`, bool (B,), which crops may be turned by quarters.
+            With one domain there are only its keys, `paired` is False and the tuples have one element.
 
         Raises:
             InputError: naming a volume that is missing or damaged.
@@ -107,8 +115,13 @@ class CropDataset(Dataset):
             domain.lower(): torch.from_numpy(np.stack([element.crops[number] for element in elements]))
             for number, domain in enumerate(self.domains)
         }
+        turnable = {
+            f"{domain.lower()}_turnable": torch.tensor([element.turnable[number] for element in elements])
+            for number, domain in enumerate(self.domains)
+        }
         return {
             **crops,
+            **turnable,
             "paired": torch.tensor([element.paired for element in elements]),
             "patients": [element.patients for element in elements],
         }
@@ -120,18 +133,20 @@ class CropDataset(Dataset):
             ct, start = self._crop(collection.file(ct_volume), random)
             mr, _ = self._crop(collection.file(mr_volume), random, start)
             patient = collection.patient(ct_volume)
-            return Element((ct, mr), True, (patient, patient))
+            turnable = bool(self.turnable[ct_volume] and self.turnable[mr_volume])
+            return Element((ct, mr), True, (patient, patient), (turnable, turnable))
         ct_volume = split.ct[random.integers(len(split.ct))]
         mr_volume = split.mr[random.integers(len(split.mr))]
         ct, _ = self._crop(collection.file(ct_volume), random)
         mr, _ = self._crop(collection.file(mr_volume), random)
-        return Element((ct, mr), False, (collection.patient(ct_volume), collection.patient(mr_volume)))
+        patients = collection.patient(ct_volume), collection.patient(mr_volume)
+        return Element((ct, mr), False, patients, (bool(self.turnable[ct_volume]), bool(self.turnable[mr_volume])))
 
     def _draw_one_domain(self, random: np.random.Generator) -> Element:
         volumes = self.split.ct if self.domains == ("CT",) else self.split.mr
         volume = volumes[random.integers(len(volumes))]
         crop, _ = self._crop(self.collection.file(volume), random)
-        return Element((crop,), False, (self.collection.patient(volume),))
+        return Element((crop,), False, (self.collection.patient(volume),), (bool(self.turnable[volume]),))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None

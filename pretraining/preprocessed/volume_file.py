@@ -7,6 +7,7 @@ The array is float32 (1, z, y, x), normalised and resampled, in chunks of about 
 | `foreground` | voxels of the body: little-endian int16 (n, 3), z, y, x |
 | `padding` | intensity outside the volume |
 | `spacing` | mm (z, y, x) |
+| `native_spacing` | mm (z, y, x) before resampling |
 | `origin` | digest of the raw files and of the normalisation that the volume was computed from |
 """
 
@@ -18,7 +19,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import blosc2
 import numpy as np
@@ -40,13 +41,22 @@ class VolumeMetadata:
         foreground: voxels of the body (n, 3), z, y, x; may be empty.
         padding: intensity outside the volume.
         spacing: mm (z, y, x).
+        native_spacing: mm (z, y, x) before resampling.
         origin: digest of what the volume was computed from.
     """
 
     foreground: np.ndarray
     padding: float
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    native_spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
     origin: str = ""
+
+
+class StoredGrid(NamedTuple):
+    """What the index says of a file: its voxels (z, y, x), and the spacing before resampling, mm (z, y, x)."""
+
+    shape: tuple[int, ...]
+    native_spacing: tuple[float, ...]
 
 
 def write_volume(
@@ -68,6 +78,7 @@ def write_volume(
         "foreground": metadata.foreground.astype(FOREGROUND_TYPE).tobytes(),
         "padding": float(metadata.padding),
         "spacing": list(metadata.spacing),
+        "native_spacing": list(metadata.native_spacing),
         "origin": metadata.origin,
     }
     try:
@@ -123,16 +134,18 @@ def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: 
     return np.ascontiguousarray(data, dtype=np.float32)
 
 
-def shape_if_complete(path: Path, origin: str) -> list[int] | None:
-    """Shape (z, y, x) of a file that is intact and has this origin; None for any other, which has to be written."""
+def grid_if_complete(path: Path, origin: str) -> StoredGrid | None:
+    """Grid of a file that is intact and has this origin; None for any other, which has to be written."""
     if not path.is_file():
         return None
     try:
         volume = blosc2.open(str(path), mode="r")
-        matches = volume.schunk.meta["origin"] == origin
+        if volume.schunk.meta["origin"] != origin:
+            return None
+        native_spacing = volume.schunk.meta["native_spacing"]
     except (RuntimeError, OSError, ValueError, KeyError):
         return None
-    return [int(size) for size in volume.shape[1:]] if matches else None
+    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), tuple(native_spacing))
 
 
 def _metadata(path: Path, volume: blosc2.NDArray, key: str) -> Any:

@@ -15,7 +15,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.volume_file import VolumeMetadata, shape_if_complete, write_volume
+from pretraining.preprocessed.volume_file import StoredGrid, VolumeMetadata, grid_if_complete, write_volume
 from pretraining.preprocessing.files import file_name
 from pretraining.preprocessing.fingerprint import Normalisation, signature
 from pretraining.preprocessing.foreground import body_mask, read_volume
@@ -47,7 +47,7 @@ def images_of(collection: Collection) -> list[Image]:
 
 def preprocess_image(
     image: Image, folder: Path, normalisation: Normalisation, crop_size: tuple[int, int, int]
-) -> dict[str, list[int]]:
+) -> dict[str, StoredGrid]:
     """Writes the files of an image unless they are complete already.
 
     Args:
@@ -57,7 +57,7 @@ def preprocess_image(
         crop_size: crops that will be read (z, y, x); decides the chunks of the files.
 
     Returns:
-        Shape (z, y, x) of each file, by its path inside the folder.
+        Grid of each file, by its path inside the folder.
 
     Raises:
         InputError: for a volume or mask that cannot be used.
@@ -65,28 +65,36 @@ def preprocess_image(
     """
     names = [file_name(image.patient, volume) for volume in image.volumes]
     origin = _origin(image.volumes, normalisation)
-    shapes = [shape_if_complete(folder / name, origin) for name in names]
-    complete = {name: shape for name, shape in zip(names, shapes, strict=True) if shape is not None}
+    grids = [grid_if_complete(folder / name, origin) for name in names]
+    complete = {name: grid for name, grid in zip(names, grids, strict=True) if grid is not None}
     if len(complete) == len(names):
         return complete
-    data, segmentation, points = _run_nnunet(image.volumes, normalisation)
-    for name, volume, channel in zip(names, image.volumes, data, strict=True):
+    native_spacings, data, segmentation, points = _run_nnunet(image.volumes, normalisation)
+    written = {}
+    for name, volume, native_spacing, channel in zip(names, image.volumes, native_spacings, data, strict=True):
         # nnU-Net leaves voxels outside the mask at zero if it normalised inside the mask.
         masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
         padding = 0.0 if masked else float(channel.min())
         blocks, chunks = comp_blosc2_params((1, *channel.shape), crop_size, channel.itemsize)
-        metadata = VolumeMetadata(points, padding, normalisation.spacing, origin)
+        metadata = VolumeMetadata(points, padding, normalisation.spacing, native_spacing, origin)
         write_volume(folder / name, channel[None], metadata, chunks, blocks)
-    return {name: [int(size) for size in data.shape[1:]] for name in names}
+        written[name] = StoredGrid(channel.shape, native_spacing)
+    return written
 
 
-def _run_nnunet(volumes: tuple[Volume, ...], normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Preprocessed channels float32 (C, z, y, x), segmentation (1, z, y, x), and voxels of the body int (n, 3)."""
+def _run_nnunet(
+    volumes: tuple[Volume, ...], normalisation: Normalisation
+) -> tuple[list[tuple[float, ...]], np.ndarray, np.ndarray, np.ndarray]:
+    """Native spacings of the channels, mm (z, y, x); preprocessed channels float32 (C, z, y, x); segmentation
+    (1, z, y, x); and voxels of the body int (n, 3).
+    """
+    native_spacings: list[tuple[float, ...]] = []
     channels: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     properties: dict[str, Any] = {}
     for volume in volumes:
         voxels, properties = read_volume(volume.path)
+        native_spacings.append(tuple(float(distance) for distance in properties["spacing"]))
         channels.append(voxels)
         masks.append(body_mask(volume, voxels))
     # The body mask is passed as a segmentation: nnU-Net crops and resamples it, and samples its voxels.
@@ -96,7 +104,7 @@ def _run_nnunet(volumes: tuple[Volume, ...], normalisation: Normalisation) -> tu
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     step = max(1, -(-len(points) // FOREGROUND_POINTS))
-    return data, segmentation, points[::step]
+    return native_spacings, data, segmentation, points[::step]
 
 
 def run_case(

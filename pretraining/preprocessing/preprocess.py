@@ -20,6 +20,7 @@ from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.splits import split_patients
+from pretraining.preprocessed.volume_file import StoredGrid
 from pretraining.preprocessing.files import count_missing, file_names, own_first, remove_temporary
 from pretraining.preprocessing.fingerprint import Normalisation, fingerprint_volume, samples_per_volume
 from pretraining.preprocessing.image import images_of, preprocess_image
@@ -27,8 +28,8 @@ from pretraining.preprocessing.worker_pool import Workers
 
 # No data set can have this name: their names do not begin with a dot.
 FINGERPRINT_CACHE = ".fingerprints"
-# File name of a volume -> shape (z, y, x).
-Shapes = dict[str, list[int]]
+# By the file name of a volume.
+Grids = dict[str, StoredGrid]
 
 
 def preprocess(
@@ -88,11 +89,11 @@ def preprocess(
             remove_temporary(folder)
         with Workers(processes) as workers:
             normalisation = _measure_normalisation(collection, spacing, cache, workers, part, parts)
-            shapes = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
-        if shapes is None:
+            stored = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
+        if stored is None:
             return folder
         header = _header(collection, normalisation, crop_size, validation_share)
-        IndexTable.of(collection, split, header["modalities"], names, shapes).write(folder / TABLE)
+        IndexTable.of(collection, split, header["modalities"], names, stored).write(folder / TABLE)
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(header, indent=1))
         shutil.rmtree(cache, ignore_errors=True)
@@ -145,19 +146,19 @@ def _write_images(
     workers: Workers,
     part: int,
     parts: int,
-) -> Shapes | None:
-    """Writes the images of a part; the shapes of all volumes, or None while other parts are not finished."""
+) -> Grids | None:
+    """Writes the images of a part; the grids of all volumes, or None while other parts are not finished."""
     write = partial(preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size)
     images = images_of(collection)
     title = f"preprocessing to {' x '.join(f'{s:.3g}' for s in normalisation.spacing)} mm"
-    shapes = workers.run(write, images[part::parts], title)
+    stored = workers.run(write, images[part::parts], title)
     if count_missing(folder, names):
         return None
     if parts > 1:
         # Files of other parts may come from an earlier run with other settings; those are written again.
         others = [image for number, image in enumerate(images) if number % parts != part]
-        shapes += workers.run(write, others, "checking the other parts")
-    return {name: shape for of_image in shapes for name, shape in of_image.items()}
+        stored += workers.run(write, others, "checking the other parts")
+    return {name: grid for of_image in stored for name, grid in of_image.items()}
 
 
 def _recorded_split(

@@ -16,7 +16,7 @@ from pretraining.voxel_probe.features import Maps, at_voxels, resize
 PENALTY = 1e-4
 ITERATIONS = 250
 # Voxels that are fitted on: of a case, and of all cases together.
-VOXELS_PER_CASE, VOXELS = 4_000, 60_000
+VOXELS_PER_CASE, VOXELS = 4_000, 30_000
 # A channel that deviates less than this share of its largest value is constant.
 CONSTANT = 1e-5
 

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import socket
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
-from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessed.collection import TABLE, PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
 from pretraining.preset_files import load_preset
 from pretraining.processes import Processes, process_group, was_restarted
@@ -24,7 +25,12 @@ STEPS = (3, 4)
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    return synthetic_collection(tmp_path_factory.mktemp("collection"))
+    collection = synthetic_collection(tmp_path_factory.mktemp("collection"))
+    # The first patient's crops are not turned, so that the processes differ in how many are.
+    spacing = collection.table.native_spacing.copy()
+    spacing[collection.table.patient == 0] = (1.0, 1.0, 2.0)
+    replace(collection.table, native_spacing=spacing).write(collection.folder / TABLE)
+    return collection
 
 
 def in_two_processes(function, *arguments):
@@ -98,10 +104,11 @@ def gradients(processes, folder, recipes=RECIPES):
 def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection):
     together = in_two_processes(gradients, collection.folder)
     single = gradients(Processes(), collection.folder)
-    paired = set()
+    paired, shares = set(), set()
     for name, (expected, values) in single.items():
         paired |= {"density" in values} if name.startswith("swinfuse") else set()
         assert expected
+        shares.add(values.get("turnable_share"))
         for ours, our_values in (results[name] for results in together):
             # A ratio of norms: averaged over processes, not that of the whole batch.
             assert our_values.pop("dim_change", 0) == pytest.approx(values.get("dim_change", 0), rel=0.05), name
@@ -115,6 +122,7 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection)
                     rtol=1e-3, atol=1e-5 * largest, msg=lambda text, at=f"{name} {parameter}": f"{at}: {text}",
                 )  # fmt: skip
     assert paired == {True, False}
+    assert any(share is not None and 0 < share < 1 for share in shares)
 
 
 def exchange(processes):

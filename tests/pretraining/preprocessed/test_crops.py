@@ -96,7 +96,7 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
 def test_a_single_domain_needs_no_other(tmp_path, domain):
     crops = dataset(make_collection(tmp_path, pairs=("p0",), ct=("c0",), mr=("m0",)), domains=(domain,))
     items = [crops[step] for step in range(20)]
-    assert all(set(item) == {domain.lower(), "paired", "patients"} for item in items)
+    assert all(set(item) == {domain.lower(), f"{domain.lower()}_turnable", "paired", "patients"} for item in items)
     assert not any(item["paired"].any() for item in items)
     assert {name for item in items for names in item["patients"] for name in names} == {"p0", f"{domain[0].lower()}0"}
 

@@ -8,11 +8,12 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.preprocessed.volume_file import (
+    StoredGrid,
     VolumeMetadata,
     foreground_points,
+    grid_if_complete,
     open_volume,
     read_crop,
-    shape_if_complete,
     write_volume,
 )
 
@@ -28,7 +29,8 @@ def voxels():
 @pytest.fixture
 def path(tmp_path, voxels):
     path = tmp_path / "patient" / "a_CT.b2nd"
-    write_volume(path, voxels, VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), "made of"), (1, 4, 4, 4), (1, 2, 2, 2))
+    metadata = VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), (5.0, 0.8, 0.7), "made of")
+    write_volume(path, voxels, metadata, (1, 4, 4, 4), (1, 2, 2, 2))
     return path
 
 
@@ -38,8 +40,8 @@ def test_what_is_written_is_read(path, voxels):
     assert volume.chunks == (1, 4, 4, 4)
     assert np.array_equal(volume[:], voxels)
     assert foreground_points(path, volume).tolist() == POINTS.tolist()
-    assert {name: volume.schunk.meta[name] for name in ("padding", "spacing", "origin")} == {
-        "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "origin": "made of"
+    assert {name: volume.schunk.meta[name] for name in ("padding", "spacing", "native_spacing", "origin")} == {
+        "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "native_spacing": [5.0, 0.8, 0.7], "origin": "made of"
     }  # fmt: skip
 
 
@@ -54,11 +56,11 @@ def test_a_crop_is_the_padded_volume_cut(path, voxels, start):
 
 
 def test_a_file_is_complete_only_with_the_same_origin(path):
-    assert shape_if_complete(path, "made of") == list(SHAPE)
-    assert shape_if_complete(path, "something else") is None
-    assert shape_if_complete(path.with_name("b.b2nd"), "made of") is None
+    assert grid_if_complete(path, "made of") == StoredGrid(SHAPE, (5.0, 0.8, 0.7))
+    assert grid_if_complete(path, "something else") is None
+    assert grid_if_complete(path.with_name("b.b2nd"), "made of") is None
     path.write_bytes(path.read_bytes()[:100])
-    assert shape_if_complete(path, "made of") is None
+    assert grid_if_complete(path, "made of") is None
 
 
 def test_missing_and_damaged_files_are_named(path):
