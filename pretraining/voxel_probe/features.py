@@ -38,7 +38,7 @@ def encoder_features(patch_embed: nn.Module, encoder: DomainInvariantEncoder) ->
 
 @torch.no_grad()
 def handmade_features(image: Tensor) -> Maps:
-    """Neighbourhood statistics without learning: 29 channels.
+    """Neighbourhood statistics without learning: 32 channels.
 
     The 8 voxels of each voxel at half resolution; of cubes of 4, 8 and 16 voxels around it the mean and the standard
     deviation, and the means of the 6 cubes next to it, half a side away.
