@@ -203,7 +203,7 @@ class Configuration:
         default=1.0, metadata=_about("losses", "weight of the contrastive loss within a modality")
     )
     contrastive_loss: ContrastiveLoss = field(
-        default="nt_xent",
+        default="vicreg",
         metadata=_about(
             "losses",
             "nt_xent: vectors of crops, with the other crops as negatives; vicreg: features at the same place of two "
