@@ -1,4 +1,4 @@
-"""What people already use, with an exported and installed model of ours: 3D Slicer's extension, a script of their own."""
+"""What people already use, with an installed model of ours: 3D Slicer's extension, a script of their own."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_3d_slicers_extension(installed, tmp_path, chosen):
     mask = next(target.rglob("*.nii*"))
     assert mask.read_bytes() == our_mask(installed, image, tmp_path / "ours", "--disable_tta").read_bytes()
     labels = json.loads(dataset_file.read_text())["labels"]
-    assert {value for value in np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(mask))))} <= set(labels.values())
+    assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(mask))))) <= set(labels.values())
 
 
 SCRIPT = """
