@@ -29,7 +29,14 @@ from torch.utils.data import DataLoader
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
-from pretraining.preprocessed.volume_file import VolumeMetadata, open_volume, read_crop, write_volume
+from pretraining.preprocessed.volume_file import (
+    NativeGrid,
+    StoredGrid,
+    VolumeMetadata,
+    open_volume,
+    read_crop,
+    write_volume,
+)
 
 FOREGROUND_SHARE = 0.67
 
@@ -60,9 +67,10 @@ def write_data(folder: Path, nnunet: Path, count: int, shape: tuple[int, ...], c
     collection = Collection("synthetic", "synthetic", folder, tuple(patients))
     files = [volume.path.name for volume in collection.volumes]
     split = {patient.identifier: "train" for patient in patients}
-    IndexTable.of(collection, split, ["CT", "MR"], files, dict.fromkeys(files, shape)).write(folder / TABLE)
+    grid = StoredGrid(shape, NativeGrid((1.0, 1.0, 1.0), "RAS"))
+    IndexTable.of(collection, split, ["CT", "MR"], files, dict.fromkeys(files, grid)).write(folder / TABLE)
     header = {
-        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3,
+        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3, "orientation": "RAS",
         "crop_size": list(crop), "validation_share": 0.1, "modalities": ["CT", "MR"],
     }  # fmt: skip
     (folder / INDEX).write_text(json.dumps(header))

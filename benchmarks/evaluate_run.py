@@ -81,7 +81,7 @@ def main() -> None:
     model.load_state_dict(state.network_weights)
     errors_by_step[f"step {state.step}"] = retained_voxels(model, crops)
     with tempfile.TemporaryDirectory() as panels:
-        means = validate(model, collection, configuration, CPU, state.step, state.bandwidth, Path(panels))
+        means = validate(model, collection, configuration, CPU, state.step, state.averages, Path(panels))
     print(f"{arguments.batches * configuration.batch_size * 2} views of each modality, step {state.step}\n")
     print("| | CT | MR |\n| --- | --- | --- |")
     for name in ("masked_error", "masked_error_of_mean", "rotation_accuracy"):

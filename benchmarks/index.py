@@ -38,10 +38,11 @@ def write(folder: Path, volumes: int) -> None:
         domain=domain,
         modality=domain.astype(np.uint16),
         shape=np.full((len(files), 3), 128, np.int32),
+        native_spacing=np.ones((len(files), 3), np.float32),
     )
     table.write(folder / TABLE)
     header = {
-        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3,
+        "version": INDEX_VERSION, "name": "synthetic", "hash": "synthetic", "spacing": [1.0] * 3, "orientation": "RAS",
         "crop_size": [96] * 3, "validation_share": 0.1, "modalities": ["CT", "T1w"],
     }  # fmt: skip
     (folder / INDEX).write_text(json.dumps(header))

@@ -22,8 +22,9 @@ from pretraining.nnssl_plan import encoder_details
 # The checkpoint in a run's folder.
 CHECKPOINT = "checkpoint_latest.pth"
 FORMAT = "swinfuse-pretraining"
-# 2: the inpainting head sees the embedding; 3: the Domain Invariance Module's cells and positions share one geometry.
-FORMAT_VERSION = 3
+# 2: the inpainting head sees the embedding; 3: the Domain Invariance Module's cells and positions share one geometry;
+# 4: other heads, and densities are matched at several levels.
+FORMAT_VERSION = 4
 RESTORE = "Restore it from a copy, or delete it and start the run again without --c."
 
 
@@ -38,7 +39,7 @@ class TrainingState:
         step: optimiser steps taken.
         network_weights: all tensors of the model, on the CPU.
         optimizer: state of the optimiser.
-        bandwidth: running average of the density loss's bandwidth, None before its first step.
+        averages: running averages of the density loss, by level: bandwidth and floor.
         configuration: settings of the run.
         collection: name and hash of the collection.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
@@ -49,7 +50,7 @@ class TrainingState:
     step: int
     network_weights: dict[str, Tensor]
     optimizer: dict[str, Any]
-    bandwidth: Tensor | None
+    averages: dict[str, Tensor]
     configuration: Configuration
     collection: dict[str, str]
     spacing: tuple[float, ...]
@@ -72,7 +73,7 @@ def save_checkpoint(state: TrainingState, path: Path) -> None:
         "scheduler_state": {"step": state.step},
         "grad_scaler_state": None,
         "random_state": {"seed": state.configuration.seed, "step": state.step},
-        "bandwidth": state.bandwidth,
+        "density_averages": {level: values.detach().cpu() for level, values in state.averages.items()},
         "configuration": state.configuration.to_dict(),
         "collection": state.collection,
         "spacing": list(state.spacing),
@@ -115,7 +116,7 @@ def load_checkpoint(path: Path) -> TrainingState:
             step=content["step"],
             network_weights=content["network_weights"],
             optimizer=content["optimizer_state"],
-            bandwidth=content["bandwidth"],
+            averages=content["density_averages"],
             configuration=Configuration.from_dict(content["configuration"], str(path)),
             collection=content["collection"],
             spacing=tuple(content["spacing"]),
@@ -150,6 +151,7 @@ def export_encoder(
     spacing: tuple[float, ...],
     path: Path,
     normalisation: dict[str, Any] | None = None,
+    orientation: str | None = None,
 ) -> Encoder:
     """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
@@ -164,6 +166,7 @@ def export_encoder(
         details={
             "configuration": configuration.to_dict(),
             "normalisation": dict(normalisation or {}),
+            "orientation": orientation,
             **encoder_details(configuration, collection, spacing),
         },
     )

@@ -7,6 +7,7 @@ The field of a setting is the only place that states its type, its default and i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -17,13 +18,18 @@ from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
 from pretraining.losses.density import DensityLoss
+from pretraining.preprocessed.turnable import is_isotropic_plane
 from pretraining.views import Masking
 
 Task = Literal["inpainting", "contrastive", "rotation"]
 TASKS: tuple[Task, ...] = get_args(Task)
-# Largest relative difference of the spacings of y and x that counts as isotropic.
-PLANE_TOLERANCE = 0.05
 Strides = tuple[tuple[int, ...], ...]
+SecondView = Literal["single_image", "paired"]
+Partner = Literal["other_modality", "pseudo_pair"]
+InpaintingHeadKind = Literal["linear", "pyramid"]
+ContrastiveLoss = Literal["nt_xent", "vicreg"]
+DensityLevel = Literal["paired", "single_image", "stages"]
+DENSITY_LEVELS: tuple[DensityLevel, ...] = get_args(DensityLevel)
 
 # Settings that may differ when a run is resumed: they change neither the losses nor what is learnt.
 FREE_ON_RESUME = frozenset(
@@ -112,9 +118,21 @@ class Configuration:
         default="separate",
         metadata=_about("network", "maps after the DIM: separate for CT and MR, or their mean as in the released code"),
     )
-    single_share: float = field(
-        default=0.25,
-        metadata=_about("network", "share of the steps in which images pass the DIM singly, as in fine-tuning"),
+    second_view: SecondView = field(
+        default="single_image",
+        metadata=_about(
+            "network",
+            "how the second view of each crop passes the DIM: as a single image, as in fine-tuning, or paired like the "
+            "first, with the same partner",
+        ),
+    )
+    partner: Partner = field(
+        default="other_modality",
+        metadata=_about(
+            "network",
+            "what the first view of a crop attends to in the DIM: the crop of the other modality, or (pseudo_pair) "
+            "itself in a random contrast, unless it is registered with a crop of the other modality",
+        ),
     )
     drop_path_rate: float = field(default=0.0, metadata=_about("network", "largest rate of stochastic depth"))
     checkpointing: bool = field(
@@ -152,27 +170,69 @@ class Configuration:
         default=True,
         metadata=_about(
             "losses",
-            "turn crops in the axial plane, needed by the rotation task; off where that plane is not isotropic",
+            "turn crops in the axial plane, for the rotation task; not where it is anisotropic or the crop is padded",
         ),
     )
-    corrupted_share: float = field(default=0.3, metadata=_about("losses", "share of a crop's voxels that is cut out"))
+    corrupted_share: float = field(default=0.6, metadata=_about("losses", "share of a crop's voxels that is cut out"))
     masking: Masking = field(
-        default="blocks", metadata=_about("losses", "cut out blocks of random size and position, or cells of a grid")
+        default="cells", metadata=_about("losses", "cut out cells of a grid, or blocks of random size and position")
     )
-    mask_cell: int = field(default=8, metadata=_about("losses", "side of a cell in voxels, with --masking cells"))
+    mask_cell: int = field(
+        default=0,
+        metadata=_about("losses", "side of a cell in voxels, with --masking cells; 0: the voxels of a deepest token"),
+    )
+    complementary_masks: bool = field(
+        default=True,
+        metadata=_about("losses", "cut out of the partner of a pseudo-pair or registered pair what its crop shows"),
+    )
+    random_contrast: float = field(
+        default=0.0, metadata=_about("losses", "probability that a view is rendered in a random contrast")
+    )
+    inpainting_head: InpaintingHeadKind = field(
+        default="linear",
+        metadata=_about(
+            "losses", "linear: one linear layer per resolution; pyramid: convolutions that also see the embedding"
+        ),
+    )
     visible_weight: float = field(
-        default=0.3,
+        default=0.0,
         metadata=_about("losses", "weight of visible voxels in the inpainting loss, relative to cut-out voxels"),
     )
     inpainting_weight: float = field(default=1.0, metadata=_about("losses", "weight of the inpainting loss"))
     contrastive_weight: float = field(
         default=1.0, metadata=_about("losses", "weight of the contrastive loss within a modality")
     )
+    contrastive_loss: ContrastiveLoss = field(
+        default="vicreg",
+        metadata=_about(
+            "losses",
+            "nt_xent: vectors of crops, with the other crops as negatives; vicreg: features at the same place of two "
+            "views, without negatives",
+        ),
+    )
     cross_modal_weight: float = field(
         default=1.0, metadata=_about("losses", "weight of the contrastive loss between CT and MR of registered pairs")
     )
+    distillation_weight: float = field(
+        default=0.0,
+        metadata=_about("losses", "weight of distilling the paired first view into the single-image second view"),
+    )
+    variance_weight: float = field(
+        default=1.0, metadata=_about("losses", "weight of VICReg's variance term, on the features of every stage")
+    )
+    covariance_weight: float = field(
+        default=0.04, metadata=_about("losses", "weight of VICReg's covariance term, on the features of every stage")
+    )
     rotation_weight: float = field(default=1.0, metadata=_about("losses", "weight of the rotation loss"))
     density_weight: float = field(default=1.0, metadata=_about("losses", "weight of density matching"))
+    density_levels: tuple[DensityLevel, ...] = field(
+        default=DENSITY_LEVELS,
+        metadata=_about(
+            "losses",
+            "which tokens are matched: the DIM's for pairs, the DIM's for single images, those of the deeper stages "
+            "for single images",
+        ),
+    )
     density_loss: DensityLoss = field(
         default="kde_jsd",
         metadata=_about(
@@ -229,7 +289,7 @@ class Configuration:
             )
         if self.spacing is not None and (len(self.spacing) != 3 or min(self.spacing) <= 0):
             raise InputError(f"spacing is {list(self.spacing)}; expected three positive numbers, mm along z, y, x")
-        for name in ("batch_size", "mask_cell", "validate_every", "validation_batches", "checkpoint_every"):
+        for name in ("batch_size", "validate_every", "validation_batches", "checkpoint_every"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         not_negative = (
             "steps",
@@ -238,17 +298,27 @@ class Configuration:
             "workers",
             "weight_decay",
             "seed",
+            "mask_cell",
             "visible_weight",
         )
         for name in (*not_negative, *LOSS_WEIGHTS.values()):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "0 or more")
         for name in ("learning_rate", "gradient_clip", "temperature", "density_dimensions"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "more than 0")
-        for name in ("validation_share", "foreground_share", "single_share", "drop_path_rate"):
+        for name in ("validation_share", "foreground_share", "random_contrast", "drop_path_rate"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "between 0 and 1")
         _require(
             0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
         )
+        _require(
+            self.contrastive_loss == "nt_xent" or not self.loss_weight("contrastive") or self.variance_weight > 0,
+            "variance_weight", self.variance_weight,
+            "more than 0 with --contrastive_loss vicreg, which otherwise makes all features alike",
+        )  # fmt: skip
+        _require(
+            self.partner == "other_modality" or self.masking == "cells",
+            "partner", self.partner, "other_modality with --masking blocks; pseudo-pairs need --masking cells",
+        )  # fmt: skip
         _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
         _require(
             any(self.loss_weight(task) for task in TASKS),
@@ -259,6 +329,19 @@ class Configuration:
         """A hint for --backbone resenc without its recipe: the preset's sizes are those of Swin."""
         sizes_of_swin = self.backbone == "resenc" and len(self.num_heads) != 1
         return ". --recipe resenc sets nnU-Net's sizes" if sizes_of_swin else ""
+
+    @property
+    def pairs_views(self) -> bool:
+        """Whether the first view of each crop passes the DIM with a partner."""
+        return self.dim != "none" and len(self.modalities) == len(DOMAINS)
+
+    @property
+    def mask_cells(self) -> tuple[int, int, int]:
+        """Voxels of a cell that is cut out (z, y, x)."""
+        if self.mask_cell:
+            return (self.mask_cell,) * 3
+        z, y, x = (math.prod(steps) for steps in zip(*self.strides, strict=True))
+        return z, y, x
 
     @property
     def topology(self) -> Topology:
@@ -291,7 +374,7 @@ class Configuration:
             InputError: when rotation is the only task.
         """
         z, y, x = (float(distance) for distance in spacing)
-        turned = self.quarter_turns and max(y, x) <= (1 + PLANE_TOLERANCE) * min(y, x)
+        turned = self.quarter_turns and bool(is_isotropic_plane(y, x))
         try:
             return replace(self, spacing=(z, y, x), quarter_turns=turned)
         except InputError as error:
@@ -302,12 +385,16 @@ class Configuration:
             ) from error
 
     def loss_weight(self, loss: str) -> float:
-        """The weight of `inpainting`, `contrastive`, `cross_modal`, `rotation` or `density`; 0 where it is left out."""
+        """The weight of a loss, a key of `LOSS_WEIGHTS`; 0 where it is left out."""
         if (loss in TASKS and loss not in self.tasks) or (loss == "rotation" and not self.quarter_turns):
             return 0.0
         # With the mean of both maps, CT and MR features are the same.
-        two_maps = len(self.modalities) == len(DOMAINS) and self.fusion != "mean"
+        two_maps = len(self.modalities) == len(DOMAINS) and (self.fusion != "mean" or self.second_view != "paired")
         if loss == "cross_modal" and not (self.loss_weight("contrastive") and two_maps):
+            return 0.0
+        if loss == "density" and len(self.modalities) < len(DOMAINS):
+            return 0.0
+        if loss == "distillation" and not self.pairs_views:
             return 0.0
         return float(getattr(self, LOSS_WEIGHTS[loss]))
 
@@ -328,11 +415,14 @@ LOSS_WEIGHTS = {
     "inpainting": "inpainting_weight",
     "contrastive": "contrastive_weight",
     "cross_modal": "cross_modal_weight",
+    "distillation": "distillation_weight",
     "rotation": "rotation_weight",
     "density": "density_weight",
+    "variance": "variance_weight",
+    "covariance": "covariance_weight",
 }
 # Settings that are one or several of their choices.
-LISTS_OF_CHOICES = ("modalities", "tasks")
+LISTS_OF_CHOICES = ("modalities", "tasks", "density_levels")
 
 
 def setting_choices() -> dict[str, tuple[str, ...]]:

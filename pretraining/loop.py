@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,15 @@ from pretraining.monitoring.log import RunLog, SilentLog
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.out_of_memory import explain_out_of_memory
+from pretraining.preprocessed.batches import repetition_notes
 from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
 from pretraining.preprocessed.crops import CropDataset
+from pretraining.preprocessed.splits import SPLITS
+from pretraining.preprocessed.turnable import turning_notes
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.run_time import format_duration
 from pretraining.schedule import learning_rate
+from pretraining.token_statistics import DensityAverages
 from pretraining.validation import to_device, validate
 from pretraining.warm_start import initialize
 
@@ -51,14 +55,14 @@ class Training:
         model: the model.
         optimizer: of its parameters.
         step: steps taken so far.
-        bandwidth: running average of the density loss's bandwidth, None before its first step.
+        averages: running averages of the density loss, by level.
         seconds: time spent in steps so far.
     """
 
     model: PretrainingModel
     optimizer: torch.optim.Optimizer
     step: int = 0
-    bandwidth: torch.Tensor | None = None
+    averages: DensityAverages = field(default_factory=dict)
     seconds: float = 0.0
 
     @classmethod
@@ -73,8 +77,8 @@ class Training:
             return cls(model, optimizer)
         model.load_state_dict(state.network_weights)
         optimizer.load_state_dict(state.optimizer)
-        bandwidth = None if state.bandwidth is None else state.bandwidth.to(device)
-        return cls(model, optimizer, state.step, bandwidth, state.seconds)
+        averages = {level: values.to(device) for level, values in state.averages.items()}
+        return cls(model, optimizer, state.step, averages, state.seconds)
 
     def save(self, folder: Path, configuration: Configuration, collection: PreprocessedCollection) -> None:
         """Writes the checkpoint of a run."""
@@ -82,7 +86,7 @@ class Training:
             step=self.step,
             network_weights=self.model.state_dict(),
             optimizer=self.optimizer.state_dict(),
-            bandwidth=self.bandwidth,
+            averages=self.averages,
             configuration=configuration,
             collection={"name": collection.name, "hash": collection.hash},
             spacing=tuple(collection.spacing),
@@ -178,14 +182,14 @@ def train(
             batch = to_device(next_batch(), device)
             with explain_out_of_memory(configuration, device, len(samples)):
                 evaluation = evaluate(
-                    wrapped_model, batch, configuration, training.step, training.bandwidth, processes=processes
+                    wrapped_model, batch, configuration, training.step, training.averages, processes=processes
                 )
             optimizer.zero_grad(set_to_none=True)
             with explain_out_of_memory(configuration, device, len(samples)):
                 evaluation.total.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
                 optimizer.step()
-            training.bandwidth = evaluation.bandwidth
+            training.averages = evaluation.averages
             training.step += 1
             training.seconds += time.perf_counter() - started
             records.add(training.step, {**evaluation.values(), "gradient_norm": norm})
@@ -195,7 +199,7 @@ def train(
             if training.step % configuration.validate_every == 0 or last:
                 records.read()
                 means = validate(
-                    model, collection, configuration, device, training.step, training.bandwidth, folder / "panels",
+                    model, collection, configuration, device, training.step, training.averages, folder / "panels",
                     processes,
                 )  # fmt: skip
                 _log_validation(log, means, training.step, steps)
@@ -264,13 +268,19 @@ def _log_start(
         f"{others}, collection {collection.name}, "
         f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.1f} M parameters"
     )
-    for note in collection.reading_notes(requested.crop_size):
+    notes = collection.reading_notes(requested.crop_size)
+    for split in SPLITS:
+        notes += repetition_notes(collection, split, requested.batch_size, requested.modalities)
+    for note in notes:
         log.info(note)
     if requested.quarter_turns and not requested.for_spacing(collection.spacing).quarter_turns:
         log.info(
             f"The spacing is {format_spacing(collection.spacing)} (z, y, x), not isotropic in the axial plane: "
             "no quarter turns and no rotation task. --spacing with equal y and x enables them"
         )
+    elif requested.loss_weight("rotation"):
+        for note in turning_notes(collection, requested.crop_size, requested.modalities):
+            log.info(note)
 
 
 def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: int) -> None:

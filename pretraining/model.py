@@ -2,101 +2,21 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.encoder import PairFeatures
+from nnunetv2_swinfuse.architecture.domain_invariance import Fused
 from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.tensor_names import pretrained
-from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.architecture.topology import Topology, Triple, triple
 from pretraining.configuration import Configuration
+from pretraining.heads import LinearInpaintingHead, PyramidInpaintingHead, RotationHead
 
 PROJECTION_FEATURES = 128
-# Channels of the rotation head's map.
-ROTATION_FEATURES = 8
-
-
-class InpaintingHead(nn.Module):
-    """Reconstructs voxels from features of all resolutions: a top-down sum with one convolution per level, upsampled.
-
-    The input includes the embedding besides the features. The features are normalised per token, which removes the
-    brightness of a cell; without the embedding the encoder has to carry it at the expense of all other tasks
-    (docs/method.md).
-
-    Args:
-        embedding_channels: channels of the embedding.
-        channels: channels of the features, finest first.
-        width: channels inside the head.
-        patch_stride: stride of the patch embedding, undone by the last layers; 1 after the stem of a residual encoder.
-    """
-
-    def __init__(self, embedding_channels: int, channels: Sequence[int], width: int, patch_stride: Triple):
-        super().__init__()
-        channels = (embedding_channels + channels[0], *channels[1:])
-        self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
-        # No normalisation: one over the crop would remove the absolute intensities that are to be reconstructed.
-        self.convolutions = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(width, width, 3, padding=1), nn.GELU()) for _ in channels
-        )
-        # The last convolution smooths the borders of patches, which otherwise show as a grid in the reconstruction.
-        self.voxels = nn.Sequential(
-            nn.ConvTranspose3d(width, max(width // 2, 1), patch_stride, patch_stride),
-            nn.GELU(),
-            nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
-        )
-
-    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
-        """Reconstructs the voxels of crops.
-
-        Args:
-            embedding: (B, C, z, y, x), as large as the finest features.
-            features: maps (B, C, z, y, x), finest first.
-
-        Returns:
-            Voxels (B, 1, z, y, x) of the crops.
-        """
-        maps = (torch.cat([embedding, features[0]], 1), *features[1:])
-        x: Tensor | None = None
-        for feature, lateral, convolution in reversed(list(zip(maps, self.laterals, self.convolutions, strict=True))):
-            level = lateral(feature)
-            if x is not None:
-                level = level + F.interpolate(x, size=level.shape[2:], mode="trilinear", align_corners=False)
-            x = convolution(level)
-        return self.voxels(x)
-
-
-class RotationHead(nn.Module):
-    """Predicts quarter turns from a coarse map of the features of all resolutions.
-
-    Swin UNETR uses the mean over the deepest map, which has no positions. How much these matter: from the intensities
-    of real crops averaged over 8 x 8 x 8 cells, a small network learnt in 50 steps of 64 crops to recognise 88 % of
-    the turns of unseen MR crops and 36 % of CT crops; from 2 x 4 x 4 cells, 59 % and 29 %.
-
-    Args:
-        channels: channels of the features, finest first.
-    """
-
-    GRID: Triple = (8, 8, 8)
-
-    def __init__(self, channels: Sequence[int]):
-        super().__init__()
-        self.laterals = nn.ModuleList(nn.Conv3d(c, ROTATION_FEATURES, 1) for c in channels)
-        self.classify = nn.Linear(ROTATION_FEATURES * math.prod(self.GRID), 4)
-        # Random weights would give the encoder random gradients that are larger than those of all other losses.
-        nn.init.zeros_(self.classify.weight)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Predicts logits (B, 4) from maps (B, C, z, y, x), finest first."""
-        cells = [
-            lateral(F.adaptive_avg_pool3d(feature, self.GRID))
-            for feature, lateral in zip(features, self.laterals, strict=True)
-        ]
-        return self.classify(F.gelu(torch.stack(cells).sum(0)).flatten(1))
 
 
 class Predictions(NamedTuple):
@@ -111,6 +31,38 @@ class Predictions(NamedTuple):
     reconstruction: Tensor
     turns: Tensor
     projection: Tensor
+
+
+class Level(NamedTuple):
+    """Tokens at one place of the encoder.
+
+    Attributes:
+        tokens: (B, tokens, C) of each modality.
+        grid: tokens along each axis (z, y, x).
+    """
+
+    tokens: dict[str, Tensor]
+    grid: Triple
+
+
+class Outputs(NamedTuple):
+    """Outputs of the model for the crops of one or two modalities.
+
+    Attributes:
+        predictions: by modality.
+        features: the encoder's maps (B, C, z, y, x) by modality, finest first.
+        levels: tokens before and in the encoder's stages. `paired`: outputs of the Domain Invariance Module for crops
+            with a partner. `single_image`: for crops without one. `stage_0`, `stage_1`...: the maps in `features`, of
+            the crops without a partner, or of all if every crop has one.
+        fused: all outputs of the module for crops with a partner, None without such.
+        change: norm of what the module adds to crops with a partner, relative to its input's; None without such.
+    """
+
+    predictions: dict[str, Predictions]
+    features: dict[str, list[Tensor]]
+    levels: dict[str, Level]
+    fused: Fused | None
+    change: Tensor | None
 
 
 class PretrainingModel(nn.Module):
@@ -129,45 +81,75 @@ class PretrainingModel(nn.Module):
         )
         channels = self.encoder.output_channels
         width = settings.feature_size
-        self.inpainting_head = InpaintingHead(width, channels, width, topology.patch_stride)
+        self.inpainting_head: nn.Module
+        if configuration.inpainting_head == "linear":
+            self.inpainting_head = LinearInpaintingHead(channels, token_sizes(topology, len(channels)))
+        else:
+            self.inpainting_head = PyramidInpaintingHead(width, channels, width, topology.patch_stride)
         self.rotation_head = RotationHead(channels)
         self.projection_head = nn.Sequential(
             nn.Linear(channels[-1], channels[-1]), nn.GELU(), nn.Linear(channels[-1], PROJECTION_FEATURES)
         )
-        heads = {
-            "inpainting": self.inpainting_head, "rotation": self.rotation_head, "contrastive": self.projection_head
-        }  # fmt: skip
-        for loss, head in heads.items():
+        vectors = configuration.contrastive_loss == "nt_xent" and configuration.loss_weight("contrastive") > 0
+        used = {
+            self.inpainting_head: configuration.loss_weight("inpainting") > 0,
+            self.rotation_head: configuration.loss_weight("rotation") > 0,
+            self.projection_head: vectors,
+        }
+        for head, required in used.items():
             # DistributedDataParallel would wait for the gradients of a head that no loss uses.
-            head.requires_grad_(configuration.loss_weight(loss) > 0)
+            head.requires_grad_(required)
 
     def forward(
-        self, ct: Tensor | None, mr: Tensor | None, single_image: bool = False, need_weights: bool = False
-    ) -> tuple[Predictions | None, Predictions | None, PairFeatures | None]:
+        self,
+        images: Mapping[str, Tensor],
+        paired: int = 0,
+        partners: Mapping[str, Tensor] | None = None,
+        need_weights: bool = False,
+    ) -> Outputs:
         """Predictions for CT and MR crops.
 
         Args:
-            ct, mr: (B, 1, z, y, x) each; one is None in a run with one modality, whose images are passed singly.
-            single_image: pass each image through the Domain Invariance Module without the other, as in fine-tuning.
-            need_weights: keep the module's attention weights in the features of the pair.
-
-        Returns:
-            Predictions for CT, predictions for MR, and the features of the pair; None where there are none.
+            images: crops (B, 1, z, y, x) by modality, `CT` and `MR` or one of them.
+            paired: so many crops, the first ones, pass the Domain Invariance Module with a partner; the others singly,
+                as in fine-tuning. 0 with one modality.
+            partners: of these first crops (paired, 1, z, y, x) by modality; None: CT and MR are each other's.
+            need_weights: keep the module's attention weights in `fused`.
         """
-        images = [image for image in (ct, mr) if image is not None]
-        embedding = self.patch_embed(torch.cat(images))
-        batch = len(images[0])
-        if ct is None or mr is None:
-            (predictions,) = self._predict(embedding, self.encoder(embedding), 1)
-            return (predictions, None, None) if mr is None else (None, predictions, None)
-        pair = None
-        if single_image:
-            features = self.encoder(embedding)
-        else:
-            pair = self.encoder.forward_pair(embedding[:batch], embedding[batch:], self.fusion, need_weights)
-            features = [torch.cat(maps) for maps in zip(pair.ct, pair.mr, strict=True)]
-        of_ct, of_mr = self._predict(embedding, features, 2)
-        return of_ct, of_mr, pair
+        names = list(images)
+        crops = len(images[names[0]])
+        embedding = self.patch_embed(torch.cat([*images.values(), *(partners.values() if partners else ())]))
+        by_modality = dict(zip(names, embedding[: len(names) * crops].chunk(len(names)), strict=True))
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        levels: dict[str, Level] = {}
+        fused, change = None, None
+        if paired:
+            ct, mr = by_modality["CT"][:paired], by_modality["MR"][:paired]
+            of_partners = embedding[len(names) * crops :].chunk(2) if partners else ()
+            fused = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *of_partners)
+            with torch.no_grad():
+                added = (fused.ct - ct).norm() + (fused.mr - mr).norm()
+                change = added / (ct.norm() + mr.norm()).clamp_min(1e-12)
+            parts["CT"].append(fused.ct)
+            parts["MR"].append(fused.mr)
+            levels["paired"] = Level({"CT": fused.ct_tokens, "MR": fused.mr_tokens}, fused.grid)
+        if paired < crops:
+            single = self.encoder.mix_single(torch.cat([e[paired:] for e in by_modality.values()]))
+            for name, of_modality in zip(names, single.map.chunk(len(names)), strict=True):
+                parts[name].append(of_modality)
+            tokens = dict(zip(names, single.tokens.chunk(len(names)), strict=True))
+            levels["single_image"] = Level(tokens, single.grid)
+        maps = self.encoder.features(torch.cat([part for of_name in parts.values() for part in of_name]))
+        features: dict[str, list[Tensor]] = {name: [] for name in names}
+        for stage, joint in enumerate(maps):
+            for name, of_modality in zip(names, joint.chunk(len(names)), strict=True):
+                features[name].append(of_modality)
+            first = paired if paired < crops else 0
+            tokens = {name: features[name][stage][first:].flatten(2).transpose(1, 2) for name in names}
+            levels[f"stage_{stage}"] = Level(tokens, triple(joint.shape[2:]))
+        joint_embedding = embedding[: len(names) * crops]
+        predictions = dict(zip(names, self._predict(joint_embedding, maps, len(names)), strict=True))
+        return Outputs(predictions, features, levels, fused, change)
 
     def _predict(self, embedding: Tensor, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
@@ -181,3 +163,10 @@ class PretrainingModel(nn.Module):
     def encoder_weights(self) -> dict[str, Tensor]:
         """The tensors that are transferred to fine-tuning, by name."""
         return pretrained(self.state_dict())
+
+
+def token_sizes(topology: Topology, stages: int) -> list[Triple]:
+    """Voxels of a token (z, y, x) of each feature map, finest first."""
+    # A Swin encoder's first map has the patch embedding's stride; a residual encoder's is that of its first stage.
+    strides = [topology.patch_stride, *topology.stage_strides][-stages:]
+    return list(accumulate(strides, lambda size, stride: triple([s * t for s, t in zip(size, stride, strict=True)])))

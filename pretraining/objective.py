@@ -1,36 +1,36 @@
-"""The losses of one step: views of a batch, predictions, proxy losses, density matching, and health measures."""
+"""The losses of one step: views of a batch, predictions, proxy losses, statistics of tokens, and health measures."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.encoder import PairFeatures
-from nnunetv2_swinfuse.architecture.topology import Triple
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
-from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
-from pretraining.losses.density import DensityMatch, density_matching, update_bandwidth
-from pretraining.losses.inpainting import error_sums, loss_of_sums
-from pretraining.losses.rotation import rotation_accuracy, rotation_loss
-from pretraining.model import Predictions
+from pretraining.model import Level, Outputs
 from pretraining.monitoring.health import attention_difference, attention_entropy
 from pretraining.processes import SINGLE_PROCESS, Processes
-from pretraining.randomness import derived_seed, sample_generators, step_generator
+from pretraining.proxy_tasks import proxy_tasks
+from pretraining.randomness import derived_seed, sample_generators
 from pretraining.schedule import density_weight
-from pretraining.views import View, ViewSettings, apply_view, draw_intensity, draw_view, previous_crop
+from pretraining.token_statistics import (
+    DensityAverages,
+    LevelSamples,
+    density_generator,
+    density_health,
+    density_levels,
+    update_averages,
+)
+from pretraining.view_pairs import Views, two_views
+from pretraining.views import View
 
 # Purposes of the generators of a step; those of validation are offset, so that it shares none with training.
-VIEWS, DENSITY, SINGLE_IMAGE, NETWORK = 0, 1, 2, 3
+VIEWS, DENSITY, TOKENS, NETWORK = 0, 1, 2, 3
 VALIDATION = 16
-# With fewer tokens that show tissue, density matching uses all tokens.
-MIN_FOREGROUND = 16
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Evaluation:
     """Losses of one batch, and the tensors they were computed from.
 
     Attributes:
-        losses: unweighted, by name, of the batch of all processes; `density` only if CT and MR were encoded together.
+        losses: unweighted, by name, of the batch of all processes.
         total: weighted sum, to be minimised.
-        bandwidth: running average of the density loss's bandwidth after this batch.
+        averages: running averages of the density loss after this batch.
         health: detached scalars for monitoring.
         views: for `CT` and `MR`, both views of every crop of this process along the batch axis.
         reconstructions: of these views (2B, 1, z, y, x).
@@ -48,14 +48,18 @@ class Evaluation:
 
     losses: dict[str, Tensor]
     total: Tensor
-    bandwidth: Tensor | None
+    averages: DensityAverages
     health: dict[str, Tensor]
     views: dict[str, View]
     reconstructions: dict[str, Tensor]
 
     def values(self) -> dict[str, Tensor]:
         """All scalars: losses, `total` and health."""
-        return {"total": self.total.detach(), **{k: v.detach() for k, v in self.losses.items()}, **self.health}
+        losses = {name: loss.detach() for name, loss in self.losses.items()}
+        if "rotation_accuracy" not in self.health:
+            # No crop could be turned: a loss of 0 would look like a success.
+            losses.pop("rotation", None)
+        return {"total": self.total.detach(), **losses, **self.health}
 
     def panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Target, corrupted, reconstruction and mask (z, y, x) of one sample of each modality."""
@@ -75,21 +79,24 @@ def evaluate(
     batch: Mapping[str, Any],
     configuration: Configuration,
     step: int,
-    bandwidth: Tensor | None,
+    averages: DensityAverages | None,
     validation: bool = False,
     processes: Processes = SINGLE_PROCESS,
 ) -> Evaluation:
-    """Losses of one batch; a function of the weights, the batch, the seed, the step and the running bandwidth.
+    """Losses of one batch; a function of the weights, the batch, the seed, the step and the running averages.
+
+    A validation encodes every view as a single image, as in fine-tuning, measures density matching at all levels, and
+    encodes the views once more in pairs, only for the measures of pairs.
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, which is seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, on the
-            CPU: no value is read from the device in a training step.
+        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, and
+            `ct_turnable` and `mr_turnable` (B,), which may be turned, on the CPU: no value is read from the device in a
+            training step.
         configuration: settings of the run.
         step: steps taken so far; in a validation the index of the batch, which only seeds its draws.
-        bandwidth: running average of the density loss's bandwidth, None at the beginning.
-        validation: draw from other random streams than training, always encode CT and MR together, and weight density
-            matching fully.
+        averages: running averages of the density loss, None at the beginning.
+        validation: draw from other random streams than training, and weight density matching fully.
         processes: those that train together; all of them must call this, each with its part of the batch.
     """
     offset = VALIDATION if validation else 0
@@ -99,206 +106,81 @@ def evaluate(
     torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *rank_key))
     crops: dict[str, Tensor] = {name: batch[name.lower()] for name in DOMAINS if name.lower() in batch}
     first = next(iter(crops.values()))
-    samples = range(processes.rank * len(first), (processes.rank + 1) * len(first))
-    generators = sample_generators(seed, step, VIEWS + offset, samples)
-    views = two_views(crops, configuration, generators, processes.other_crops)
-    draw = torch.rand((), generator=step_generator(seed, step, SINGLE_IMAGE + offset)).item()
-    single_image = not validation and draw < configuration.single_share
-    corrupted = [views[name].corrupted if name in views else None for name in DOMAINS]
-    with torch.autocast(first.device.type, dtype=torch.bfloat16, enabled=first.device.type == "cuda"):
-        *predicted, pair = model(*corrupted, single_image, need_weights=validation)
-    predictions: dict[str, Predictions] = {n: p for n, p in zip(DOMAINS, predicted, strict=True) if p is not None}
+    numbers = range(processes.rank * len(first), (processes.rank + 1) * len(first))
+    generators = sample_generators(seed, step, VIEWS + offset, numbers)
+    turnable: dict[str, Tensor] = {name: batch[f"{name.lower()}_turnable"] for name in crops}
+    views = two_views(crops, turnable, batch["paired"], configuration, generators, processes.other_crops)
+    outputs, of_pairs = _encode(model, views, validation, first.device.type)
+    pairs = outputs if of_pairs is None else of_pairs
 
-    losses, health = _proxy_tasks(views, predictions, batch["paired"], configuration, processes)
+    losses, health = proxy_tasks(views.views, outputs, turnable, batch["paired"], configuration, processes)
+    health |= _pair_health(pairs, batch["paired"], processes)
+    levels, images = _levels(outputs, pairs, views)
+    required = validation or any(configuration.loss_weight(name) for name in ("density", "variance", "covariance"))
+    matches = {}
+    if required:
+        samples = LevelSamples.draw(levels, images, configuration, step, TOKENS + offset, numbers, processes)
+        losses |= samples.regularity()
+        chosen = density_levels(list(levels), configuration) if configuration.loss_weight("density") else []
+        measured = [name for name in levels if name != "stage_0"] if validation else chosen
+        if len(crops) == len(DOMAINS):
+            generator = density_generator(configuration, step, DENSITY + offset)
+            matches = {level: samples.match_densities(level, averages, generator) for level in measured}
+        if chosen:
+            losses["density"] = torch.stack([matches[level].loss for level in chosen]).mean()
+        health |= density_health(matches)
+        if validation:
+            health |= samples.ranks()
     total = torch.zeros((), device=first.device)
     for name, loss in losses.items():
-        total = total + configuration.loss_weight(name) * loss
-    if pair is not None:
-        health |= _pair_health(pair, batch["paired"], configuration, processes)
-        if configuration.density_weight:
-            generator = step_generator(seed, step, DENSITY + offset)
-            match = _match_densities(pair, views, bandwidth, configuration, generator, processes)
-            losses["density"] = match.loss
+        weight = configuration.loss_weight(name)
+        if name == "density" and not validation:
             # In validation, `step` is the index of a batch and says nothing about the warm-up.
-            weight = configuration.density_weight if validation else density_weight(step, configuration)
-            total = total + weight * match.loss
-            health |= _density_health(match)
-            if not validation:
-                bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
-    reconstructions = {name: prediction.reconstruction for name, prediction in predictions.items()}
-    return Evaluation(losses, total, bandwidth, health, views, reconstructions)
+            weight = density_weight(step, configuration)
+        total = total + weight * loss
+    averages = averages or {} if validation else update_averages(averages, matches)
+    reconstructions = {name: prediction.reconstruction for name, prediction in outputs.predictions.items()}
+    return Evaluation(losses, total, averages, health, views.views, reconstructions)
 
 
-def two_views(
-    crops: Mapping[str, Tensor],
-    configuration: Configuration,
-    generators: Sequence[torch.Generator],
-    other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
-) -> dict[str, View]:
-    """Two views of each crop of each modality, concatenated along the batch axis (2B, ...).
-
-    CT and MR of a view share quarter turns and cut-outs, so that registered crops stay registered; intensities differ.
-
-    Args:
-        crops: (B, 1, z, y, x) by modality.
-        configuration: settings of the run.
-        generators: one per sample.
-        other_crops: see :func:`apply_view`.
-    """
-    settings = ViewSettings(
-        corrupted_share=configuration.corrupted_share,
-        masking=configuration.masking,
-        cell=configuration.mask_cell,
-        rotate=configuration.quarter_turns,
-    )
-    z, y, x = next(iter(crops.values())).shape[2:]
-    views: dict[str, list[View]] = {name: [] for name in crops}
-    for _ in range(2):
-        parameters = draw_view((z, y, x), settings, generators)
-        for name, images in crops.items():
-            intensity = draw_intensity(settings, generators)
-            views[name].append(apply_view(images, parameters, intensity, generators, other_crops))
-    return {name: _join(both) for name, both in views.items()}
+def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tuple[Outputs, Outputs | None]:
+    """Outputs for the views; in a validation as single images, and then of the same views in pairs if there are any."""
+    corrupted = {name: view.corrupted for name, view in views.views.items()}
+    with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
+        if not validation:
+            return model(corrupted, views.paired, views.partners), None
+        outputs = model(corrupted)
+        if not views.paired:
+            return outputs, None
+        first = {name: images[: views.paired] for name, images in corrupted.items()}
+        return outputs, model(first, views.paired, views.partners, need_weights=True)
 
 
-def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
-    """Which cells of a grid show tissue: those whose standard deviation exceeds 5 % of the crop's.
-
-    The air around a CT and the zeros around a skull-stripped MR are constant, so no modality needs a threshold of
-    intensity.
-
-    Args:
-        image: (B, 1, z, y, x).
-        grid: cells per axis.
-
-    Returns:
-        bool (B, prod(grid)).
-    """
-    image = image.float()
-    mean, square = F.adaptive_avg_pool3d(image, grid), F.adaptive_avg_pool3d(image.square(), grid)
-    deviation = (square - mean.square()).clamp_min(0).sqrt().flatten(1)
-    return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)
+def _levels(outputs: Outputs, pairs: Outputs, views: Views) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
+    """Tokens of all levels, and what their crops show, by level and modality."""
+    levels = dict(outputs.levels)
+    if "paired" in pairs.levels:
+        levels["paired"] = pairs.levels["paired"]
+    images: dict[str, dict[str, Tensor]] = {}
+    for name, level in levels.items():
+        images[name] = {}
+        for modality, tokens in level.tokens.items():
+            target = views.views[modality].target
+            images[name][modality] = target[: len(tokens)] if name == "paired" else target[-len(tokens) :]
+    return levels, images
 
 
-def _proxy_tasks(
-    views: Mapping[str, View],
-    predictions: Mapping[str, Predictions],
-    paired: Tensor,
-    configuration: Configuration,
-    processes: Processes,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Losses of the proxy tasks with a weight above 0, and their health measures, from tensors gathered once."""
-    losses: dict[str, Tensor] = {}
-    health: dict[str, Tensor] = {}
-    if configuration.loss_weight("inpainting"):
-        sums = {
-            name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
-            for name, p in predictions.items()
-        }
-        losses["inpainting"] = _mean(loss_of_sums(s, configuration.visible_weight) for s in sums.values())
-        health |= _inpainting_health(views, sums, processes)
-    vectors: dict[str, Tensor] = {}
-    if configuration.loss_weight("contrastive"):
-        vectors = {name: processes.gather_views(p.projection.float()) for name, p in predictions.items()}
-        pairs_of_views = (both.chunk(2) for both in vectors.values())
-        losses["contrastive"] = _mean(
-            contrastive_loss(first, second, configuration.temperature) for first, second in pairs_of_views
-        )
-    if configuration.loss_weight("rotation"):
-        turns = {
-            name: (processes.gather(p.turns.float()), processes.gather(views[name].turns))
-            for name, p in predictions.items()
-        }
-        losses["rotation"] = _mean(rotation_loss(*of_modality) for of_modality in turns.values())
-        accuracies = {name: rotation_accuracy(logits.detach(), true) for name, (logits, true) in turns.items()}
-        health |= _mean_and_parts("rotation_accuracy", accuracies)
-    if configuration.loss_weight("cross_modal"):
-        loss = cross_modal_loss(vectors["CT"], vectors["MR"], processes.gather(paired), configuration.temperature)
-        if loss is not None:
-            losses["cross_modal"] = loss
-    return losses, health
-
-
-@torch.no_grad()
-def _inpainting_health(
-    views: Mapping[str, View], sums: Mapping[str, Tensor], processes: Processes
-) -> dict[str, Tensor]:
-    errors, mean_errors = {}, {}
-    for name, view in views.items():
-        errors[name] = sums[name][0].detach() / sums[name][1]
-        # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
-        target, visible = view.target.float(), (~view.mask).float()
-        fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
-        of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
-        filled = processes.gather(of_fill[None]).sum(0)
-        mean_errors[name] = filled[0] / filled[1]
-    return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)
-
-
-def _mean_and_parts(name: str, by_modality: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The mean over the modalities as `name`, and the value of each modality as `name_CT` and `name_MR`."""
-    parts = {f"{name}_{modality}": value for modality, value in by_modality.items()}
-    return {name: _mean(parts.values()), **parts}
-
-
-def _mean(values: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(values)).mean()
-
-
-def _pair_health(
-    pair: PairFeatures, paired: Tensor, configuration: Configuration, processes: Processes
-) -> dict[str, Tensor]:
+def _pair_health(pairs: Outputs, registered: Tensor, processes: Processes) -> dict[str, Tensor]:
     """Measures of the Domain Invariance Module; those of its attention only if its weights were kept."""
-    health = {}
-    if configuration.dim != "none":
-        health["dim_change"] = processes.gather(pair.change.detach()[None]).mean()
-    if pair.ct_weights:
-        health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
-        # Both views of every crop are along the batch axis.
-        difference = attention_difference(pair.ct_weights, pair.mr_weights, paired.repeat(2))
+    health: dict[str, Tensor] = {}
+    if pairs.change is not None:
+        health["dim_change"] = processes.gather(pairs.change.detach()[None]).mean()
+    if pairs.fused is not None and pairs.fused.ct_weights:
+        fused = pairs.fused
+        health["attention_entropy"] = attention_entropy(fused.ct_weights + fused.mr_weights)
+        # All views of every crop are along the batch axis.
+        views = len(fused.ct) // len(registered)
+        difference = attention_difference(fused.ct_weights, fused.mr_weights, registered.repeat(views))
         if difference is not None:
             health["attention_difference"] = difference
     return health
-
-
-def _match_densities(
-    pair: PairFeatures,
-    views: Mapping[str, View],
-    bandwidth: Tensor | None,
-    configuration: Configuration,
-    generator: torch.Generator,
-    processes: Processes,
-) -> DensityMatch:
-    """Density matching between the outputs of the two blocks of the Domain Invariance Module, of all processes."""
-    ct, ct_mask = _tokens(pair.ct_tokens, views["CT"].target, pair.grid, processes)
-    mr, mr_mask = _tokens(pair.mr_tokens, views["MR"].target, pair.grid, processes)
-    return density_matching(
-        ct,
-        mr,
-        ct_mask=ct_mask,
-        mr_mask=mr_mask,
-        bandwidth=bandwidth,
-        dimensions=configuration.density_dimensions,
-        samples=configuration.density_samples,
-        generator=generator,
-        loss=configuration.density_loss,
-    )
-
-
-def _density_health(match: DensityMatch) -> dict[str, Tensor]:
-    return {
-        "divergence_share": match.divergence.detach() / math.log(2),
-        "bandwidth": match.median_bandwidth,
-        "effective_rank": match.effective_rank,
-        "feature_variance": match.feature_variance,
-    }
-
-
-def _tokens(tokens: Tensor, image: Tensor, grid: Triple, processes: Processes) -> tuple[Tensor, Tensor]:
-    """Tokens of all samples of all processes (N, C), and which show tissue (N,); all of them if hardly any do."""
-    foreground = processes.gather_views(foreground_tokens(image, grid)).flatten()
-    return processes.gather_views(tokens.float()).flatten(0, 1), foreground | (foreground.sum() < MIN_FOREGROUND)
-
-
-def _join(views: list[View]) -> View:
-    return View(*(torch.cat(parts) for parts in zip(*views, strict=True)))

@@ -98,7 +98,9 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
             encoder = run.folder / "encoder.pth"
             identity = {"name": volumes.name, "hash": volumes.hash}
             normalisation = volumes.header.get("normalisation", {})
-            export_encoder(model, configuration, identity, tuple(volumes.spacing), encoder, normalisation)
+            export_encoder(
+                model, configuration, identity, tuple(volumes.spacing), encoder, normalisation, volumes.orientation
+            )
             publish(encoder, run.published)
             with explain_write_errors(run.folder / REPORT):
                 write_report(run.folder)

@@ -8,7 +8,6 @@ import time
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.preset_files import load_preset, preset_names
@@ -23,9 +22,11 @@ def step_operations(configuration: Configuration) -> float:
     with torch.device("meta"):
         model = PretrainingModel(configuration)
         crops = torch.empty(1, 1, *configuration.crop_size)
+        images = dict.fromkeys(configuration.modalities, crops.repeat(2, 1, 1, 1, 1))
+    views = 1 + (configuration.second_view == "paired") if configuration.pairs_views else 0
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(*(crops if domain in configuration.modalities else None for domain in DOMAINS))
-    return counter.get_total_flops() * 2 * configuration.batch_size * 3
+        model(images, views)
+    return counter.get_total_flops() * configuration.batch_size * 3
 
 
 def device_speed(device: torch.device) -> float:

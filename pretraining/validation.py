@@ -19,6 +19,7 @@ from pretraining.objective import evaluate
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
 from pretraining.processes import SINGLE_PROCESS, Processes
+from pretraining.token_statistics import DensityAverages
 
 
 @torch.no_grad()
@@ -28,11 +29,13 @@ def validate(
     configuration: Configuration,
     device: torch.device,
     step: int,
-    bandwidth: torch.Tensor | None,
+    averages: DensityAverages,
     panels: Path,
     processes: Processes = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Means of losses and health measures over the same validation crops and views each time, and a picture of one.
+
+    Crops are encoded as single images, as in fine-tuning; only the measures of pairs are of pairs.
 
     Args:
         model: the model, not wrapped.
@@ -40,7 +43,7 @@ def validate(
         configuration: settings of the run.
         device: where the model is.
         step: steps taken so far, for the picture.
-        bandwidth: running average of the density loss's bandwidth.
+        averages: running averages of the density loss.
         panels: folder of the pictures, one per validation.
         processes: those that train together; all must call this, each evaluates its part of every batch.
 
@@ -57,7 +60,7 @@ def validate(
     probes = FeatureProbes()
     for index in range(len(crops)):
         batch = to_device(crops[index], device)
-        evaluation = evaluate(model, batch, configuration, index, bandwidth, True, processes)
+        evaluation = evaluate(model, batch, configuration, index, averages, True, processes)
         probes.add(model, batch)
         for name, value in evaluation.values().items():
             values[name].append(float(value))

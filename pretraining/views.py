@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
+from pretraining.contrast import ContrastParameters, apply_contrast
 
 # Drawing stops here even if the share is not reached, as with tiny blocks and a share near 1.
 MAX_BLOCKS = 1_000
@@ -28,7 +29,7 @@ class ViewSettings:
     Attributes:
         corrupted_share: share of the voxels to cut out; the last block may exceed it.
         masking: `blocks` of random size and position, or `cells` of a regular grid (SimMIM, arXiv 2111.09886).
-        cell: voxels of a cell along each axis.
+        cell: voxels of a cell (z, y, x).
         block_share: smallest and largest side of a block, relative to the crop's.
         swap_probability: probability that a block is filled from another crop instead of with noise.
         rotate: whether crops are turned by quarters; requires crops with equal y and x.
@@ -40,7 +41,7 @@ class ViewSettings:
 
     corrupted_share: float = 0.3
     masking: Masking = "blocks"
-    cell: int = 8
+    cell: Triple = (8, 8, 8)
     block_share: tuple[float, float] = (0.15, 0.4)
     swap_probability: float = 0.5
     rotate: bool = True
@@ -53,8 +54,8 @@ class ViewSettings:
         for name in ("corrupted_share", "swap_probability", "intensity_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected a number from 0 to 1")
-        if self.cell < 1:
-            raise ValueError(f"cell is {self.cell}; expected at least 1 voxel")
+        if min(self.cell) < 1:
+            raise ValueError(f"cell is {self.cell}; expected at least 1 voxel along each axis")
         for name in ("block_share", "contrast", "gamma"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
@@ -65,7 +66,7 @@ class ViewSettings:
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Geometry of a view, shared by the modalities of a pair.
+    """Geometry of a view.
 
     Attributes:
         turns: quarter turns in the (y, x) plane, int64 (B,).
@@ -94,7 +95,7 @@ class View(NamedTuple):
         corrupted: input of the network (B, 1, z, y, x).
         target: what it should reconstruct: turned and with changed intensities, not cut out (B, 1, z, y, x).
         mask: True where voxels were cut out (B, 1, z, y, x).
-        turns: quarter turns of each crop (B,).
+        turns: quarter turns of each crop (B,), on the CPU.
     """
 
     corrupted: Tensor
@@ -155,6 +156,8 @@ def apply_view(
     intensity: IntensityParameters,
     generators: Sequence[torch.Generator],
     other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
+    contrast: ContrastParameters | None = None,
+    rendered: Tensor | None = None,
 ) -> View:
     """Turns crops, changes their intensities and cuts parts out.
 
@@ -168,13 +171,17 @@ def apply_view(
         intensity: changes, from :func:`draw_intensity`.
         generators: of the noise, one per sample.
         other_crops: returns another crop of the batch for each crop, or None if there is no other.
+        contrast: random contrasts to render crops in, from :func:`draw_contrast`.
+        rendered: which crops to render so, bool (B,); none when None.
     """
     device = images.device
     turned = torch.stack(
         [torch.rot90(image, int(k), dims=(2, 3)) for image, k in zip(images, parameters.turns, strict=True)]
     )
     target = change_intensity(turned, intensity)
-    mask, turns = parameters.mask.to(device), parameters.turns.to(device)
+    if contrast is not None and rendered is not None:
+        target = torch.where(rendered.to(device).reshape(-1, 1, 1, 1, 1), apply_contrast(target, contrast), target)
+    mask, turns = parameters.mask.to(device), parameters.turns
     if parameters.swapped is None:
         return View(target.masked_fill(mask, 0.0), target, mask, turns)
     noise = torch.stack([torch.randn(target.shape[1:], generator=generator) for generator in generators]).to(device)
@@ -213,13 +220,13 @@ def _draw_blocks(shape: Triple, settings: ViewSettings, generator: torch.Generat
 
 
 def _draw_cells(shape: Triple, settings: ViewSettings, generator: torch.Generator) -> Tensor:
-    grid = [-(-size // settings.cell) for size in shape]
+    grid = [-(-size // cell) for size, cell in zip(shape, settings.cell, strict=True)]
     cells = math.prod(grid)
     chosen = torch.zeros(cells, dtype=torch.bool)
     chosen[torch.randperm(cells, generator=generator)[: round(settings.corrupted_share * cells)]] = True
     mask = chosen.reshape(grid)
-    for axis, size in enumerate(shape):
-        mask = mask.repeat_interleave(settings.cell, axis).narrow(axis, 0, size)
+    for axis, (size, cell) in enumerate(zip(shape, settings.cell, strict=True)):
+        mask = mask.repeat_interleave(cell, axis).narrow(axis, 0, size)
     return mask
 
 

@@ -165,6 +165,20 @@ class Fused(NamedTuple):
     mr_weights: list[Tensor]
 
 
+class Single(NamedTuple):
+    """Outputs of the module for a single image.
+
+    Attributes:
+        map: (B, C, z, y, x), with the interpolated average of both blocks added.
+        tokens: that average (B, tokens, C).
+        grid: cells per axis (z, y, x), one token each.
+    """
+
+    map: Tensor
+    tokens: Tensor
+    grid: Triple
+
+
 class DomainInvariance(nn.Module):
     """Two parallel co-attention blocks over pooled cells, added to the full-resolution map.
 
@@ -203,19 +217,44 @@ class DomainInvariance(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Single image of either modality: both blocks attend to it, their outputs are averaged. (B, C, z, y, x)."""
-        tokens, positions, grid = self.pool(embedding)
-        ct_tokens, _ = self.ct_block(tokens, tokens, positions)
-        mr_tokens, _ = self.mr_block(tokens, tokens, positions)
-        return embedding + self.interpolate((ct_tokens + mr_tokens) / 2, grid, triple(embedding.shape[2:]))
+        return self.forward_single(embedding).map
 
-    def forward_pair(self, ct: Tensor, mr: Tensor, need_weights: bool = False) -> Fused:
-        """A CT and an MR map (B, C, z, y, x), each attending to the other; ValueError if their shapes differ."""
-        if ct.shape != mr.shape:
-            raise ValueError(f"CT and MR maps must have the same shape, found {tuple(ct.shape)} and {tuple(mr.shape)}")
+    def forward_single(self, embedding: Tensor) -> Single:
+        """As :meth:`forward`, with the tokens: the average of both blocks' outputs."""
+        pooled, positions, grid = self.pool(embedding)
+        ct_tokens, _ = self.ct_block(pooled, pooled, positions)
+        mr_tokens, _ = self.mr_block(pooled, pooled, positions)
+        tokens = (ct_tokens + mr_tokens) / 2
+        return Single(embedding + self.interpolate(tokens, grid, triple(embedding.shape[2:])), tokens, grid)
+
+    def forward_pair(
+        self,
+        ct: Tensor,
+        mr: Tensor,
+        need_weights: bool = False,
+        ct_partner: Tensor | None = None,
+        mr_partner: Tensor | None = None,
+    ) -> Fused:
+        """A CT and an MR map (B, C, z, y, x), each attending to the other, or each to a partner of its own.
+
+        Args:
+            ct, mr: embeddings.
+            need_weights: also return the attention weights.
+            ct_partner, mr_partner: what the queries of CT and of MR attend to; MR and CT when None.
+
+        Raises:
+            ValueError: when the shapes differ.
+        """
+        ct_partner, mr_partner = mr if ct_partner is None else ct_partner, ct if mr_partner is None else mr_partner
+        shapes = [tuple(embedding.shape) for embedding in (ct, mr, ct_partner, mr_partner)]
+        if len(set(shapes)) > 1:
+            raise ValueError(f"CT and MR maps and their partners must have the same shape, found {shapes}")
         ct_pooled, positions, grid = self.pool(ct)
         mr_pooled, _, _ = self.pool(mr)
-        ct_tokens, ct_weights = self.ct_block(ct_pooled, mr_pooled, positions, need_weights)
-        mr_tokens, mr_weights = self.mr_block(mr_pooled, ct_pooled, positions, need_weights)
+        ct_context = mr_pooled if ct_partner is mr else self.pool(ct_partner)[0]
+        mr_context = ct_pooled if mr_partner is ct else self.pool(mr_partner)[0]
+        ct_tokens, ct_weights = self.ct_block(ct_pooled, ct_context, positions, need_weights)
+        mr_tokens, mr_weights = self.mr_block(mr_pooled, mr_context, positions, need_weights)
         shape = triple(ct.shape[2:])
         return Fused(
             ct + self.interpolate(ct_tokens, grid, shape),

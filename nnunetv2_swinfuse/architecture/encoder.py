@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.cell_grid import Spacing
-from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, DomainInvarianceSettings
+from nnunetv2_swinfuse.architecture.domain_invariance import (
+    DomainInvariance,
+    DomainInvarianceSettings,
+    Fused,
+    Single,
+)
 from nnunetv2_swinfuse.architecture.topology import (
     Topology,
     Triple,
@@ -112,27 +116,6 @@ class EncoderSettings:
         return (*self.depths, *[self.depths[-1]] * (stages - len(self.depths)))[:stages]
 
 
-class PairFeatures(NamedTuple):
-    """Features of a CT and an MR image that went through the module together.
-
-    Attributes:
-        ct, mr: a list of maps per modality, as :meth:`DomainInvariantEncoder.forward` returns it.
-        ct_tokens, mr_tokens: (B, tokens, C) for density matching: the outputs of the module's two blocks.
-        grid: cells per axis (z, y, x), one token each.
-        ct_weights, mr_weights: attention weights of each layer of the module, if asked for.
-        change: norm of what the module adds, relative to its input's; 0 without the module.
-    """
-
-    ct: list[Tensor]
-    mr: list[Tensor]
-    ct_tokens: Tensor
-    mr_tokens: Tensor
-    grid: Triple
-    ct_weights: list[Tensor]
-    mr_weights: list[Tensor]
-    change: Tensor
-
-
 class DomainInvariantEncoder(nn.Module):
     """Domain Invariance Module, then a backbone: subclasses say how an embedding becomes feature maps.
 
@@ -177,33 +160,39 @@ class DomainInvariantEncoder(nn.Module):
             embedding = self.domain_invariance(embedding)
         return self.features(embedding)
 
-    def forward_pair(
-        self, ct: Tensor, mr: Tensor, fusion: Fusion = "separate", need_weights: bool = False
-    ) -> PairFeatures:
-        """A CT and an MR image, each seeing the other in the module.
+    def mix_single(self, embedding: Tensor) -> Single:
+        """The Domain Invariance Module's outputs for a single image; :meth:`features` continues from their map.
+
+        Args:
+            embedding: (B, feature_size, z, y, x).
+        """
+        if self.domain_invariance is not None:
+            return self.domain_invariance.forward_single(embedding)
+        return Single(embedding, *self.tokens(embedding))
+
+    def mix_pair(
+        self,
+        ct: Tensor,
+        mr: Tensor,
+        fusion: Fusion = "separate",
+        need_weights: bool = False,
+        ct_partner: Tensor | None = None,
+        mr_partner: Tensor | None = None,
+    ) -> Fused:
+        """The Domain Invariance Module's outputs for a CT and an MR image, each seeing the other or its own partner.
 
         Args:
             ct, mr: embeddings (B, feature_size, z, y, x).
-            fusion: `separate` sends each modality's map through the backbone by itself; `mean`, the released
-                reading, sends the average of both.
+            fusion: `separate` keeps each modality's map; `mean`, the released reading, replaces both by their average.
             need_weights: also return the module's attention weights.
+            ct_partner, mr_partner: see :meth:`DomainInvariance.forward_pair`.
         """
-        ct_in, mr_in = ct, mr
-        weights: tuple[list[Tensor], list[Tensor]] = ([], [])
         if self.domain_invariance is not None:
-            fused = self.domain_invariance.forward_pair(ct, mr, need_weights)
-            ct, mr, grid = fused.ct, fused.mr, fused.grid
-            tokens, weights = (fused.ct_tokens, fused.mr_tokens), (fused.ct_weights, fused.mr_weights)
+            fused = self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
         else:
             (of_ct, grid), (of_mr, _) = self.tokens(ct), self.tokens(mr)
-            tokens = of_ct, of_mr
-        with torch.no_grad():
-            change = ((ct - ct_in).norm() + (mr - mr_in).norm()) / (ct_in.norm() + mr_in.norm()).clamp_min(1e-12)
+            fused = Fused(ct, mr, of_ct, of_mr, grid, [], [])
         if fusion == "mean":
-            features = self.features((ct + mr) / 2)
-            return PairFeatures(features, features, *tokens, grid, *weights, change)
-        features = self.features(torch.cat([ct, mr]))
-        batch = len(ct)
-        return PairFeatures(
-            [f[:batch] for f in features], [f[batch:] for f in features], *tokens, grid, *weights, change
-        )
+            mean = (fused.ct + fused.mr) / 2
+            return fused._replace(ct=mean, mr=mean)
+        return fused

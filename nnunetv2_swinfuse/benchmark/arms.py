@@ -91,7 +91,7 @@ DESCRIPTIONS = {
     "resenc_l": "nnU-Net's residual encoder, preset L",
     "swin_unetr": "MONAI's Swin UNETR from random weights in nnU-Net's training (extra: benchmark)",
     "swinfuse": "SwinFUSE, pretrained on CT and MR",
-    "scratch": "the network of `swinfuse` from random weights; same plans, trainer and schedule",
+    "scratch": "the network of `swinfuse` from random weights; same plans and schedule, its own learning rate",
     "frozen": "as `swinfuse`, the pretrained encoder is not trained further",
     "ct": "as `swinfuse`, pretrained on CT only",
     "mr": "as `swinfuse`, pretrained on MR only",

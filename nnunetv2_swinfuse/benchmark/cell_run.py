@@ -16,6 +16,7 @@ from typing import IO, Any
 
 import pandas as pd
 
+from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
@@ -32,114 +33,200 @@ VERSIONED = ("nnunetv2-swinfuse", "nnunetv2", "torch")
 
 @dataclass(frozen=True)
 class Place:
-    """What a cell may use while it runs: threads, cores (Linux), a GPU; nothing set: all there is."""
+    """What a cell may use while it runs: threads, cores (Linux), a GPU. Whatever is not set is not limited."""
 
     threads: int = 0
     cores: tuple[int, ...] = ()
     gpu: str = ""
 
 
-def run_cell(
-    experiment: Experiment,
-    workspace: Workspace,
-    cell: Cell,
-    dataset: Dataset,
-    splits: Mapping[int, Split],
-    processes: Processes,
-    place: Place,
-) -> tuple[dict[str, Any], pd.DataFrame]:
-    """Trains, lets nnU-Net validate on the test cases, measures; what an earlier, killed run began goes on.
+@dataclass(frozen=True)
+class CellRun:
+    """One cell with everything that training and evaluating it needs.
 
-    Args:
-        experiment, workspace, cell, dataset: what to do, where and with what.
+    Attributes:
+        experiment, workspace, cell, dataset: what to train, where, and on what.
         splits: by fold, of the cell's labels and seed.
-        processes: starts the command.
-        place: where it may run.
-
-    Returns:
-        What the cell was, and its rows of the per-case table.
-
-    Raises:
-        BenchmarkError: when a command fails; `failure.json` then holds the message.
     """
-    folder = workspace.cell(cell)
-    # A training that outlived its killed benchmark holds the lock until it ends.
-    with locked(folder / "lock", "Waiting for its training to end.") as lock:
-        (folder / FAILURE).unlink(missing_ok=True)
+
+    experiment: Experiment
+    workspace: Workspace
+    cell: Cell
+    dataset: Dataset
+    splits: Mapping[int, Split]
+
+    @property
+    def arm(self) -> Arm:
+        return self.experiment.arm(self.cell.arm)
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.cell(self.cell)
+
+    @property
+    def split(self) -> Split:
+        return self.splits[self.cell.fold]
+
+    @property
+    def trainer(self) -> str:
+        """The arm's trainer with a seed; see `trainers.py`."""
+        return f"{self.arm.trainer}Seeded"
+
+    @property
+    def model(self) -> Path:
+        """Where nnU-Net writes the checkpoints of this cell's fold."""
+        name = f"{self.trainer}__{self.arm.plans_name}__{self.experiment.configuration}"
+        return self.folder / "nnUNet_results" / self.dataset.name / name / f"fold_{self.cell.fold}"
+
+    def run(self, processes: Processes, place: Place) -> tuple[dict[str, Any], pd.DataFrame]:
+        """Trains, lets nnU-Net predict and evaluate the test cases, and measures; resumes what a killed run began.
+
+        Args:
+            processes: starts the command.
+            place: the threads, cores and GPU for it.
+
+        Returns:
+            The cell's record (see :meth:`record`) and its rows of the per-case table.
+
+        Raises:
+            BenchmarkError: when a command fails; `failure.json` then holds the message.
+        """
+        # A training that outlives its killed benchmark holds the lock until it ends.
+        with locked(self.folder / "lock", "Waiting for its training to end.") as lock:
+            (self.folder / FAILURE).unlink(missing_ok=True)
+            try:
+                if not (self.folder / RESULT).is_file():
+                    self._train(processes, place, lock)
+            except BenchmarkError as error:
+                write_json(self.folder / FAILURE, {"message": str(error)})
+                raise
+            return json.loads((self.folder / RESULT).read_text()), read_table(self.folder / CASES)
+
+    def _train(self, processes: Processes, place: Place, lock: IO[str]) -> None:
+        plans = self.lay_out()
+        variables = self.variables(place)
+        environment = {**base_environment(self.experiment.device, place.threads), **variables}
+        command = ["nnUNetv2_train", str(self.dataset.number), self.experiment.configuration, str(self.cell.fold)]
+        command += ["-tr", self.trainer, "-p", self.arm.plans_name, "-device", self.experiment.device]
+        write_script(self.folder / SCRIPT, command, environment, variables)
+        # nnU-Net's --c also works without a checkpoint, but warns.
+        command += ["--c"] if any(self.model.glob("checkpoint_*.pth")) else []
+        spent = self.folder / SPENT
+        before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+        start = time.monotonic()
         try:
-            if not (folder / RESULT).is_file():
-                _train(experiment, workspace, cell, dataset, splits, processes, place, lock)
-        except BenchmarkError as error:
-            write_json(folder / FAILURE, {"message": str(error)})
-            raise
-        return json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
+            processes.call(command, environment, self.folder / LOG, lock, place.cores)
+        finally:
+            seconds = before + time.monotonic() - start
+            write_json(spent, seconds)
+        validation = self.model / "validation"
+        _require_all_cases(validation / SUMMARY, self.split, self.dataset)
+        rows = [
+            {"cell": self.cell.name, **asdict(self.cell), **row}
+            for row in measure_folder(validation, self.dataset.content, self.experiment.tolerance_mm)
+        ]
+        write_table(rows_frame(rows), self.folder / CASES)
+        write_json(self.folder / RESULT, self.record(plans, seconds))
 
+    def lay_out(self) -> Path:
+        """Writes the cell's own nnUNet_preprocessed: its plans and splits, and links to the shared data.
 
-def _train(
-    experiment: Experiment,
-    workspace: Workspace,
-    cell: Cell,
-    dataset: Dataset,
-    splits: Mapping[int, Split],
-    processes: Processes,
-    place: Place,
-    lock: IO[str],
-) -> None:
-    arm = experiment.arm(cell.arm)
-    folder = workspace.cell(cell)
-    plans = lay_out(experiment, workspace, cell, splits)
-    variables = cell_variables(experiment, workspace, cell, place)
-    environment = {**base_environment(experiment.device, place.threads), **variables}
-    model = folder / "nnUNet_results" / dataset.name
-    model = model / f"{arm.trainer}Seeded__{arm.plans_name}__{experiment.configuration}" / f"fold_{cell.fold}"
-    command = ["nnUNetv2_train", str(dataset.number), experiment.configuration, str(cell.fold)]
-    command += ["-tr", f"{arm.trainer}Seeded", "-p", arm.plans_name, "-device", experiment.device]
-    write_script(folder / SCRIPT, command, environment, variables)
-    # Without a checkpoint nnU-Net's --c starts anew as well, but warns.
-    command += ["--c"] if any(model.glob("checkpoint_*.pth")) else []
-    spent = folder / SPENT
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    start = time.monotonic()
-    try:
-        processes.call(command, environment, folder / LOG, lock, place.cores)
-    finally:
-        seconds = before + time.monotonic() - start
-        write_json(spent, seconds)
-    validation = model / "validation"
-    split = splits[cell.fold]
-    _require_all_cases(validation / SUMMARY, split, dataset)
-    rows = [
-        {"cell": cell.name, **asdict(cell), **row}
-        for row in measure_folder(validation, dataset.content, experiment.tolerance_mm)
-    ]
-    write_table(rows_frame(rows), folder / CASES)
-    write_json(folder / RESULT, describe(experiment, workspace, cell, dataset, split, plans, model, seconds))
+        Returns:
+            The plans.
 
+        Raises:
+            BenchmarkError: when the dataset is not prepared, or the experiment's changes do not fit its plans.
+        """
+        shared = self.workspace.preprocessed / self.cell.dataset
+        own = self.folder / "nnUNet_preprocessed" / self.cell.dataset
+        own.mkdir(parents=True, exist_ok=True)
+        for name in ("dataset.json", "dataset_fingerprint.json"):
+            shutil.copyfile(shared / name, own / name)
+        for data in shared.iterdir():
+            link = own / data.name
+            if data.is_dir() and not link.is_symlink():
+                link.symlink_to(data.absolute(), target_is_directory=True)
+        planned = shared / f"{self.arm.plans_name}.json"
+        try:
+            content = json.loads(planned.read_text())
+        except OSError as error:
+            raise BenchmarkError(f"{planned}: missing; the dataset is not prepared (--prepare_only)") from error
+        changes = {**self.experiment.plans, **self.arm.plans}
+        write_json(own / planned.name, change_plans(content, self.experiment.configuration, changes, str(planned)))
+        # nnU-Net counts folds by their place in the list.
+        nothing: dict[str, list[str]] = {"train": [], "val": []}
+        folds = range(max(self.splits) + 1)
+        entries = [self.splits[fold].for_nnunet() if fold in self.splits else nothing for fold in folds]
+        write_json(own / "splits_final.json", entries)
+        return own / planned.name
 
-def lay_out(experiment: Experiment, workspace: Workspace, cell: Cell, splits: Mapping[int, Split]) -> Path:
-    """The cell's own nnUNet_preprocessed: links to the shared data, its own plans and splits. Returns the plans."""
-    arm = experiment.arm(cell.arm)
-    shared = workspace.preprocessed / cell.dataset
-    own = workspace.cell(cell) / "nnUNet_preprocessed" / cell.dataset
-    own.mkdir(parents=True, exist_ok=True)
-    for name in ("dataset.json", "dataset_fingerprint.json"):
-        shutil.copyfile(shared / name, own / name)
-    for data in shared.iterdir():
-        link = own / data.name
-        if data.is_dir() and not link.is_symlink():
-            link.symlink_to(data.absolute(), target_is_directory=True)
-    planned = shared / f"{arm.plans_name}.json"
-    try:
-        content = json.loads(planned.read_text())
-    except OSError as error:
-        raise BenchmarkError(f"{planned}: missing; the dataset is not prepared (--prepare_only)") from error
-    changed = change_plans(content, experiment.configuration, {**experiment.plans, **arm.plans}, str(planned))
-    write_json(own / planned.name, changed)
-    # nnU-Net counts folds by their place in the list.
-    nothing: dict[str, list[str]] = {"train": [], "val": []}
-    entries = [splits[fold].for_nnunet() if fold in splits else nothing for fold in range(max(splits) + 1)]
-    write_json(own / "splits_final.json", entries)
-    return own / planned.name
+    def variables(self, place: Place) -> dict[str, str]:
+        """The environment variables that make nnU-Net's command this cell's."""
+        folder = self.folder.absolute()
+        length = self.experiment.length
+        variables = {
+            "nnUNet_raw": os.environ.get("nnUNet_raw", ""),
+            "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
+            "nnUNet_results": str(folder / "nnUNet_results"),
+            "BENCHMARK_SEED": str(self.cell.seed),
+            "BENCHMARK_EPOCHS": str(length.epochs),
+            "BENCHMARK_ITERATIONS": str(length.iterations),
+            "BENCHMARK_VALIDATION_ITERATIONS": str(length.validation_iterations),
+            "BENCHMARK_MIRRORING": str(int(self.experiment.mirroring)),
+            "BENCHMARK_THREADS": str(place.threads),
+            # The same numbers again: the SwinFUSE trainers record these.
+            "SWINFUSE_ITERATIONS_PER_EPOCH": str(length.iterations),
+            "SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH": str(length.validation_iterations),
+        }
+        if place.gpu:
+            variables["CUDA_VISIBLE_DEVICES"] = place.gpu
+        for name, value in {**self.experiment.settings, **self.arm.settings}.items():
+            variables[f"SWINFUSE_{name.upper()}"] = str(value)
+        encoder = encoder_of(self.arm, self.workspace)
+        if encoder is not None:
+            variables["SWINFUSE_CHECKPOINT"] = str(Path(encoder["path"]).absolute())
+        return variables
+
+    def record(self, plans: Path, seconds: float) -> dict[str, Any]:
+        """Everything that decides whether the cell may be compared with another, and what it cost.
+
+        Args:
+            plans: that the cell was trained with.
+            seconds: that training and validation took, over all sittings.
+        """
+        from nnunetv2_swinfuse.benchmark.trainers import COST
+
+        images, label, test = self.dataset.images, self.dataset.label, self.split.test
+        digests = file_digests(
+            [path for case in test for path in (*images[case], label[case])], self.workspace.root / "digests.json"
+        )
+        encoder = encoder_of(self.arm, self.workspace)
+        if encoder is not None:
+            # A path on this machine says nothing elsewhere; the SHA-256 does.
+            del encoder["path"]
+            of_images = {case: [digests[str(path)] for path in images[case]] for case in test}
+            encoder["saw"] = seen_cases(self.arm, self.workspace, of_images)
+        return {
+            "cell": asdict(self.cell),
+            "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},
+            "plans_sha256": content_sha256(plans),
+            "split_sha256": self.split.sha256,
+            "labels_sha256": joined_sha256(f"{case} {digests[str(label[case])]}" for case in test),
+            "images_sha256": joined_sha256(f"{case} {digests[str(path)]}" for case in test for path in images[case]),
+            "checkpoint": FINAL,
+            "mirroring": self.experiment.mirroring,
+            "tolerance_mm": self.experiment.tolerance_mm,
+            "length": asdict(self.experiment.length),
+            "settings": dict(self.experiment.settings),
+            "encoder": encoder,
+            "versions": {name: installed(name) for name in VERSIONED},
+            "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
+            "device": self.experiment.device,
+            "seconds": seconds,
+            "cost": json.loads((self.model / COST).read_text()),
+            "curve": learning_curve(self.model / FINAL),
+            "foreground_mean": json.loads((self.model / "validation" / SUMMARY).read_text())["foreground_mean"]["Dice"],
+        }
 
 
 def change_plans(plans: dict[str, Any], configuration: str, changes: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -173,93 +260,15 @@ def change_plans(plans: dict[str, Any], configuration: str, changes: Mapping[str
     return plans
 
 
-def cell_variables(experiment: Experiment, workspace: Workspace, cell: Cell, place: Place) -> dict[str, str]:
-    """The environment that makes nnU-Net's command this cell's."""
-    arm = experiment.arm(cell.arm)
-    folder = workspace.cell(cell).absolute()
-    length = experiment.length
-    variables = {
-        "nnUNet_raw": os.environ.get("nnUNet_raw", ""),
-        "nnUNet_preprocessed": str(folder / "nnUNet_preprocessed"),
-        "nnUNet_results": str(folder / "nnUNet_results"),
-        "BENCHMARK_SEED": str(cell.seed),
-        "BENCHMARK_EPOCHS": str(length.epochs),
-        "BENCHMARK_ITERATIONS": str(length.iterations),
-        "BENCHMARK_VALIDATION_ITERATIONS": str(length.validation_iterations),
-        "BENCHMARK_MIRRORING": str(int(experiment.mirroring)),
-        "BENCHMARK_THREADS": str(place.threads),
-        # The same, where the SwinFUSE trainers record it.
-        "SWINFUSE_ITERATIONS_PER_EPOCH": str(length.iterations),
-        "SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH": str(length.validation_iterations),
-    }
-    if place.gpu:
-        variables["CUDA_VISIBLE_DEVICES"] = place.gpu
-    for name, value in {**experiment.settings, **arm.settings}.items():
-        variables[f"SWINFUSE_{name.upper()}"] = str(value)
-    encoder = encoder_of(arm, workspace)
-    if encoder is not None:
-        variables["SWINFUSE_CHECKPOINT"] = str(Path(encoder["path"]).absolute())
-    return variables
-
-
 def write_script(
     path: Path, command: Sequence[str], environment: Mapping[str, str], variables: Mapping[str, str]
 ) -> None:
-    """`run.sh` repeats the cell by hand."""
+    """Writes `run.sh`, which repeats the cell by hand."""
     names = [*variables, "nnUNet_extTrainer", *(n for n in ("nnUNet_n_proc_DA",) if n in environment)]
     exports = "\n".join(f"export {name}={shlex.quote(environment[name])}" for name in names)
     head = "#!/usr/bin/env bash\n# This cell by hand; --c goes on with what is there.\n"
     write_text(path, f'{head}{exports}\n{shlex.join(command)} "$@"\n')
     path.chmod(0o755)
-
-
-def describe(
-    experiment: Experiment,
-    workspace: Workspace,
-    cell: Cell,
-    dataset: Dataset,
-    split: Split,
-    plans: Path,
-    model: Path,
-    seconds: float,
-) -> dict[str, Any]:
-    """All that decides whether a cell may be compared with another, and what it cost."""
-    from nnunetv2_swinfuse.benchmark.trainers import COST
-
-    arm = experiment.arm(cell.arm)
-    digests = file_digests(
-        [path for case in split.test for path in (*dataset.images[case], dataset.label[case])],
-        workspace.root / "digests.json",
-    )
-    encoder = encoder_of(arm, workspace)
-    if encoder is not None:
-        # A path of this machine says nothing elsewhere; the SHA-256 does.
-        del encoder["path"]
-        images = {case: [digests[str(path)] for path in dataset.images[case]] for case in split.test}
-        encoder["saw"] = seen_cases(arm, workspace, images)
-    return {
-        "cell": asdict(cell),
-        "arm": {**arm.to_dict(), "encoder": Path(arm.encoder).name},
-        "plans_sha256": content_sha256(plans),
-        "split_sha256": split.sha256,
-        "labels_sha256": joined_sha256(f"{case} {digests[str(dataset.label[case])]}" for case in split.test),
-        "images_sha256": joined_sha256(
-            f"{case} {digests[str(path)]}" for case in split.test for path in dataset.images[case]
-        ),
-        "checkpoint": FINAL,
-        "mirroring": experiment.mirroring,
-        "tolerance_mm": experiment.tolerance_mm,
-        "length": asdict(experiment.length),
-        "settings": dict(experiment.settings),
-        "encoder": encoder,
-        "versions": {name: installed(name) for name in VERSIONED},
-        "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
-        "device": experiment.device,
-        "seconds": seconds,
-        "cost": json.loads((model / COST).read_text()),
-        "curve": learning_curve(model / FINAL),
-        "foreground_mean": json.loads((model / "validation" / SUMMARY).read_text())["foreground_mean"]["Dice"],
-    }
 
 
 def learning_curve(checkpoint: Path) -> dict[str, list[float]]:

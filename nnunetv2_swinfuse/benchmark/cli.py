@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_swinfuse.benchmark import signals
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
@@ -29,8 +29,7 @@ FREE = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 0; 1 when a cell failed; 2 on bad input; 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    # `kill` and a cluster's time limit end the trainings as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signals.stop_on_termination()
     options = build_parser().parse_args(words)
     try:
         with errors_without_traceback("swinfuse_benchmark"):

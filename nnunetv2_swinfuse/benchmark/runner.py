@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.benchmark.cell_run import Place, run_cell
+from nnunetv2_swinfuse.benchmark.cell_run import CellRun, Place
 from nnunetv2_swinfuse.benchmark.cells import CASES, RESULT, Cell, Workspace, all_cells, measured_seconds, read_results
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
@@ -115,10 +115,13 @@ class Runner:
     def _run_cell(self, cell: Cell, places: queue.SimpleQueue[Place]) -> Finished:
         place = places.get()
         try:
-            dataset = self.datasets[cell.dataset]
-            return run_cell(self.experiment, self.workspace, cell, dataset, self.splits_of(cell), self.processes, place)
+            return self.cell_run(cell).run(self.processes, place)
         finally:
             places.put(place)
+
+    def cell_run(self, cell: Cell) -> CellRun:
+        """A cell with its dataset and splits."""
+        return CellRun(self.experiment, self.workspace, cell, self.datasets[cell.dataset], self.splits_of(cell))
 
     def splits_of(self, cell: Cell) -> dict[int, Split]:
         """By fold, of the cell's labels and seed."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
-from nnunetv2_swinfuse.training.settings import FineTuningSettings, requested_settings
+from nnunetv2_swinfuse.training.settings import FROM_SCRATCH, FineTuningSettings, requested_settings
 from nnunetv2_swinfuse.training.trainer import unwrapped
 
 # Five times halved: MONAI refuses other sizes.
@@ -39,7 +39,7 @@ class PaddedSwinUNETR(nn.Module):
 
 
 class nnUNetTrainerSwinUNETR(nnUNetTrainer):
-    """Swin UNETR with the optimiser, schedule and settings of the SwinFUSE trainers; no deep supervision."""
+    """Swin UNETR with the optimiser, schedule and settings of `nnUNetTrainerSwinFUSEScratch`; no deep supervision."""
 
     length = 1000
 
@@ -54,7 +54,7 @@ class nnUNetTrainerSwinUNETR(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
         self.num_epochs = self.length
-        self.settings = FineTuningSettings(**requested_settings({}))
+        self.settings = FineTuningSettings(**{**FROM_SCRATCH, **requested_settings({})})
         self.initial_lr = self.settings.initial_lr
         self.weight_decay = self.settings.weight_decay
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnunetv2_swinfuse.imaging.orientation import orientation_code
 from nnunetv2_swinfuse.imaging.volume import VoxelVolume
 from nnunetv2_swinfuse.inference.findings import Finding, Severity
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
-from nnunetv2_swinfuse.inference.training_images import orientation_code
 
 AXES = ("z", "y", "x")
 # A volume of fewer slices has no third dimension for a network to see.

@@ -6,10 +6,9 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import SimpleITK as sitk
-
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import read_grid
+from nnunetv2_swinfuse.imaging.orientation import orientation_code
 
 RECORD = "swinfuse_training_images.json"
 FORMAT, FORMAT_VERSION = "swinfuse-training-images", 1
@@ -21,11 +20,6 @@ CODES = frozenset(
     if len({first, second, third}) == 3
     for code in ((a, b, c) for a in first for b in second for c in third)
 )
-
-
-def orientation_code(direction: tuple[float, ...]) -> str:
-    """Where the x, y and z axes of a volume point, such as `LPS`, by the nearest axes of the body (as in ITK)."""
-    return str(sitk.DICOMOrientImageFilter_GetOrientationFromDirectionCosines(direction))
 
 
 def orientations_of_dataset(images: Path, ending: str) -> frozenset[str]:

@@ -43,7 +43,13 @@ class PlannedTraining:
     explanation: str
 
 
-def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path, pretrained: bool) -> PlannedTraining:
+def plan_training(
+    plans: dict[str, Any],
+    configuration: str,
+    model_folder: Path,
+    pretrained: bool,
+    defaults: Mapping[str, Any] | None = None,
+) -> PlannedTraining:
     """Writes the architecture and the provenance of a configuration into plans, in place.
 
     The sizes are the encoder's, strides and kernels the plan's. Where a fold of the model has been trained, the
@@ -54,6 +60,7 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
         configuration: name of the configuration, such as 3d_fullres.
         model_folder: where the model's folds are or will be.
         pretrained: whether an encoder is needed; otherwise it only gives the sizes where there is one.
+        defaults: the trainer's own, in place of those of :class:`FineTuningSettings`.
 
     Raises:
         PlansError: for a 2d configuration or an impossible plan.
@@ -80,9 +87,9 @@ def plan_training(plans: dict[str, Any], configuration: str, model_folder: Path,
     if trained is not None:
         planned = _plan_as_trained(block, trained, requests, model_folder / PLANS_FILE)
     elif planned_backbone(resolved["architecture"]) is not None:
-        planned = _plan_as_planned(block, resolved, requests, configuration, plans, pretrained)
+        planned = _plan_as_planned(block, resolved, requests, configuration, plans, pretrained, defaults or {})
     else:
-        planned = _plan_from_stock(block, resolved, requests, configuration, pretrained)
+        planned = _plan_from_stock(block, resolved, requests, configuration, pretrained, defaults or {})
     strides = block["architecture"]["arch_kwargs"]["strides"]
     try:
         check_patch_size(patch_size, plan_topology(strides, len(strides)))
@@ -115,10 +122,11 @@ def _plan_as_planned(
     configuration: str,
     plans: Mapping[str, Any],
     pretrained: bool,
+    defaults: Mapping[str, Any],
 ) -> PlannedTraining:
     """The plans are for one of our networks: they keep its sizes, which the encoder must have."""
     requested = requested_settings(requests.training or {})
-    settings = FineTuningSettings(**requested)
+    settings = FineTuningSettings(**{**defaults, **requested})
     encoder, _ = _encoder(requests.encoder, pretrained)
     architecture = deepcopy(resolved["architecture"])
     sizes = check_buildable(architecture, configuration)
@@ -133,10 +141,15 @@ def _plan_as_planned(
 
 
 def _plan_from_stock(
-    block: dict[str, Any], resolved: Mapping[str, Any], requests: Provenance, configuration: str, pretrained: bool
+    block: dict[str, Any],
+    resolved: Mapping[str, Any],
+    requests: Provenance,
+    configuration: str,
+    pretrained: bool,
+    defaults: Mapping[str, Any],
 ) -> PlannedTraining:
     """The plans are for nnU-Net's network: ours takes its place, with the encoder's sizes or the default ones."""
-    settings = FineTuningSettings(**requested_settings(requests.training or {}))
+    settings = FineTuningSettings(**{**defaults, **requested_settings(requests.training or {})})
     encoder, who = _encoder(requests.encoder, pretrained)
     sizes = EncoderSettings() if encoder is None else encoder.settings
     spacing = resolved["spacing"]

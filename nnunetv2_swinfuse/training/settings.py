@@ -18,6 +18,8 @@ OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 # What models were trained with that were recorded before a setting existed.
 EARLIER = {"layer_decay": 1.0}
+# Peak learning rate of trainings that start from random weights; docs/method.md has the source and what was measured.
+FROM_SCRATCH: Mapping[str, Any] = {"initial_lr": 3e-4}
 
 
 class SettingsError(SwinFUSEError, ValueError):
@@ -30,6 +32,7 @@ class FineTuningSettings:
 
     Attributes:
         initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
+            Trainers that start from random weights have :data:`FROM_SCRATCH`.
         weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
         layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after

@@ -10,9 +10,11 @@ import io
 import json
 import pickle
 import shutil
+from collections.abc import Mapping
 from copy import deepcopy
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.paths import nnUNet_results
@@ -43,6 +45,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
     set_frozen,
 )
 from nnunetv2_swinfuse.training.provenance import Provenance
+from nnunetv2_swinfuse.training.settings import FROM_SCRATCH
 
 
 class CheckpointError(SwinFUSEError, RuntimeError):
@@ -65,6 +68,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     pretrained = True
     frozen = False
     length = 1000
+    # Settings of fine-tuning that this trainer has unless the user asks for others.
+    defaults: Mapping[str, Any] = {}
     network: nn.Module
 
     def __init__(
@@ -79,7 +84,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         plans = deepcopy(plans)
         name = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
         model_folder = Path(nnUNet_results.require()) / plans["dataset_name"] / name
-        planned = plan_training(plans, configuration, model_folder, self.pretrained)
+        planned = plan_training(plans, configuration, model_folder, self.pretrained, self.defaults)
         self.settings = planned.settings
         self.warmup_epochs = planned.settings.warmup_length(self.length)
         self.named_encoder = planned.named_encoder
@@ -282,10 +287,11 @@ class nnUNetTrainerSwinFUSEScratch(nnUNetTrainerSwinFUSE):
     """The same network and training from random weights: what pretraining is compared with.
 
     It takes its sizes from the encoder that `nnUNetTrainerSwinFUSE` would use, so that both are the same network, and
-    the defaults when there is none.
+    the defaults when there is none. Its peak learning rate is that of training from scratch, which is higher.
     """
 
     pretrained = False
+    defaults = FROM_SCRATCH
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

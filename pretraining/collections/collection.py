@@ -12,6 +12,8 @@ from nnunetv2_swinfuse.errors import InputError
 
 Domain = Literal["CT", "MR"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
+# Of all preprocessed volumes; nnU-Net's reorienting readers use the same.
+ORIENTATION = "RAS"
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
 
 

@@ -9,14 +9,15 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, read_grid
-from pretraining.collections.collection import Collection, Patient, Volume
+from nnunetv2_swinfuse.imaging.orientation import reoriented
+from pretraining.collections.collection import ORIENTATION, Collection, Patient, Volume
 
 
 def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
     """Reads every header and reports all problems in one error.
 
     Returns:
-        The grid of each file.
+        The grid of each file, with its axes in the order of ORIENTATION, as preprocessing will read it.
 
     Raises:
         InputError: listing unreadable, 4D or empty volumes and masks, and pairs or masks on different grids.
@@ -26,7 +27,7 @@ def check(collection: Collection, processes: int = 2) -> dict[Path, Grid]:
 
     def read(path: Path) -> Grid | InputError:
         try:
-            return read_grid(path)
+            return reoriented(read_grid(path), ORIENTATION)
         except InputError as error:
             return error
 
@@ -54,15 +55,16 @@ def _pair_problem(patient: Patient, grids: dict[Path, Grid]) -> str | None:
     if difference is None:
         return None
     return (
-        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} should be registered, but are "
-        f"on different grids ({difference}); resample one to the other, or declare them unpaired with --unpaired"
+        f"{first.path} and {second.path}: CT and MR of patient {patient.identifier} should be registered, but are on "
+        f"different grids ({difference}, axes in {ORIENTATION} order); resample one to the other, or declare them "
+        "unpaired with --unpaired"
     )
 
 
 def _mask_problems(volume: Volume, grids: dict[Path, Grid]) -> list[str]:
     image, *masks = volume.files
     return [
-        f"{image} and {mask}: different grids ({difference}); resample or remove the mask"
+        f"{image} and {mask}: different grids ({difference}, axes in {ORIENTATION} order); resample or remove the mask"
         for mask in masks
         if image in grids and mask in grids and (difference := grids[image].differs_from(grids[mask]))
     ]

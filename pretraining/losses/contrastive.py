@@ -37,27 +37,25 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float = 0.5) ->
         return F.cross_entropy(similarities, partner)
 
 
-def cross_modal_loss(ct: Tensor, mr: Tensor, paired: Tensor, temperature: float = 0.5) -> Tensor | None:
+def cross_modal_loss(ct: Tensor, mr: Tensor, registered: Tensor, temperature: float = 0.5) -> Tensor | None:
     """NT-Xent between the CT and the MR of registered pairs.
 
-    The first view of the CT is matched with the second view of the MR and the reverse, because views with the same
-    number share quarter turns and cut-outs, from which they could be matched without looking at the anatomy.
+    The views should share neither quarter turns nor cut-outs, and should not have attended to each other: they could
+    then be matched without looking at the anatomy.
 
     Args:
-        ct, mr: vectors (2N, D), the first views of all samples and then the second views.
-        paired: whether CT and MR of sample i are registered, bool (N,), on the CPU: reading it from a GPU would make
-            the host wait in every step.
+        ct, mr: vectors of one view of every sample (N, D).
+        registered: whether CT and MR of sample i are registered, bool (N,), on the CPU: reading it from a GPU would
+            make the host wait in every step.
         temperature: of the softmax over cosine similarities.
 
     Returns:
-        The mean over both combinations of views; None for fewer than two pairs, which have no negatives.
+        None for fewer than two pairs, which have no negatives.
     """
-    if int(paired.sum()) < 2:
+    if int(registered.sum()) < 2:
         return None
-    pairs = paired.nonzero().flatten().to(ct.device)
-    (ct_first, ct_second), (mr_first, mr_second) = ct.chunk(2), mr.chunk(2)
-    combinations = ((ct_first, mr_second), (ct_second, mr_first))
-    return torch.stack([contrastive_loss(a[pairs], b[pairs], temperature) for a, b in combinations]).mean()
+    pairs = registered.nonzero().flatten().to(ct.device)
+    return contrastive_loss(ct[pairs], mr[pairs], temperature)
 
 
 def _precise(values: Tensor) -> Tensor:

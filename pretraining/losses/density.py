@@ -4,6 +4,9 @@ The paper prints `- L_JSD`, which literally would increase the difference betwee
 Jensen-Shannon divergence is minimised. In the tokens' full dimension the divergence of kernel densities saturates at
 ln 2 for any two distributions, so tokens are standardised and projected to a few dimensions by a new random projection
 at every step, and the width of the kernel is derived from their distances.
+
+Gradients pass through the standardisation, so the loss depends neither on the scale nor on the offset of the tokens:
+with constants in place of their mean and deviation it could be lowered by shrinking all tokens.
 """
 
 from __future__ import annotations
@@ -32,18 +35,18 @@ class DensityMatch(NamedTuple):
     """The loss, and measures that distinguish matched densities from collapsed features.
 
     Attributes:
-        loss: what is minimised: the divergence, or the selected alternative.
-        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2; detached if another loss is minimised.
+        loss: what is minimised: the divergence above its floor, or the selected alternative.
+        divergence: Jensen-Shannon divergence in nats, from 0 to ln 2, detached.
+        floor: the divergence between tokens of one modality from different crops, detached: smaller values between CT
+            and MR mean nothing. None without groups of crops.
         median_bandwidth: kernel width from the distances in this batch, detached.
-        effective_rank: exponential of the entropy of the tokens' normalised spectrum (Roy and Vetterli, 2007); 1 if
-            all tokens vary along one line.
-        feature_variance: mean variance of the tokens' channels; 0 if all tokens are alike.
+        feature_variance: mean variance of the tokens' channels, detached; 0 if all tokens are alike.
     """
 
     loss: Tensor
     divergence: Tensor
+    floor: Tensor | None
     median_bandwidth: Tensor
-    effective_rank: Tensor
     feature_variance: Tensor
 
 
@@ -53,9 +56,11 @@ def density_matching(
     *,
     ct_mask: Tensor | None = None,
     mr_mask: Tensor | None = None,
+    ct_groups: Tensor | None = None,
+    mr_groups: Tensor | None = None,
     bandwidth: Tensor | None = None,
+    floor: Tensor | None = None,
     dimensions: int = 8,
-    samples: int = 512,
     generator: torch.Generator | None = None,
     loss: DensityLoss = "kde_jsd",
 ) -> DensityMatch:
@@ -66,10 +71,13 @@ def density_matching(
         mr: tokens (M, C), at least 2.
         ct_mask, mr_mask: bool (N,) and (M,), the tokens to compare, at least 2 of each; all when None. The others are
             ignored, without reading a value from the device.
+        ct_groups, mr_groups: bool (N,) and (M,), dividing the crops that the tokens come from into two groups, between
+            which the floor is measured; not measured when None.
         bandwidth: kernel width, such as a running average; the one of this batch when None.
+        floor: divergence below which there is nothing to learn, such as a running average of the measured one; the loss
+            and its gradient are 0 there. 0 when None.
         dimensions: tokens with more channels are projected to this many by a random orthonormal matrix.
-        samples: largest number of tokens to use of each set.
-        generator: CPU generator for samples and projection.
+        generator: CPU generator of the projection.
         loss: `kde_jsd`, or an alternative for comparison, on the same standardised tokens in all their channels:
             `mmd`, `coral` or `sliced_wasserstein`. The divergence is measured in any case.
 
@@ -81,11 +89,12 @@ def density_matching(
             f"expected tokens (N, C) and (M, C) with N, M of at least 2, found {tuple(ct.shape)} and {tuple(mr.shape)}"
         )
     with torch.autocast(ct.device.type, enabled=False):
-        ct, ct_weights = _subsample(ct, ct_mask, samples, generator)
-        mr, mr_weights = _subsample(mr, mr_mask, samples, generator)
-        pooled, weights = torch.cat([ct, mr]).detach(), torch.cat([ct_weights, mr_weights])
+        ct, mr = (tokens if tokens.dtype == torch.float64 else tokens.float() for tokens in (ct, mr))
+        ct_weights, mr_weights = weights_of(ct, ct_mask), weights_of(mr, mr_mask)
+        pooled, weights = torch.cat([ct, mr]), torch.cat([ct_weights, mr_weights])
         mean, variance = weighted_mean(pooled, weights), weighted_variance(pooled, weights)
-        deviation = variance.sqrt().clamp_min(MIN_DEVIATION)
+        # Clamped before the root, whose gradient at 0 is not finite.
+        deviation = variance.clamp_min(MIN_DEVIATION**2).sqrt()
         ct, mr = (ct - mean) / deviation, (mr - mean) / deviation
         alternative = _alternative(loss, (ct, ct_weights), (mr, mr_weights), generator)
         if alternative is not None:
@@ -96,12 +105,18 @@ def density_matching(
         median = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
         width = median if bandwidth is None else bandwidth.to(median).clamp_min(MIN_BANDWIDTH)
         divergence = jensen_shannon_divergence(ct, mr, width, ct_weights, mr_weights)
+        excess = divergence if floor is None else (divergence - floor.to(divergence)).clamp_min(0)
+        measured = None
+        if ct_groups is not None and mr_groups is not None:
+            of_ct = _divergence_between_groups(ct.detach(), ct_weights, ct_groups, width)
+            of_mr = _divergence_between_groups(mr.detach(), mr_weights, mr_groups, width)
+            measured = (of_ct + of_mr) / 2
         return DensityMatch(
-            divergence if alternative is None else alternative,
-            divergence,
+            excess if alternative is None else alternative,
+            divergence.detach(),
+            measured,
             median,
-            effective_rank(pooled, weights),
-            variance.mean(),
+            variance.detach().mean(),
         )
 
 
@@ -149,28 +164,10 @@ def median_bandwidth(samples: Tensor, weights: Tensor | None = None) -> Tensor:
     return (BANDWIDTH_SHARE * median_distance(samples, weights)).clamp_min(MIN_BANDWIDTH)
 
 
-def update_bandwidth(running: Tensor | None, batch: Tensor, momentum: float = 0.9) -> Tensor:
-    """Running average of the bandwidth, so that the divergence of a batch does not depend on its own bandwidth."""
+def running_average(running: Tensor | None, batch: Tensor, momentum: float = 0.9) -> Tensor:
+    """Running average of the bandwidth or the floor, so that a batch is not measured with its own."""
     batch = batch.detach()
     return batch if running is None else momentum * running + (1 - momentum) * batch
-
-
-def effective_rank(tokens: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Effective rank of tokens after centring, from 1 to C; 1 for tokens that are all alike.
-
-    Args:
-        tokens: (N, C).
-        weights: (N,), 1 for tokens to use, 0 for tokens to ignore; all 1 when None.
-
-    Values that are not finite count as zeros: the loss of such tokens is not finite either, which stops the run.
-    """
-    weights = weights_of(tokens, None) if weights is None else weights
-    # Rows of zeros add nothing to the spectrum.
-    centred = (tokens - weighted_mean(tokens, weights)) * weights[:, None]
-    # svdvals raises for values that are not finite, before the training loop could report a diverged run.
-    spectrum = torch.linalg.svdvals(centred.nan_to_num(0.0, 0.0, 0.0))
-    shares = spectrum / spectrum.sum().clamp_min(1e-12)
-    return (-(shares * shares.clamp_min(1e-12).log()).sum()).exp()
 
 
 def _alternative(
@@ -211,19 +208,11 @@ def _log_density(
     return exponents.masked_fill(left_out, float("-inf")).logsumexp(1) - count.log()
 
 
-def _subsample(
-    tokens: Tensor, mask: Tensor | None, samples: int, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Draws tokens inside the mask, and returns them with weights of 1; fills up with others of weight 0."""
-    tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
-    weights = weights_of(tokens, mask)
-    if len(tokens) <= samples:
-        return tokens, weights
-    order = torch.rand(len(tokens), generator=generator).to(tokens.device)
-    if mask is not None:
-        order = order.masked_fill(~mask, 1.0)
-    chosen = order.topk(samples, largest=False).indices
-    return tokens[chosen], weights[chosen]
+def _divergence_between_groups(samples: Tensor, weights: Tensor, groups: Tensor, bandwidth: Tensor) -> Tensor:
+    """Divergence between the samples (N, D) inside and outside of the bool mask (N,); 0 if a group has none."""
+    inside, outside = weights * groups, weights * ~groups
+    divergence = jensen_shannon_divergence(samples, samples, bandwidth, inside, outside)
+    return torch.where(torch.minimum(inside.sum(), outside.sum()) > 1, divergence, 0.0)
 
 
 def _orthonormal(channels: int, dimensions: int, generator: torch.Generator | None) -> Tensor:

@@ -7,17 +7,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rotation_loss(logits: Tensor, turns: Tensor) -> Tensor:
-    """Cross-entropy over four classes, in float32 or better.
+def rotation_loss(logits: Tensor, turns: Tensor, turnable: Tensor) -> Tensor:
+    """Mean cross-entropy over four classes of the crops that could be turned, in float32 or better.
 
     Args:
         logits: (N, 4).
         turns: number of quarter turns, int64 (N,), 0 to 3.
+        turnable: which crops take part, bool (N,).
+
+    Returns:
+        0, with gradients of 0, if no crop takes part: all parameters must have a gradient in every process.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), turns)
+        precise = logits if logits.dtype == torch.float64 else logits.float()
+        losses = F.cross_entropy(precise, turns, reduction="none")
+        return (losses * turnable).sum() / turnable.sum().clamp_min(1)
 
 
-def rotation_accuracy(logits: Tensor, turns: Tensor) -> Tensor:
-    """Share of the samples whose turns are predicted correctly; 0.25 by chance."""
-    return (logits.argmax(1) == turns).float().mean()
+def rotation_accuracy(logits: Tensor, turns: Tensor, turnable: Tensor) -> Tensor:
+    """Share of the crops that take part whose turns are predicted correctly; 0.25 by chance, 0 if none takes part."""
+    return ((logits.argmax(1) == turns) & turnable).sum() / turnable.sum().clamp_min(1)

@@ -13,6 +13,8 @@ from pretraining.losses.density import MIN_BANDWIDTH
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
+# Effective rank, relative to the channels, below which features are about to collapse.
+LOW_RANK = 0.15
 
 
 def attention_entropy(weights: Sequence[Tensor]) -> Tensor:
@@ -64,20 +66,29 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
         warnings.append("attention in the DIM is uniform: it averages its tokens instead of choosing among them.")
     if means.get("attention_difference", 1.0) < 1e-4:
         warnings.append("the two blocks of the DIM attend alike on co-located crops: one block would suffice.")
-    if means.get("feature_variance", 1.0) < 1e-6 or means.get("effective_rank", 2.0) < 1.5:
+    if means.get("feature_variance", 1.0) < 1e-6:
         warnings.append(
             "the DIM's outputs have collapsed: their divergence is small because all tokens are alike. "
             "Lower --density_weight or lengthen --density_warmup_steps."
         )
+    for name in sorted(means):
+        if name.startswith("rank_") and means[name] < LOW_RANK:
+            warnings.append(
+                f"{_place(name.removeprefix('rank_'))} use {means[name]:.0%} of their channels (effective rank), so a "
+                "small divergence or loss may come from features that are nearly alike. Raise --variance_weight and "
+                "--covariance_weight, or lower --density_weight."
+            )
     if means.get("bandwidth", 1.0) <= MIN_BANDWIDTH * 1.001:
         warnings.append(
             f"the density bandwidth is at its floor of {MIN_BANDWIDTH}: half of all tokens are alike, and their "
             "divergence means nothing."
         )
-    if means.get("divergence_share", 0.0) > 0.98:
+    saturated = [name for name in sorted(means) if name.startswith("divergence_") and means[name] > 0.98]
+    if saturated:
+        places = ", ".join(_place(name.removeprefix("divergence_")) for name in saturated)
         warnings.append(
-            "the density divergence is saturated at ln 2: CT and MR tokens do not overlap, and its gradient vanishes. "
-            "Lower --density_dimensions, or lengthen --density_warmup_steps."
+            f"the density divergence is saturated at ln 2 ({places}): CT and MR tokens do not overlap, and its "
+            "gradient vanishes. Lower --density_dimensions, or lengthen --density_warmup_steps."
         )
     if progress >= WARM_UP_SHARE:
         warnings += _task_warnings(means)
@@ -102,6 +113,12 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
             "not invariant."
         )
     return warnings
+
+
+def _place(level: str) -> str:
+    """A level of the encoder in words."""
+    places = {"paired": "the DIM's outputs for pairs", "single_image": "the DIM's outputs for single images"}
+    return places.get(level, f"the features of stage {level.removeprefix('stage_')}")
 
 
 def _modalities(means: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@
 and processes that load crops share the columns, since reading an array does not write to its memory pages, as counting
 references to objects does. Imports no nnunetv2.
 
-Columns of `index.npz` (version 2), volumes in the order of their patients:
+Columns of `index.npz` (version 3), volumes in the order of their patients:
 
 | column | type | content |
 | --- | --- | --- |
@@ -14,6 +14,7 @@ Columns of `index.npz` (version 2), volumes in the order of their patients:
 | `patient` | int64 | of each volume: index of the patient |
 | `domain`, `modality` | uint8, uint16 | of each volume: index in DOMAINS; index in `modalities` of `index.json` |
 | `shape` | int32 (n, 3) | of each volume: voxels z, y, x |
+| `native_spacing` | float32 (n, 3) | of each volume before resampling: mm z, y, x |
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ from nnunetv2_swinfuse.architecture.torch_file import check_zip
 from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.collections.collection import DOMAINS, Collection
 from pretraining.preprocessed.splits import TRAIN, VALIDATION
+from pretraining.preprocessed.volume_file import StoredGrid
 
 # Folder of the preprocessed volumes, in the collection's folder in nnUNet_preprocessed.
 FOLDER = "swinfuse"
 INDEX = "index.json"
 TABLE = "index.npz"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ class IndexTable:
     domain: np.ndarray
     modality: np.ndarray
     shape: np.ndarray
+    native_spacing: np.ndarray
 
     @classmethod
     def of(
@@ -85,7 +88,7 @@ class IndexTable:
         split: Mapping[str, str],
         modalities: Sequence[str],
         files: Sequence[str],
-        shapes: Mapping[str, Sequence[int]],
+        grids: Mapping[str, StoredGrid],
     ) -> IndexTable:
         """The columns for a collection.
 
@@ -94,7 +97,7 @@ class IndexTable:
             split: `train` or `validation` by patient identifier.
             modalities: names, in the order of their indices.
             files: path of each volume inside the folder, in the order of `collection.volumes`.
-            shapes: voxels (z, y, x) by path.
+            grids: of each volume, by path.
         """
         patients, volumes = collection.patients, collection.volumes
         numbers = {modality: number for number, modality in enumerate(modalities)}
@@ -106,7 +109,8 @@ class IndexTable:
             patient=np.repeat(np.arange(len(patients)), [len(patient.volumes) for patient in patients]),
             domain=np.array([DOMAINS.index(volume.domain) for volume in volumes], np.uint8),
             modality=np.array([numbers[volume.modality] for volume in volumes], np.uint16),
-            shape=np.array([shapes[name] for name in files], np.int32),
+            shape=np.array([grids[name].shape for name in files], np.int32),
+            native_spacing=np.array([grids[name].native.spacing for name in files], np.float32),
         )
 
     def write(self, path: Path) -> None:
@@ -138,7 +142,8 @@ class IndexTable:
         patients, volumes = len(table.patients), len(table.files)
         if not len(table.paired) == len(table.validation) == patients:
             raise ValueError("columns of patients differ in length")
-        if not len(table.patient) == len(table.domain) == len(table.modality) == len(table.shape) == volumes:
+        of_volumes = (table.patient, table.domain, table.modality, table.shape, table.native_spacing)
+        if any(len(column) != volumes for column in of_volumes):
             raise ValueError("columns of volumes differ in length")
         return table
 
@@ -172,6 +177,7 @@ class PreprocessedCollection:
     Attributes:
         folder: the folder.
         name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
+        orientation: of all volumes, such as `RAS`.
         crop_size: crop size that the chunks of the files are optimised for (z, y, x).
         header: content of `index.json`.
         table: content of `index.npz`: patients and volumes.
@@ -185,6 +191,7 @@ class PreprocessedCollection:
         self.hash: str = header["hash"]
         self.spacing: tuple[float, ...] = tuple(header["spacing"])
         self.modalities: list[str] = header["modalities"]
+        self.orientation: str = header["orientation"]
         self.crop_size: tuple[int, ...] = tuple(header["crop_size"])
 
     @classmethod

@@ -12,9 +12,11 @@ import torch
 from torch.utils.data import Dataset
 
 from nnunetv2_swinfuse.architecture.topology import Triple
-from pretraining.collections.collection import DOMAINS
+from pretraining.collections.collection import DOMAINS, Domain
+from pretraining.preprocessed.batches import BatchDraw
 from pretraining.preprocessed.collection import PreprocessedCollection, Split
 from pretraining.preprocessed.splits import SPLITS
+from pretraining.preprocessed.turnable import turnable_volumes
 from pretraining.preprocessed.volume_file import foreground_points, open_volume, read_crop
 
 
@@ -25,15 +27,17 @@ class Element(NamedTuple):
         crops: one (1, z, y, x) for each domain, in the order of the dataset's domains.
         paired: whether CT and MR are registered crops of one patient.
         patients: the patient of each crop.
+        turnable: whether each crop may be turned by quarters; a registered pair only if both of its crops may.
     """
 
     crops: tuple[np.ndarray, ...]
     paired: bool
     patients: tuple[str, ...]
+    turnable: tuple[bool, ...]
 
 
 class CropDataset(Dataset):
-    """Batches of CT and MR crops; sample `n` of item `step` depends only on the seed, the split, `step` and `n`.
+    """Batches of CT and MR crops without repeated patients; an item depends only on the seed, the split and its step.
 
     Therefore a resumed run continues with the crops of the uninterrupted run, the sampler has no state to save, and
     processes that train together load the parts of the batch that a single process would load whole.
@@ -64,7 +68,7 @@ class CropDataset(Dataset):
         foreground_share: float = 0.67,
         steps: int,
         samples: range | None = None,
-        domains: Sequence[str] = DOMAINS,
+        domains: Sequence[Domain] = DOMAINS,
     ):
         if split not in SPLITS:
             raise ValueError(f"split {split!r}; expected one of {', '.join(SPLITS)}")
@@ -78,11 +82,16 @@ class CropDataset(Dataset):
         self.foreground_share = foreground_share
         self.steps = steps
         self.samples = range(batch_size) if samples is None else samples
-        self.domains = tuple(domains)
+        self.domains: tuple[Domain, ...] = tuple(domains)
 
     @cached_property
     def split(self) -> Split:
         return self.collection.split(self.split_name)
+
+    @cached_property
+    def turnable(self) -> np.ndarray:
+        """Of each volume, whether its crops may be turned by quarters: see :mod:`pretraining.preprocessed.turnable`."""
+        return turnable_volumes(self.collection, self.crop_size)
 
     def __len__(self) -> int:
         return self.steps
@@ -92,8 +101,8 @@ class CropDataset(Dataset):
 
         Returns:
             `ct` and `mr`, float32 (B, 1, z, y, x); `paired`, bool (B,); `patients`, a list of B tuples (patient of the
-            CT, patient of the MR). With one domain there is only its key, `paired` is False and the tuples have one
-            element.
+            CT, patient of the MR); `ct_turnable` and `mr_turnable`, bool (B,), which crops may be turned by quarters.
+            With one domain there are only its keys, `paired` is False and the tuples have one element.
 
         Raises:
             InputError: naming a volume that is missing or damaged.
@@ -101,37 +110,43 @@ class CropDataset(Dataset):
         if not 0 <= step < self.steps:
             raise IndexError(step)
         keys = [self.seed, SPLITS.index(self.split_name), step]
-        draw = self._draw if len(self.domains) > 1 else self._draw_one_domain
-        elements = [draw(np.random.default_rng([*keys, sample])) for sample in self.samples]
+        # Every process draws the volumes of the whole batch. Its key has four parts, because NumPy pads keys with zeros
+        # and sample 0 would draw the same numbers.
+        batch = BatchDraw(self.split, self.collection.table.patient, np.random.default_rng([*keys, self.batch_size]))
+        volumes = [self._draw_volumes(batch) for _ in range(self.batch_size)]
+        elements = [self._element(*volumes[sample], np.random.default_rng([*keys, sample])) for sample in self.samples]
         crops = {
             domain.lower(): torch.from_numpy(np.stack([element.crops[number] for element in elements]))
             for number, domain in enumerate(self.domains)
         }
+        turnable = {
+            f"{domain.lower()}_turnable": torch.tensor([element.turnable[number] for element in elements])
+            for number, domain in enumerate(self.domains)
+        }
         return {
             **crops,
+            **turnable,
             "paired": torch.tensor([element.paired for element in elements]),
             "patients": [element.patients for element in elements],
         }
 
-    def _draw(self, random: np.random.Generator) -> Element:
-        collection, split = self.collection, self.split
-        if random.random() < split.pair_probability:
-            ct_volume, mr_volume = split.pairs[random.integers(len(split.pairs))]
-            ct, start = self._crop(collection.file(ct_volume), random)
-            mr, _ = self._crop(collection.file(mr_volume), random, start)
-            patient = collection.patient(ct_volume)
-            return Element((ct, mr), True, (patient, patient))
-        ct_volume = split.ct[random.integers(len(split.ct))]
-        mr_volume = split.mr[random.integers(len(split.mr))]
-        ct, _ = self._crop(collection.file(ct_volume), random)
-        mr, _ = self._crop(collection.file(mr_volume), random)
-        return Element((ct, mr), False, (collection.patient(ct_volume), collection.patient(mr_volume)))
+    def _draw_volumes(self, batch: BatchDraw) -> tuple[tuple[int, ...], bool]:
+        if len(self.domains) > 1:
+            ct, mr, paired = batch.sample()
+            return (ct, mr), paired
+        return (batch.volume(self.domains[0]),), False
 
-    def _draw_one_domain(self, random: np.random.Generator) -> Element:
-        volumes = self.split.ct if self.domains == ("CT",) else self.split.mr
-        volume = volumes[random.integers(len(volumes))]
-        crop, _ = self._crop(self.collection.file(volume), random)
-        return Element((crop,), False, (self.collection.patient(volume),))
+    def _element(self, volumes: tuple[int, ...], paired: bool, random: np.random.Generator) -> Element:
+        crops, start = [], None
+        for volume in volumes:
+            crop, place = self._crop(self.collection.file(volume), random, start)
+            crops.append(crop)
+            start = place if paired else None
+        turnable = [bool(self.turnable[volume]) for volume in volumes]
+        if paired:
+            turnable = [all(turnable)] * len(volumes)
+        patients = tuple(self.collection.patient(volume) for volume in volumes)
+        return Element(tuple(crops), paired, patients, tuple(turnable))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None

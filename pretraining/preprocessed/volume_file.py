@@ -7,6 +7,8 @@ The array is float32 (1, z, y, x), normalised and resampled, in chunks of about 
 | `foreground` | voxels of the body: little-endian int16 (n, 3), z, y, x |
 | `padding` | intensity outside the volume |
 | `spacing` | mm (z, y, x) |
+| `native_spacing` | mm (z, y, x) before resampling |
+| `native_orientation` | of the raw file, such as `LPS` |
 | `origin` | digest of the raw files and of the normalisation that the volume was computed from |
 """
 
@@ -18,7 +20,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import blosc2
 import numpy as np
@@ -35,6 +37,16 @@ LARGEST_NORMALISED = 1e6
 REMEDY = "preprocess again with --overwrite"
 
 
+class NativeGrid(NamedTuple):
+    """A volume before preprocessing: spacing in mm (z, y, x) after reorientation; orientation of the raw file."""
+
+    spacing: tuple[float, ...]
+    orientation: str
+
+
+UNKNOWN = NativeGrid((1.0, 1.0, 1.0), "")
+
+
 @dataclass(frozen=True)
 class VolumeMetadata:
     """What a file holds besides the voxels.
@@ -43,13 +55,22 @@ class VolumeMetadata:
         foreground: voxels of the body (n, 3), z, y, x; may be empty.
         padding: intensity outside the volume.
         spacing: mm (z, y, x).
+        native: spacing and orientation before preprocessing.
         origin: digest of what the volume was computed from.
     """
 
     foreground: np.ndarray
     padding: float
     spacing: tuple[float, ...] = (1.0, 1.0, 1.0)
+    native: NativeGrid = UNKNOWN
     origin: str = ""
+
+
+class StoredGrid(NamedTuple):
+    """What the index says of a file: its voxels (z, y, x), and what it was before preprocessing."""
+
+    shape: tuple[int, ...]
+    native: NativeGrid
 
 
 def write_volume(
@@ -71,6 +92,8 @@ def write_volume(
         "foreground": metadata.foreground.astype(FOREGROUND_TYPE).tobytes(),
         "padding": float(metadata.padding),
         "spacing": list(metadata.spacing),
+        "native_spacing": list(metadata.native.spacing),
+        "native_orientation": metadata.native.orientation,
         "origin": metadata.origin,
     }
     try:
@@ -143,16 +166,18 @@ def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: 
     return data
 
 
-def shape_if_complete(path: Path, origin: str) -> list[int] | None:
-    """Shape (z, y, x) of a file that is intact and has this origin; None for any other, which has to be written."""
+def grid_if_complete(path: Path, origin: str) -> StoredGrid | None:
+    """Grid of a file that is intact and has this origin; None for any other, which has to be written."""
     if not path.is_file():
         return None
     try:
         volume = blosc2.open(str(path), mode="r")
-        matches = volume.schunk.meta["origin"] == origin
+        if volume.schunk.meta["origin"] != origin:
+            return None
+        native = NativeGrid(tuple(volume.schunk.meta["native_spacing"]), str(volume.schunk.meta["native_orientation"]))
     except (RuntimeError, OSError, ValueError, KeyError):
         return None
-    return [int(size) for size in volume.shape[1:]] if matches else None
+    return StoredGrid(tuple(int(size) for size in volume.shape[1:]), native)
 
 
 def _metadata(path: Path, volume: blosc2.NDArray, key: str) -> Any:

@@ -14,6 +14,7 @@ from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from pretraining.collections.collection import Volume
+from pretraining.preprocessed.collection import INDEX_VERSION
 from pretraining.preprocessing.foreground import body_mask, read_volume
 
 SAMPLES_PER_VOLUME = 10_000
@@ -103,7 +104,9 @@ def fingerprint_volume(volume: Volume, cache: Path, samples: int = SAMPLES_PER_V
     Raises:
         InputError: for a volume or a mask that cannot be used.
     """
-    cached = cache / f"{hashlib.sha256(signature(volume).encode()).hexdigest()[:32]}.npz"
+    # A folder that an older version has left incomplete holds fingerprints that were measured otherwise.
+    key = f"{INDEX_VERSION}|{signature(volume)}"
+    cached = cache / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
     if cached.is_file() and zipfile.is_zipfile(cached):
         with np.load(cached) as stored:
             # The stored intensities are in random order, so the first of them are a random sample too.

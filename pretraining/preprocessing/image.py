@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.volume_file import VolumeMetadata, shape_if_complete, write_volume
+from pretraining.preprocessed.collection import INDEX_VERSION
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, grid_if_complete, write_volume
 from pretraining.preprocessing.files import file_name
 from pretraining.preprocessing.fingerprint import Normalisation, signature
 from pretraining.preprocessing.foreground import body_mask, read_volume
@@ -46,7 +48,7 @@ def images_of(collection: Collection) -> list[Image]:
 
 def preprocess_image(
     image: Image, folder: Path, normalisation: Normalisation, crop_size: tuple[int, int, int]
-) -> dict[str, list[int]]:
+) -> dict[str, StoredGrid]:
     """Writes the files of an image unless they are complete already.
 
     Args:
@@ -56,7 +58,7 @@ def preprocess_image(
         crop_size: crops that will be read (z, y, x); decides the chunks of the files.
 
     Returns:
-        Shape (z, y, x) of each file, by its path inside the folder.
+        Grid of each file, by its path inside the folder.
 
     Raises:
         InputError: for a volume or mask that cannot be used.
@@ -64,42 +66,77 @@ def preprocess_image(
     """
     names = [file_name(image.patient, volume) for volume in image.volumes]
     origin = _origin(image.volumes, normalisation)
-    shapes = [shape_if_complete(folder / name, origin) for name in names]
-    complete = {name: shape for name, shape in zip(names, shapes, strict=True) if shape is not None}
+    grids = [grid_if_complete(folder / name, origin) for name in names]
+    complete = {name: grid for name, grid in zip(names, grids, strict=True) if grid is not None}
     if len(complete) == len(names):
         return complete
-    data, segmentation, points = _run_nnunet(image.volumes, normalisation)
-    for name, volume, channel in zip(names, image.volumes, data, strict=True):
+    natives, data, segmentation, points = _run_nnunet(image.volumes, normalisation)
+    written = {}
+    for name, volume, native, channel in zip(names, image.volumes, natives, data, strict=True):
         # nnU-Net leaves voxels outside the mask at zero if it normalised inside the mask.
         masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation < 0).any())
         padding = 0.0 if masked else float(channel.min())
         blocks, chunks = comp_blosc2_params((1, *channel.shape), crop_size, channel.itemsize)
-        metadata = VolumeMetadata(points, padding, normalisation.spacing, origin)
+        metadata = VolumeMetadata(points, padding, normalisation.spacing, native, origin)
         write_volume(folder / name, channel[None], metadata, chunks, blocks)
-    return {name: [int(size) for size in data.shape[1:]] for name in names}
+        written[name] = StoredGrid(channel.shape, native)
+    return written
 
 
-def _run_nnunet(volumes: tuple[Volume, ...], normalisation: Normalisation) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Preprocessed channels float32 (C, z, y, x), segmentation (1, z, y, x), and voxels of the body int (n, 3)."""
+def _run_nnunet(
+    volumes: tuple[Volume, ...], normalisation: Normalisation
+) -> tuple[list[NativeGrid], np.ndarray, np.ndarray, np.ndarray]:
+    """Runs nnU-Net's preprocessing.
+
+    Returns:
+        Native grids of the channels; preprocessed channels float32 (C, z, y, x); segmentation (1, z, y, x); voxels of
+        the body int (n, 3).
+    """
+    natives: list[NativeGrid] = []
     channels: list[np.ndarray] = []
     masks: list[np.ndarray] = []
     properties: dict[str, Any] = {}
     for volume in volumes:
         voxels, properties = read_volume(volume.path)
+        native_spacing = tuple(float(distance) for distance in properties["spacing"])
+        natives.append(NativeGrid(native_spacing, properties["sitk_stuff"]["original_orientation"]))
         channels.append(voxels)
         masks.append(body_mask(volume, voxels))
-    plans = PlansManager(normalisation.plans([volume.domain for volume in volumes]))
     # The body mask is passed as a segmentation: nnU-Net crops and resamples it, and samples its voxels.
-    data, segmentation, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties, plans,
-        plans.get_configuration("swinfuse"), {"labels": {"background": 0, "body": 1}},
+    data, segmentation = run_case(
+        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties,
+        [volume.domain for volume in volumes], normalisation,
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     step = max(1, -(-len(points) // FOREGROUND_POINTS))
-    return data.astype(np.float32), segmentation, points[::step]
+    return natives, data, segmentation, points[::step]
+
+
+def run_case(
+    data: np.ndarray, segmentation: np.ndarray, properties: dict[str, Any], domains: Sequence[str],
+    normalisation: Normalisation,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """nnU-Net's cropping to nonzero, normalisation and resampling.
+
+    Args:
+        data: channels (C, z, y, x).
+        segmentation: int8 (S, z, y, x), resampled along; where it is 0 outside the nonzero voxels it becomes -1.
+        properties: of the reader; `class_locations` of label 1 are added.
+        domains: of the channels.
+        normalisation: of the collection.
+
+    Returns:
+        Channels float32 (C, z, y, x) and segmentation (S, z, y, x).
+    """
+    plans = PlansManager(normalisation.plans(domains))
+    preprocessed, segmentation, _ = DefaultPreprocessor(verbose=False).run_case_npy(
+        data, segmentation, properties, plans, plans.get_configuration("swinfuse"),
+        {"labels": {"background": 0, "body": 1}},
+    )  # fmt: skip
+    return preprocessed.astype(np.float32), segmentation
 
 
 def _origin(volumes: tuple[Volume, ...], normalisation: Normalisation) -> str:
-    """Digest of the raw files and the normalisation: a file with another one is out of date."""
-    sources = [[signature(volume) for volume in volumes], asdict(normalisation)]
+    """Digest of the raw files, the normalisation and the format: a file with another one is out of date."""
+    sources = [INDEX_VERSION, [signature(volume) for volume in volumes], asdict(normalisation)]
     return hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()

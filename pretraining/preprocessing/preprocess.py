@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,10 +17,11 @@ import numpy as np
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid
-from pretraining.collections.collection import DOMAINS, Collection
+from pretraining.collections.collection import DOMAINS, ORIENTATION, Collection
 from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.splits import split_patients
+from pretraining.preprocessed.volume_file import StoredGrid
 from pretraining.preprocessing.files import count_missing, file_names, own_first, remove_temporary
 from pretraining.preprocessing.fingerprint import Normalisation, fingerprint_volume, samples_per_volume
 from pretraining.preprocessing.image import images_of, preprocess_image
@@ -27,8 +29,8 @@ from pretraining.preprocessing.worker_pool import Workers
 
 # No data set can have this name: their names do not begin with a dot.
 FINGERPRINT_CACHE = ".fingerprints"
-# File name of a volume -> shape (z, y, x).
-Shapes = dict[str, list[int]]
+# By the file name of a volume.
+Grids = dict[str, StoredGrid]
 
 
 def preprocess(
@@ -88,11 +90,11 @@ def preprocess(
             remove_temporary(folder)
         with Workers(processes) as workers:
             normalisation = _measure_normalisation(collection, spacing, cache, workers, part, parts)
-            shapes = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
-        if shapes is None:
+            stored = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
+        if stored is None:
             return folder
-        header = _header(collection, normalisation, crop_size, validation_share)
-        IndexTable.of(collection, split, header["modalities"], names, shapes).write(folder / TABLE)
+        header = _header(collection, normalisation, crop_size, validation_share, names, stored)
+        IndexTable.of(collection, split, header["modalities"], names, stored).write(folder / TABLE)
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(header, indent=1))
         shutil.rmtree(cache, ignore_errors=True)
@@ -145,19 +147,19 @@ def _write_images(
     workers: Workers,
     part: int,
     parts: int,
-) -> Shapes | None:
-    """Writes the images of a part; the shapes of all volumes, or None while other parts are not finished."""
+) -> Grids | None:
+    """Writes the images of a part; the grids of all volumes, or None while other parts are not finished."""
     write = partial(preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size)
     images = images_of(collection)
     title = f"preprocessing to {' x '.join(f'{s:.3g}' for s in normalisation.spacing)} mm"
-    shapes = workers.run(write, images[part::parts], title)
+    stored = workers.run(write, images[part::parts], title)
     if count_missing(folder, names):
         return None
     if parts > 1:
         # Files of other parts may come from an earlier run with other settings; those are written again.
         others = [image for number, image in enumerate(images) if number % parts != part]
-        shapes += workers.run(write, others, "checking the other parts")
-    return {name: shape for of_image in shapes for name, shape in of_image.items()}
+        stored += workers.run(write, others, "checking the other parts")
+    return {name: grid for of_image in stored for name, grid in of_image.items()}
 
 
 def _recorded_split(
@@ -182,16 +184,31 @@ def _recorded_split(
 
 
 def _header(
-    collection: Collection, normalisation: Normalisation, crop_size: tuple[int, int, int], validation_share: float
+    collection: Collection,
+    normalisation: Normalisation,
+    crop_size: tuple[int, int, int],
+    validation_share: float,
+    names: Sequence[str],
+    grids: Grids,
 ) -> dict[str, Any]:
     """Content of `index.json`: what concerns the collection as a whole."""
     volumes = collection.volumes
+    native = {
+        domain: Counter(
+            grids[name].native.orientation
+            for name, volume in zip(names, volumes, strict=True)
+            if volume.domain == domain
+        )
+        for domain in DOMAINS
+    }
     return {
         "version": INDEX_VERSION,
         "name": collection.name,
         "layout": collection.layout,
         "hash": collection.hash,
         "spacing": list(normalisation.spacing),
+        "orientation": ORIENTATION,
+        "native_orientations": {domain: dict(sorted(counts.items())) for domain, counts in native.items()},
         "crop_size": list(crop_size),
         "validation_share": validation_share,
         "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},

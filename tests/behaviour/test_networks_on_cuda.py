@@ -31,8 +31,9 @@ def test_encoders_take_pairs_with_attention_weights(backbone, request):
     with fake_cuda():
         network.to(CUDA)
         ct, mr = (network.patch_embed(torch.randn(2, 1, 32, 32, 32, device=CUDA)) for _ in range(2))
-        pair = network.encoder.forward_pair(ct, mr, need_weights=True)
-        assert {part.device for part in (*pair.ct, *pair.mr, *pair.ct_weights, pair.change)} == {CUDA}
+        pair = network.encoder.mix_pair(ct, mr, need_weights=True)
+        features = network.encoder.features(pair.ct)
+        assert {part.device for part in (*features, pair.mr, *pair.ct_weights, pair.ct_tokens)} == {CUDA}
 
 
 def test_inference_reads_no_value(settings):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pretraining import objective
+from pretraining import proxy_tasks, token_statistics
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
@@ -19,8 +19,12 @@ VARIANTS = {
     "sliced_wasserstein": {"density_loss": "sliced_wasserstein"},
     "no_dim": {"dim": "none"},
     "mean": {"fusion": "mean"},
-    "single image": {"single_share": 1.0},
-    "cells": {"masking": "cells", "mask_cell": 4},
+    "both views paired": {"second_view": "paired"},
+    "pseudo-pairs": {"partner": "pseudo_pair", "random_contrast": 0.5, "distillation_weight": 1.0},
+    "blocks": {"masking": "blocks"},
+    "vicreg": {"contrastive_loss": "vicreg"},
+    "nt_xent": {"contrastive_loss": "nt_xent"},
+    "pyramid": {"inpainting_head": "pyramid"},
     "CT": {"modalities": ("CT",)},
 }
 
@@ -29,25 +33,27 @@ def train(configuration, steps):
     """What the loop does in each step."""
     model = PretrainingModel(configuration)
     batch = {
-        name: values for name, values in synthetic_batch().items() if name != "mr" or "MR" in configuration.modalities
+        name: values
+        for name, values in synthetic_batch().items()
+        if not name.startswith("mr") or "MR" in configuration.modalities
     }
     model.to(CUDA).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    unread, bandwidth = UnreadScalars(20), None
+    unread, averages = UnreadScalars(20), None
     for step in range(steps):
-        evaluation = evaluate(model, to_device(batch, CUDA), configuration, step, bandwidth)
+        evaluation = evaluate(model, to_device(batch, CUDA), configuration, step, averages)
         optimizer.zero_grad(set_to_none=True)
         evaluation.total.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
         optimizer.step()
-        bandwidth = evaluation.bandwidth
+        averages = evaluation.averages
         unread.add(step + 1, {**evaluation.values(), "gradient_norm": norm})
     return model, evaluation, unread
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_steps_read_no_value(changes):
-    configuration = tiny(**{"single_share": 0.0, **changes})
+    configuration = tiny(**changes)
     with fake_cuda():
         model, evaluation, unread = train(configuration, steps=2)
         assert evaluation.total.device == CUDA
@@ -61,14 +67,16 @@ def test_steps_read_no_value(changes):
 
 
 def test_a_read_in_the_objective_would_be_seen(monkeypatch):
-    accuracy = objective.rotation_accuracy
-    monkeypatch.setattr(objective, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
+    accuracy = proxy_tasks.rotation_accuracy
+    monkeypatch.setattr(proxy_tasks, "rotation_accuracy", lambda *a: torch.tensor(float(accuracy(*a)), device=CUDA))
     with fake_cuda(), pytest.raises(HiddenRead, match=r"test_pretraining_on_cuda\.py"):
         train(tiny(), steps=1)
 
 
 def test_a_tensor_left_on_the_cpu_would_be_seen(monkeypatch):
-    foreground = objective.foreground_tokens
-    monkeypatch.setattr(objective, "foreground_tokens", lambda *a: torch.zeros(foreground(*a).shape, dtype=torch.bool))
+    foreground = token_statistics.foreground_tokens
+    monkeypatch.setattr(
+        token_statistics, "foreground_tokens", lambda *a: torch.zeros(foreground(*a).shape, dtype=torch.bool)
+    )
     with fake_cuda(), pytest.raises(RuntimeError, match="device"):
-        train(tiny(single_share=0.0), steps=1)
+        train(tiny(), steps=1)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from nnunetv2_swinfuse.demo.volumes import make_patient
-from pretraining.collections.collection import Collection, Patient, Volume
+from pretraining.collections.collection import ORIENTATION, Collection, Patient, Volume
 from pretraining.configuration import Configuration
 from pretraining.preprocessed.collection import INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
-from pretraining.preprocessed.volume_file import VolumeMetadata, write_volume
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, write_volume
 
 TINY = {
     "crop_size": (16, 16, 16),
@@ -24,6 +24,7 @@ TINY = {
     "num_heads": (2,),
     "window_size": 3,
     "dim_layers": 1,
+    "contrastive_loss": "nt_xent",
     "dim_max_cells": 64,
     "drop_path_rate": 0.2,
     "steps": 6,
@@ -82,19 +83,29 @@ def synthetic_collection(root: Path, patients: int = 4) -> PreprocessedCollectio
 
 
 def write_index(
-    folder: Path, collection: Collection, split: dict[str, str], shape: tuple[int, ...], **header: Any
+    folder: Path,
+    collection: Collection,
+    split: dict[str, str],
+    shape: tuple[int, ...],
+    grids: dict[str, StoredGrid] | None = None,
+    **header: Any,
 ) -> None:
-    """Writes the index of volumes of one shape that are in the folder already; `header` changes `index.json`."""
+    """Writes the index of volumes that are in the folder already, of one shape, or of `grids` by their file names.
+
+    `header` changes `index.json`.
+    """
     files = [volume.path.relative_to(folder).as_posix() for volume in collection.volumes]
     modalities = sorted({volume.modality for volume in collection.volumes})
     domains = [volume.domain for volume in collection.volumes]
-    IndexTable.of(collection, split, modalities, files, dict.fromkeys(files, shape)).write(folder / TABLE)
+    grids = dict.fromkeys(files, StoredGrid(shape, NativeGrid((1.0, 1.0, 1.0), "RAS"))) | (grids or {})
+    IndexTable.of(collection, split, modalities, files, grids).write(folder / TABLE)
     content = {
         "version": INDEX_VERSION,
         "name": collection.name,
         "layout": collection.layout,
         "hash": "h",
         "spacing": [1.0, 1.0, 1.0],
+        "orientation": ORIENTATION,
         "crop_size": [8, 8, 8],
         "validation_share": 0.1,
         "normalisation": {"ct": {}, "mr_use_mask": False},
@@ -111,4 +122,5 @@ def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
     patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
-    return {**crops, "paired": torch.ones(batch, dtype=torch.bool), "patients": patients}
+    yes = torch.ones(batch, dtype=torch.bool)
+    return {**crops, "paired": yes, "ct_turnable": yes, "mr_turnable": yes, "patients": patients}

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from pretraining.collections.collection import ORIENTATION
+
 SHAPE = (18, 22, 20)
 
 
@@ -31,13 +33,19 @@ def write(
     voxels: np.ndarray,
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0),
+    stored: str = ORIENTATION,
 ) -> Path:
-    """Writes a volume (z, y, x), or a series of them, with its spacing and origin (x, y, z)."""
+    """Writes a volume (z, y, x), or a series of them, with its spacing and origin (x, y, z).
+
+    The voxels are in the order of ORIENTATION, which preprocessing does not change; the file may be in another.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     image = sitk.GetImageFromArray(voxels, isVector=False)
     if voxels.ndim == 3:
         image.SetSpacing(spacing)
         image.SetOrigin(origin)
+        image.SetDirection(sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation(ORIENTATION))
+        image = sitk.DICOMOrient(image, stored)
     sitk.WriteImage(image, str(path))
     return path
 

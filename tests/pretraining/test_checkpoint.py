@@ -22,7 +22,7 @@ def state():
         3,
         model.state_dict(),
         optimizer.state_dict(),
-        torch.tensor(0.5),
+        {"single_image": torch.tensor([0.5, 0.01])},
         tiny(),
         {"name": "X", "hash": "h"},
         (2.0, 1, 1),
@@ -35,7 +35,8 @@ def test_round_trip_without_code_execution(tmp_path, state):
     assert torch.load(path, weights_only=True)["step"] == 3
     loaded = load_checkpoint(path)
     assert loaded.configuration == state.configuration
-    assert torch.equal(loaded.bandwidth, state.bandwidth)
+    assert loaded.averages.keys() == state.averages.keys()
+    assert torch.equal(loaded.averages["single_image"], state.averages["single_image"])
     assert all(torch.equal(loaded.network_weights[k], v) for k, v in state.network_weights.items())
     assert loaded.optimizer["state"].keys() == state.optimizer["state"].keys()
 

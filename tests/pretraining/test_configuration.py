@@ -18,7 +18,7 @@ from .synthetic import tiny
         ({"backbone": "resnet"}, r"backbone is resnet; expected one of"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"single_share": 1.5}, "single_share is 1.5; expected between 0 and 1"),
+        ({"random_contrast": 1.5}, "random_contrast is 1.5; expected between 0 and 1"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing is"),
         ({"dim": "both"}, "dim is both"),
         (
@@ -30,6 +30,9 @@ from .synthetic import tiny
         ({"tasks": ("density",)}, r"tasks is \('density',\); expected one or several of"),
         ({"modalities": ("PET",)}, r"expected one or several of \['CT', 'MR'\]"),
         ({"density_loss": "kl"}, "density_loss is kl"),
+        ({"density_levels": ()}, "density_levels is"),
+        ({"partner": "pseudo_pair", "masking": "blocks"}, "pseudo-pairs need --masking cells"),
+        ({"contrastive_loss": "vicreg", "variance_weight": 0.0}, "variance_weight is 0.0; expected more than 0"),
     ],
 )
 def test_bad_settings_say_what_was_expected(changes, words):
@@ -62,3 +65,17 @@ def test_choices_come_from_the_types_of_the_settings():
 def test_only_settings_that_change_the_result_stand_in_the_way_of_going_on():
     assert changed_settings(tiny(), tiny(workers=3, checkpoint_every=1)) == []
     assert changed_settings(tiny(), tiny(seed=1)) == ["seed: 0 in the run, 1 now"]
+
+
+def test_cells_are_as_large_as_a_deepest_token_unless_their_side_is_set():
+    assert tiny().mask_cells == (4, 4, 4)
+    assert tiny(mask_cell=8).mask_cells == (8, 8, 8)
+    anisotropic = tiny(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)))
+    assert anisotropic.mask_cells == (2, 4, 4)
+
+
+def test_losses_that_need_two_modalities_or_the_module_are_left_out_without_them():
+    losses = ("cross_modal", "density", "distillation")
+    assert [tiny(distillation_weight=1.0).loss_weight(loss) for loss in losses] == [1, 1, 1]
+    assert [tiny(distillation_weight=1.0, modalities=("CT",)).loss_weight(loss) for loss in losses] == [0, 0, 0]
+    assert [tiny(distillation_weight=1.0, dim="none").loss_weight(loss) for loss in losses] == [1, 1, 0]

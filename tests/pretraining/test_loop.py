@@ -49,7 +49,7 @@ def interrupt_at(monkeypatch, step, number):
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
     tmp_path, collection, monkeypatch, step, number, backbone
 ):
-    configuration = tiny(single_share=0.3, **backbone)
+    configuration = tiny(**backbone)
     straight = run(tmp_path / "straight", collection, configuration)
     with monkeypatch.context() as patch:
         interrupt_at(patch, step, number)
@@ -87,7 +87,7 @@ def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     assert {
         "masked_error",
         "rotation_accuracy",
-        "divergence_share",
+        "divergence_single_image",
         "dim_change",
         "attention_entropy",
         "attention_difference",

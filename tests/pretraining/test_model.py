@@ -4,37 +4,84 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
-from pretraining.losses.rotation import rotation_accuracy, rotation_loss
-from pretraining.model import PretrainingModel, RotationHead
+from pretraining.model import PretrainingModel
 
 from .synthetic import RESENC, synthetic_batch, tiny
 
 
+def crops(batch):
+    return {"CT": batch["ct"], "MR": batch["mr"]}
+
+
 @pytest.mark.parametrize("changes", [{}, {"dim": "none"}, {"fusion": "mean"}, RESENC, {**RESENC, "dim": "none"}])
-@pytest.mark.parametrize("single_image", [False, True])
-def test_predictions_have_the_shapes_of_their_tasks(changes, single_image):
+@pytest.mark.parametrize("paired", [0, 1, 2])
+def test_predictions_have_the_shapes_of_their_tasks(changes, paired):
     model = PretrainingModel(tiny(**changes))
-    batch = synthetic_batch()
-    ct, mr, pair = model(batch["ct"], batch["mr"], single_image)
-    for predictions in (ct, mr):
-        assert predictions.reconstruction.shape == batch["ct"].shape
+    images = crops(synthetic_batch())
+    outputs = model(images, paired)
+    for predictions in outputs.predictions.values():
+        assert predictions.reconstruction.shape == images["CT"].shape
         assert predictions.turns.shape == (2, 4)
         assert predictions.projection.shape == (2, 128)
-    assert (pair is None) == single_image
+    assert (outputs.fused is None) == (paired == 0)
+    assert ("paired" in outputs.levels) == (paired > 0)
+    assert ("single_image" in outputs.levels) == (paired < 2)
+    for name, level in outputs.levels.items():
+        expected = {"paired": paired, "single_image": 2 - paired}.get(name, 2 - paired or 2)
+        assert {len(tokens) for tokens in level.tokens.values()} == {expected}
+        assert {tokens.shape[1] for tokens in level.tokens.values()} == {torch.Size(level.grid).numel()}
 
 
-@pytest.mark.parametrize("modality", ["ct", "mr"])
-def test_a_single_modality_is_encoded_by_itself(modality):
+def test_views_without_a_partner_are_encoded_as_in_fine_tuning():
+    torch.manual_seed(0)
     model = PretrainingModel(tiny()).eval()
-    batch = synthetic_batch()
+    images = crops(synthetic_batch())
     with torch.no_grad():
-        both = model(batch["ct"], batch["mr"], single_image=True)
-        ct, mr, pair = model(*(batch[name] if name == modality else None for name in ("ct", "mr")))
-    assert pair is None
-    found, missing = (ct, mr) if modality == "ct" else (mr, ct)
-    assert missing is None
-    expected = both[("ct", "mr").index(modality)]
-    torch.testing.assert_close(found.reconstruction, expected.reconstruction, atol=1e-5, rtol=1e-5)
+        features = model(images, 1).features
+        for name, image in images.items():
+            deployed = model.encoder(model.patch_embed(image))
+            for mixed, expected in zip(features[name], deployed, strict=True):
+                torch.testing.assert_close(mixed[1:], expected[1:], atol=1e-5, rtol=1e-5)
+                assert (mixed[:1] - expected[:1]).abs().max() > 1e-3
+
+
+def test_only_paired_crops_depend_on_the_other_modality():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny()).eval()
+    images = crops(synthetic_batch())
+    images["MR"].requires_grad_()
+    first, second = model(images, 1).predictions["CT"].projection
+    (gradient,) = torch.autograd.grad(second.sum(), images["MR"], retain_graph=True, allow_unused=True)
+    assert gradient is None or gradient.abs().max() == 0
+    (gradient,) = torch.autograd.grad(first.sum(), images["MR"])
+    assert gradient[0].abs().max() > 0
+    assert gradient[1].abs().max() == 0
+
+
+def test_partners_replace_the_other_modality():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny()).eval()
+    images = crops(synthetic_batch())
+    partners = {"CT": torch.randn(2, 1, 16, 16, 16), "MR": torch.randn(2, 1, 16, 16, 16)}
+    with torch.no_grad():
+        expected = model(images, 2).features["CT"][0]
+        same = model(images, 2, {"CT": images["MR"], "MR": images["CT"]}).features["CT"][0]
+        torch.testing.assert_close(same, expected, atol=1e-5, rtol=1e-5)
+        partnered = model(images, 2, partners).features["CT"][0]
+        other_mr = model({**images, "MR": torch.randn(2, 1, 16, 16, 16)}, 2, partners).features["CT"][0]
+    torch.testing.assert_close(other_mr, partnered, atol=1e-5, rtol=1e-5)
+    assert (partnered - expected).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["CT", "MR"])
+def test_a_single_modality_is_encoded_by_itself(name):
+    model = PretrainingModel(tiny()).eval()
+    images = crops(synthetic_batch())
+    with torch.no_grad():
+        expected = model(images).predictions[name]
+        outputs = model({name: images[name]})
+    assert set(outputs.predictions) == {name}
+    torch.testing.assert_close(outputs.predictions[name].reconstruction, expected.reconstruction, atol=1e-5, rtol=1e-5)
 
 
 def test_heads_of_tasks_that_are_left_out_are_not_trained():
@@ -49,8 +96,8 @@ def test_a_sample_does_not_depend_on_its_batch(backbone):
     model = PretrainingModel(tiny(**backbone)).eval()
     batch = synthetic_batch(3)
     with torch.no_grad():
-        together, _, _ = model(batch["ct"], batch["mr"])
-        separate, _, _ = model(batch["ct"][1:2], batch["mr"][1:2])
+        together = model(crops(batch), 3).predictions["CT"]
+        separate = model({"CT": batch["ct"][1:2], "MR": batch["mr"][1:2]}, 1).predictions["CT"]
     torch.testing.assert_close(together.reconstruction[1:2], separate.reconstruction, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(together.turns[1:2], separate.turns, atol=1e-5, rtol=1e-5)
 
@@ -70,33 +117,3 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone
         features = network.eval().encoder(network.patch_embed(image))
     for ours, theirs in zip(features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-
-
-def test_the_inpainting_head_sees_how_bright_an_image_is_where_the_features_do_not():
-    torch.manual_seed(0)
-    model = PretrainingModel(tiny(dim="none")).eval()
-    torch.nn.init.zeros_(model.patch_embed.proj.bias)
-    image = synthetic_batch()["ct"]
-    with torch.no_grad():
-        embedding = model.patch_embed(image)
-        features, of_brighter = model.encoder(embedding), model.encoder(2 * embedding)
-        torch.testing.assert_close(features[0], of_brighter[0], atol=1e-2, rtol=1e-2)
-        voxels, brighter = (model.inpainting_head(factor * embedding, features) for factor in (1, 2))
-    assert (voxels - brighter).abs().max() > 1e-2
-
-
-def test_the_rotation_head_tells_turns_that_the_mean_does_not():
-    torch.manual_seed(0)
-    feature = torch.randn(1, 6, 4, 4, 4)
-    turned = torch.cat([torch.rot90(feature, k, dims=(3, 4)) for k in range(4)])
-    torch.testing.assert_close(turned.mean((2, 3, 4)), feature.mean((2, 3, 4)).expand(4, -1))
-    head = RotationHead([6])
-    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
-    for _ in range(60):
-        loss = rotation_loss(head([turned]), torch.arange(4))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    assert rotation_accuracy(head([turned]), torch.arange(4)) == 1
-    several = RotationHead([6, 12])([torch.randn(2, 6, 9, 5, 5), torch.randn(2, 12, 1, 3, 3)])
-    assert several.shape == (2, 4)

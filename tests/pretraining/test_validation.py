@@ -23,7 +23,7 @@ def model():
 
 
 def test_values_are_means_over_the_validation_batches(collection, model, tmp_path):
-    configuration = tiny(validation_batches=3, single_share=1.0)
+    configuration = tiny(validation_batches=3)
     means = validate(model, collection, configuration, CPU, 7, None, tmp_path)
     crops = CropDataset(
         collection,
@@ -36,7 +36,7 @@ def test_values_are_means_over_the_validation_batches(collection, model, tmp_pat
     )
     with torch.no_grad():
         batches = [evaluate(model, crops[i], configuration, i, None, validation=True).values() for i in range(3)]
-    for name in ("total", "inpainting", "density", "effective_rank"):
+    for name in ("total", "inpainting", "density", "rank_stage_1"):
         assert means[name] == pytest.approx(fmean(float(values[name]) for values in batches), rel=1e-5)
     assert 0 <= means["probe_accuracy"] <= 1
     assert [file.name for file in tmp_path.iterdir()] == ["step_0000007.png"]

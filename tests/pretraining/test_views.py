@@ -54,7 +54,7 @@ def test_a_sample_does_not_depend_on_its_batch_mates():
 
 @pytest.mark.parametrize("share", [0.25, 0.6])
 def test_cells_are_whole_and_their_share_is_exact(share):
-    settings = ViewSettings(corrupted_share=share, masking="cells", cell=4)
+    settings = ViewSettings(corrupted_share=share, masking="cells", cell=(4, 4, 4))
     parameters = draw_view((8, 16, 16), settings, generators(3))
     cells = parameters.mask[:, 0].unflatten(3, (4, 4)).unflatten(2, (4, 4)).unflatten(1, (2, 4)).float()
     means = cells.mean((2, 4, 6))
@@ -68,7 +68,9 @@ def test_cells_are_whole_and_their_share_is_exact(share):
 
 
 def test_cells_at_the_border_may_be_smaller():
-    mask = draw_view((6, 10, 10), ViewSettings(masking="cells", cell=8, corrupted_share=0.5), generators(1)).mask
+    mask = draw_view(
+        (6, 10, 10), ViewSettings(masking="cells", cell=(8, 8, 8), corrupted_share=0.5), generators(1)
+    ).mask
     assert mask.shape == (1, 1, 6, 10, 10)
     assert mask[0, 0].any()
 

@@ -52,12 +52,15 @@ def test_a_pair_gives_features_of_both_and_tokens(backbone, invariance, settings
     torch.manual_seed(0)
     stem, encoder = build_backbone(chosen, chosen.topology(HALVINGS))
     ct, mr = stem(torch.randn(2, 1, 16, 16, 16)), stem(torch.randn(2, 1, 16, 16, 16))
-    pair = encoder.forward_pair(ct, mr)
-    assert [feature.shape for feature in pair.ct] == [feature.shape for feature in encoder(ct)]
-    assert [feature.shape[1] for feature in pair.mr] == encoder.output_channels
+    pair = encoder.mix_pair(ct, mr)
+    features = encoder.features(pair.ct)
+    assert [feature.shape for feature in features] == [feature.shape for feature in encoder(ct)]
+    assert [feature.shape[1] for feature in encoder.features(pair.mr)] == encoder.output_channels
     # A token is a patch of 2 x 2 x 2 voxels, or a cell of at most 64 in the module.
     assert pair.grid == ((4, 4, 4) if invariance else (8, 8, 8))
     assert pair.ct_tokens.shape == (2, pair.grid[0] ** 3, chosen.feature_size)
-    assert (pair.change > 0) == invariance
-    for single, together in zip(encoder(ct), pair.ct, strict=True):
+    assert torch.equal(pair.ct, ct) != invariance
+    for single, mixed in zip(encoder(ct), encoder.features(encoder.mix_single(ct).map), strict=True):
+        torch.testing.assert_close(single, mixed)
+    for single, together in zip(encoder(ct), features, strict=True):
         assert torch.allclose(single, together, atol=1e-4) != invariance

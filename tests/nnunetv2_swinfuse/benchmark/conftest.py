@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_swinfuse.benchmark import runner as runner_module
+from nnunetv2_swinfuse.benchmark.cell_run import CellRun
 from nnunetv2_swinfuse.benchmark.commands import CommandError
 
 from .tables import DATASET, analysed, result_of, rows_of
@@ -36,7 +36,8 @@ def cells_run(monkeypatch):
     run = {"names": [], "fails": (), "places": [], "together": 0, "most": 0}
     lock = threading.Lock()
 
-    def run_cell(experiment, workspace, cell, dataset, splits, processes, place):
+    def run_cell(self, processes, place):
+        cell = self.cell
         with lock:
             run["names"].append(cell.name)
             run["places"].append(place)
@@ -47,11 +48,11 @@ def cells_run(monkeypatch):
             run["together"] -= 1
         if cell.name in run["fails"]:
             raise CommandError("nnUNetv2_train ended with status 1")
-        cases = list(splits[cell.fold].test)
+        cases = list(self.split.test)
         values = {name: np.full(len(cases), 0.5) for name in ("Dice", "HD95", "SurfaceDice", "VolumeError")}
         return result_of(cell, seconds=100.0), rows_of(cell, values, cases)
 
-    monkeypatch.setattr(runner_module, "run_cell", run_cell)
+    monkeypatch.setattr(CellRun, "run", run_cell)
     return run
 
 

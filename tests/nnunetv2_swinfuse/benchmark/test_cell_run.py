@@ -1,15 +1,14 @@
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cell_run import (
     Place,
-    cell_variables,
     change_plans,
     installed,
-    lay_out,
     write_script,
 )
 from nnunetv2_swinfuse.benchmark.files import write_json
@@ -65,38 +64,37 @@ def prepared(raw, tmp_path):
 def test_a_cell_has_its_own_plans_and_split_and_shares_the_data(prepared):
     runner, shared = prepared
     cell = runner.cells[0]
-    splits = runner.splits_of(cell)
-    plans = lay_out(runner.experiment, runner.workspace, cell, splits)
+    run = runner.cell_run(cell)
+    plans = run.lay_out()
     assert plans.parent == runner.workspace.cell(cell) / "nnUNet_preprocessed" / cell.dataset
     assert read_json(plans)["configurations"]["3d_fullres"]["batch_size"] == 2
     assert read_json(shared / "nnUNetPlans.json") == PLANS
     assert (plans.parent / "data").resolve() == (shared / "data").resolve()
-    expected = {"train": list(splits[0].train), "val": list(splits[0].test)}
+    expected = {"train": list(run.split.train), "val": list(run.split.test)}
     assert read_json(plans.parent / "splits_final.json") == [expected]
     # A resumed cell is laid out once more.
-    assert lay_out(runner.experiment, runner.workspace, cell, splits) == plans
+    assert run.lay_out() == plans
 
 
 def test_a_fold_keeps_its_place_in_nnunets_list(prepared):
     runner, _ = prepared
-    split = runner.splits_of(runner.cells[0])[0]
-    plans = lay_out(runner.experiment, runner.workspace, runner.cells[0], {2: split})
+    run = runner.cell_run(runner.cells[0])
+    plans = replace(run, splits={2: run.split}).lay_out()
     nothing = {"train": [], "val": []}
-    assert read_json(plans.parent / "splits_final.json") == [nothing, nothing, split.for_nnunet()]
+    assert read_json(plans.parent / "splits_final.json") == [nothing, nothing, run.split.for_nnunet()]
 
 
 def test_a_dataset_that_is_not_prepared_is_named(prepared):
     runner, _ = prepared
-    cell = runner.cells[1]
     with pytest.raises(BenchmarkError, match=r"nnUNetResEncUNetMPlans.json: missing; .* \(--prepare_only\)"):
-        lay_out(runner.experiment, runner.workspace, cell, runner.splits_of(cell))
+        runner.cell_run(runner.cells[1]).lay_out()
 
 
 def test_variables_carry_seed_length_and_settings(raw, tmp_path):
     arms = [{"name": "mine", "settings": {"weight_decay": 0.5}}]
     length = {"epochs": 4, "iterations": 5, "validation_iterations": 6}
     runner = make_runner(tmp_path, arms=arms, seeds=[7], length=length, settings={"initial_lr": 0.25})
-    variables = cell_variables(runner.experiment, runner.workspace, runner.cells[0], Place(threads=3, gpu="1"))
+    variables = runner.cell_run(runner.cells[0]).variables(Place(threads=3, gpu="1"))
     folder = runner.workspace.cell(runner.cells[0])
     assert variables == {
         "nnUNet_raw": str(raw.parent),

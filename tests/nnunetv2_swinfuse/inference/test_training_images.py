@@ -5,27 +5,12 @@ import pytest
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.training_images import (
     CODES,
-    orientation_code,
     orientations_of_dataset,
     read_record,
     write_record,
 )
 
 from .synthetic_models import ct_voxels, write_image
-
-
-@pytest.mark.parametrize(
-    ("direction", "code"),
-    [
-        ((1, 0, 0, 0, 1, 0, 0, 0, 1), "LPS"),
-        ((-1, 0, 0, 0, -1, 0, 0, 0, 1), "RAS"),
-        ((0, 0, 1, 1, 0, 0, 0, 1, 0), "PSL"),
-        ((0.9950042, -0.0998334, 0, 0.0998334, 0.9950042, 0, 0, 0, 1), "LPS"),
-    ],
-    ids=["identity", "RAS", "permuted", "oblique"],
-)
-def test_directions_have_the_code_of_the_nearest_axes(direction, code):
-    assert orientation_code(tuple(map(float, direction))) == code
 
 
 def test_there_are_48_orientations():

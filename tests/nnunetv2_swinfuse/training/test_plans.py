@@ -55,6 +55,29 @@ def test_scratch_is_the_same_network_as_pretrained(plans, tmp_path):
     assert "sizes of" in planned.explanation
 
 
+def test_a_trainers_own_default_gives_way_to_what_is_asked_for(plans, tmp_path, monkeypatch):
+    def rate(**swinfuse):
+        asked = deepcopy(plans)
+        block_of(asked)["swinfuse"] = swinfuse
+        planned = plan_training(asked, "3d_fullres", tmp_path, pretrained=False, defaults={"initial_lr": 3e-4})
+        assert block_of(asked)["swinfuse"]["training"]["initial_lr"] == planned.settings.initial_lr
+        return planned.settings.initial_lr
+
+    assert rate() == 3e-4
+    assert rate(training={"weight_decay": 0.1}) == 3e-4
+    assert rate(training={"initial_lr": 2e-4}) == 2e-4
+    monkeypatch.setenv("SWINFUSE_INITIAL_LR", "1e-4")
+    assert rate(training={"initial_lr": 2e-4}) == 1e-4
+
+
+def test_a_trainers_own_default_holds_in_plans_for_this_network(plans, tmp_path):
+    plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+    del block_of(plans)["swinfuse"]
+    planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=False, defaults={"initial_lr": 3e-4})
+    assert "which are for SwinFUSE" in planned.explanation
+    assert planned.settings.initial_lr == 3e-4
+
+
 def test_scratch_needs_no_encoder(plans, tmp_path, published):
     published.encoder.unlink()
     planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=False)

@@ -84,6 +84,16 @@ def test_scratch_has_the_same_network_and_other_weights(published):
     assert not torch.equal(weights[name], encoder.weights[name])
 
 
+def test_scratch_has_its_own_learning_rate_and_records_it(published, monkeypatch):
+    scratch = make_trainer("nnUNetTrainerSwinFUSEScratch_1epoch")
+    scratch.initialize()
+    assert {group["initial_lr"] for group in scratch.optimizer.param_groups} == {3e-4}
+    assert scratch.initial_lr == scratch.provenance.training["initial_lr"] == 3e-4
+    assert make_trainer().initial_lr == make_trainer("nnUNetTrainerSwinFUSEFrozen_1epoch").initial_lr == 1e-4
+    monkeypatch.setenv("SWINFUSE_INITIAL_LR", "1e-4")
+    assert make_trainer("nnUNetTrainerSwinFUSEScratch_1epoch").provenance.training["initial_lr"] == 1e-4
+
+
 def test_the_callers_plans_stay_as_they_are(published):
     plans = json.loads((published.preprocessed / PLAIN / "nnUNetPlans.json").read_text())
     dataset_json = json.loads((published.preprocessed / PLAIN / "dataset.json").read_text())
@@ -93,6 +103,16 @@ def test_the_callers_plans_stay_as_they_are(published):
 
     nnUNetTrainerSwinFUSE(plans, "3d_fullres", 0, dataset_json, CPU)
     assert json.dumps(plans) == before
+
+
+def test_checkpoints_that_a_killed_training_left_half_written_are_removed(published):
+    fold = published.model() / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_best.pth.12ab34cd.tmp.pth").write_bytes(b"half")
+    (fold / "notes.txt").write_text("of the user")
+    make_trainer().on_train_start()
+    assert not list(fold.glob("*.tmp*"))
+    assert (fold / "notes.txt").is_file()
 
 
 def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):

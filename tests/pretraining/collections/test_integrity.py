@@ -70,6 +70,13 @@ def test_rounding_in_a_header_is_no_difference(tmp_path):
     check(find_collection("A", tmp_path))
 
 
+def test_a_pair_stored_in_two_orientations_is_on_one_grid(tmp_path):
+    root = write_folder_pair(tmp_path / "A", pairs=1)
+    write(root / "mr" / "p0.nii.gz", mr(), stored="PIL")
+    grids = check(find_collection("A", tmp_path))
+    assert {grid.size for grid in grids.values()} == {SHAPE[::-1]}
+
+
 def test_a_mask_on_another_grid_is_found(tmp_path):
     patient = tmp_path / "A" / "1BA001"
     write(patient / "ct.nii.gz", ct())

@@ -59,15 +59,14 @@ def test_other_shapes_are_refused(shapes):
         contrastive_loss(torch.zeros(shapes[0]), torch.zeros(shapes[1]))
 
 
-def test_cross_modal_loss_joins_one_view_of_the_ct_with_the_other_of_the_mr_where_paired():
+def test_cross_modal_loss_is_that_of_the_registered_pairs():
     torch.manual_seed(0)
-    ct, mr = torch.randn(2, 8, 5, dtype=torch.float64)
-    paired = torch.tensor([True, False, True, True])
-    ways = (ct[:4][paired], mr[4:][paired]), (ct[4:][paired], mr[:4][paired])
-    expected = sum(contrastive_loss(*way) for way in ways) / 2
-    assert cross_modal_loss(ct, mr, paired).item() == pytest.approx(expected.item())
-    # Crops that are not co-located are ignored, and a single pair has no negatives.
+    ct, mr = torch.randn(2, 4, 5, dtype=torch.float64)
+    registered = torch.tensor([True, False, True, True])
+    expected = contrastive_loss(ct[registered], mr[registered])
+    assert cross_modal_loss(ct, mr, registered).item() == pytest.approx(expected.item())
+    # Crops that are not registered are ignored, and a single pair has no negatives.
     changed = ct.clone()
-    changed[1], changed[5] = 9.0, -9.0
-    assert torch.equal(cross_modal_loss(ct, mr, paired), cross_modal_loss(changed, mr, paired))
+    changed[1] = 9.0
+    assert torch.equal(cross_modal_loss(ct, mr, registered), cross_modal_loss(changed, mr, registered))
     assert cross_modal_loss(ct, mr, torch.tensor([True, False, False, False])) is None

@@ -5,10 +5,9 @@ import torch
 
 from pretraining.losses.density import (
     density_matching,
-    effective_rank,
     jensen_shannon_divergence,
     median_bandwidth,
-    update_bandwidth,
+    running_average,
 )
 
 CHANNELS = [4, 16, 48, 768]
@@ -47,9 +46,9 @@ def test_minimising_brings_two_clouds_together(channels):
     bandwidth = None
     for _ in range(150):
         match = density_matching(first, second + offset, bandwidth=bandwidth, generator=generator)
-        bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
+        bandwidth = running_average(bandwidth, match.median_bandwidth)
         optimizer.zero_grad()
-        match.divergence.backward()
+        match.loss.backward()
         optimizer.step()
     distance = (first.mean(0) - (second + offset).mean(0)).norm() / channels**0.5
     assert distance < 2.0 / 5
@@ -57,22 +56,23 @@ def test_minimising_brings_two_clouds_together(channels):
 
 @pytest.mark.parametrize("channels", [4, 16, 48])
 @pytest.mark.parametrize("both", [True, False])
-def test_tokens_that_move_one_by_one_meet_and_do_not_spread(channels, both):
+def test_tokens_that_move_one_by_one_meet(channels, both):
     first, second, generator = clouds(channels, 3.0, count=128)
     moving = [second.requires_grad_(), first.requires_grad_()][: 1 + both]
     optimizer = torch.optim.Adam(moving, lr=0.1)
-    bandwidth = None
+    bandwidth, divergences = None, []
     for _ in range(250):
         match = density_matching(first, second, bandwidth=bandwidth, generator=generator)
-        bandwidth = update_bandwidth(bandwidth, match.median_bandwidth)
+        bandwidth = running_average(bandwidth, match.median_bandwidth)
         optimizer.zero_grad()
-        match.divergence.backward()
+        match.loss.backward()
         optimizer.step()
-        assert match.divergence.item() > -1e-6
-    assert (first.mean(0) - second.mean(0)).norm() / channels**0.5 < 3.0 / 5
-    # A log-ratio with left-out samples rewards spreading: variances of 10 to 50 and a divergence below -300.
-    assert first.var(0).mean() < 3
-    assert second.var(0).mean() < 3
+        divergences.append(match.divergence.item())
+    assert min(divergences) > -1e-6
+    # If only one set moves, it also grows, because a common scale costs nothing; both together meet entirely.
+    assert divergences[-1] < (0.01 if both else 0.25) * divergences[0]
+    distance = (first.mean(0) - second.mean(0)) / torch.cat([first, second]).std(0)
+    assert distance.norm() / channels**0.5 < (0.4 if both else 0.8)
 
 
 @pytest.mark.parametrize("bandwidth", [1e-3, 0.1, 1.0, 100.0])
@@ -104,6 +104,57 @@ def test_scale_and_origin_of_the_features_do_not_matter():
     torch.testing.assert_close(moved.divergence, density_matching(first, second).divergence, atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("loss", ["kde_jsd", "mmd", "coral", "sliced_wasserstein"])
+def test_the_loss_cannot_be_lowered_by_shrinking_or_moving_all_tokens(loss):
+    """Its derivative with respect to the logarithm of a common scale was 0.63 with detached statistics."""
+    first, second, _ = clouds(12, 0.7, count=60)
+    scale, offset = torch.zeros((), requires_grad=True), torch.zeros(12, requires_grad=True)
+    match = density_matching(
+        first * scale.exp() + offset,
+        second * scale.exp() + offset,
+        generator=torch.Generator().manual_seed(0),
+        loss=loss,
+    )
+    gradients = torch.autograd.grad(match.loss, (scale, offset))
+    for gradient in gradients:
+        assert gradient.abs().max() < 1e-5
+    assert match.loss > 1e-3
+
+
+def test_gradients_pass_through_the_standardisation():
+    first, second = torch.randn(2, 6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    width = torch.tensor(0.8, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda a, b: density_matching(a, b, bandwidth=width).loss, (first.requires_grad_(), second.requires_grad_())
+    )
+
+
+def test_the_floor_is_the_divergence_of_crops_of_one_modality():
+    first, second, generator = clouds(8, 0.0, count=256)
+    group = torch.arange(256) < 128
+    alike = density_matching(first, second, ct_groups=group, mr_groups=group, generator=generator)
+    assert alike.floor.item() < 0.03 * math.log(2)
+    # Crops that differ by two deviations within CT: CT and MR cannot be expected to differ less.
+    differing = density_matching(
+        first + 2 * group[:, None], second, ct_groups=group, mr_groups=group, generator=generator
+    )
+    assert differing.floor.item() > 0.15 * math.log(2)
+    one_crop = torch.ones(256, dtype=torch.bool)
+    assert density_matching(first, second, ct_groups=one_crop, mr_groups=one_crop).floor.item() == 0
+
+
+def test_below_the_floor_there_is_nothing_to_learn():
+    first, second, _ = clouds(4, 0.5, count=100)
+    second.requires_grad_()
+    measured = density_matching(first, second).divergence
+    above = density_matching(first, second, floor=measured / 2)
+    assert above.loss.item() == pytest.approx(measured.item() / 2, rel=1e-4)
+    below = density_matching(first, second, floor=2 * measured)
+    below.loss.backward()
+    assert below.loss.item() == 0
+    assert second.grad.abs().max() == 0
+
+
 def test_gradients():
     first, second = torch.randn(2, 6, 3, dtype=torch.float64)
     assert torch.autograd.gradcheck(
@@ -114,33 +165,25 @@ def test_gradients():
 def test_far_clouds_give_finite_gradients():
     first = torch.randn(20, 4).requires_grad_()
     match = density_matching(first, torch.randn(20, 4) + 1e4, bandwidth=torch.tensor(1e-3))
-    match.divergence.backward()
+    match.loss.backward()
     assert torch.isfinite(first.grad).all()
     assert match.divergence.item() == pytest.approx(math.log(2), rel=1e-3)
 
 
-def test_collapsed_tokens_are_finite_and_show_in_rank_and_variance():
+def test_collapsed_tokens_are_finite_and_show_in_the_variance():
     tokens = torch.full((30, 8), 3.0).requires_grad_()
     match = density_matching(tokens, tokens.detach().clone())
-    match.divergence.backward()
+    match.loss.backward()
     assert torch.isfinite(tokens.grad).all()
     assert match.feature_variance.item() == pytest.approx(0.0, abs=1e-6)
-    assert match.effective_rank.item() == pytest.approx(1.0, abs=0.01)
-
-
-def test_effective_rank_counts_directions():
-    torch.manual_seed(0)
-    tokens = torch.randn(2000, 3) @ torch.randn(3, 20)
-    assert 2 < effective_rank(tokens) <= 3.01
-    assert effective_rank(torch.randn(4000, 20)) > 19
 
 
 def test_bandwidth_follows_distances_and_is_floored_and_averaged():
     points = torch.randn(100, 4)
     torch.testing.assert_close(median_bandwidth(3 * points), 3 * median_bandwidth(points))
     assert median_bandwidth(torch.zeros(10, 4)) == pytest.approx(1e-2)
-    assert update_bandwidth(None, torch.tensor(2.0)).item() == 2.0
-    assert update_bandwidth(torch.tensor(1.0), torch.tensor(2.0)).item() == pytest.approx(1.1)
+    assert running_average(None, torch.tensor(2.0)).item() == 2.0
+    assert running_average(torch.tensor(1.0), torch.tensor(2.0)).item() == pytest.approx(1.1)
 
 
 def test_autocast_does_not_lower_the_precision():
@@ -167,6 +210,7 @@ def test_an_alternative_is_minimised_while_the_divergence_is_only_measured(loss)
     assert second.grad.abs().sum() > 0
     plain = density_matching(first, second.detach(), generator=torch.Generator().manual_seed(3))
     assert torch.equal(plain.loss, plain.divergence)
+    assert match.floor is None
 
 
 def test_an_unknown_loss_is_refused():
@@ -193,22 +237,11 @@ def test_tokens_that_do_not_count_change_nothing(loss):
         generator=torch.Generator().manual_seed(1),
         loss=loss,
     )
-    for value, wanted in zip(match, expected, strict=True):
-        torch.testing.assert_close(value, wanted, atol=1e-5, rtol=1e-4)
+    for name in ("loss", "divergence", "median_bandwidth", "feature_variance"):
+        torch.testing.assert_close(getattr(match, name), getattr(expected, name), atol=1e-5, rtol=1e-4)
     match.loss.backward()
     assert first.grad[counted[0]].abs().sum() > 0
     assert first.grad[~counted[0]].abs().max() < 1e-6
-
-
-def test_samples_are_drawn_among_the_tokens_that_count():
-    first, second, _ = clouds(4, 0.0, count=400)
-    counted = torch.arange(400) % 4 == 0
-    first[~counted], second[~counted] = 1e3, -1e3
-    for samples in (50, 300):
-        generator = torch.Generator().manual_seed(0)
-        match = density_matching(first, second, ct_mask=counted, mr_mask=counted, samples=samples, generator=generator)
-        assert match.divergence.item() < 0.05
-        assert match.feature_variance.item() == pytest.approx(1.0, abs=0.3)
 
 
 def test_tokens_that_are_not_finite_give_a_loss_that_is_not_finite():

@@ -60,7 +60,8 @@ def test_a_validation_measures_it_where_crops_are_colocated():
 
 HEALTHY = {
     "dim_change": 0.1, "attention_entropy": 0.8, "attention_difference": 0.1, "feature_variance": 1.0,
-    "effective_rank": 9.0, "bandwidth": 0.7, "divergence_share": 0.1, "masked_error": 0.4, "masked_error_of_mean": 0.7,
+    "rank_stage_1": 0.4, "bandwidth": 0.7, "divergence_single_image": 0.1, "masked_error": 0.4,
+    "masked_error_of_mean": 0.7,
     "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5,
 }  # fmt: skip
 ILL = {
@@ -68,9 +69,9 @@ ILL = {
     "uniform": ({"attention_entropy": 1.0}, "uniform"),
     "alike": ({"attention_difference": 0.0}, "attend alike"),
     "variance": ({"feature_variance": 0.0}, "collapsed"),
-    "rank": ({"effective_rank": 1.2}, "collapsed"),
+    "rank": ({"rank_stage_1": 0.1}, "features of stage 1 use 10%"),
     "floor": ({"bandwidth": MIN_BANDWIDTH}, "at its floor"),
-    "saturated": ({"divergence_share": 1.0}, "saturated"),
+    "saturated": ({"divergence_single_image": 1.0}, "saturated"),
     "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
     "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
     "modality": ({"probe_accuracy": 1.0}, "tells CT from MR in 100%"),

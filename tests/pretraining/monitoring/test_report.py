@@ -43,7 +43,7 @@ def text_of(folder):
 
 def test_it_tells_of_the_run_its_data_machine_and_settings(folder, collection):
     model, configuration = PretrainingModel(tiny()), tiny(steps=8)
-    state = TrainingState(8, model.state_dict(), {}, None, configuration, {"name": "X", "hash": "h"}, (1.0,) * 3, 600.0)
+    state = TrainingState(8, model.state_dict(), {}, {}, configuration, {"name": "X", "hash": "h"}, (1.0,) * 3, 600.0)
     save_checkpoint(state, folder / CHECKPOINT)
     text = text_of(write_report(folder).parent)
     for words in (

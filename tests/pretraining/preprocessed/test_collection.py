@@ -78,7 +78,7 @@ def test_a_missing_index_says_what_to_run(tmp_path):
         PreprocessedCollection.open(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"version": "x"}', '{"version": 2}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"version": "x"}', '{"version": 3}'])
 def test_a_damaged_header_is_named(tmp_path, content):
     make(tmp_path)
     (tmp_path / "index.json").write_text(content)
@@ -108,7 +108,7 @@ def test_a_damaged_table_is_named(tmp_path, damage):
         PreprocessedCollection.open(tmp_path)
 
 
-@pytest.mark.parametrize(("version", "remedy"), [(99, "newer wheel"), (1, "--overwrite")])
+@pytest.mark.parametrize(("version", "remedy"), [(99, "newer wheel"), (1, "--overwrite"), (2, "--overwrite")])
 def test_an_index_of_another_version_says_what_to_do(tmp_path, version, remedy):
     (tmp_path / "index.json").write_text(json.dumps({"version": version}))
     with pytest.raises(InputError, match=rf"version {version}.*{remedy}"):

@@ -49,8 +49,42 @@ def mask_of(domain, voxels, mask=None, path=None):
     return body_mask(volume, voxels[None].astype(np.float32))[0].astype(bool)
 
 
-def test_body_of_a_ct_is_what_is_denser_than_lung():
+def test_body_of_a_ct_without_air_inside_is_what_is_denser_than_lung():
     assert np.array_equal(mask_of("CT", ct()), ball(SHAPE))
+
+
+def thorax() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A CT, its body and its lungs (z, y, x): an ellipse with two lungs that end at the top slice, and a table."""
+    z, y, x = np.meshgrid(np.arange(12), np.linspace(-1, 1, 40), np.linspace(-1, 1, 48), indexing="ij")
+    body = (y / 0.6) ** 2 + (x / 0.8) ** 2 < 1
+    lungs = ((y / 0.35) ** 2 + ((np.abs(x) - 0.4) / 0.22) ** 2 < 1) & (z > 3)
+    noise = np.random.default_rng(0).normal(0, 15, body.shape)
+    voxels = np.where(body, 40, -1000) + noise
+    voxels[lungs] = -820 + noise[lungs]
+    voxels[:, 38:39, 8:40] = 200
+    return voxels.astype(np.float32), body, lungs
+
+
+def test_air_inside_the_body_belongs_to_it_and_air_and_table_outside_do_not(tmp_path):
+    voxels, body, lungs = thorax()
+    mask = mask_of("CT", voxels)
+    assert mask[lungs].all()
+    assert np.array_equal(mask, body)
+    # Without the lungs, the percentile at which nnU-Net clips would be about 0 HU.
+    assert np.percentile(voxels[mask], 0.5) < -700
+    assert np.percentile(voxels[body & ~lungs], 0.5) > -50
+
+
+def test_two_legs_are_both_body():
+    y, x = np.meshgrid(np.linspace(-1, 1, 30), np.linspace(-1, 1, 40), indexing="ij")
+    legs = np.broadcast_to(y**2 + ((np.abs(x) - 0.5) / 0.5) ** 2 < 0.3, (6, 30, 40))
+    assert np.array_equal(mask_of("CT", np.where(legs, 40.0, -1000.0)), legs)
+
+
+def test_a_ct_clipped_above_air_still_has_a_body():
+    voxels, body, _ = thorax()
+    voxels[:, 38:39] = -1000
+    assert np.array_equal(mask_of("CT", np.clip(voxels, -125, 275)), body)
 
 
 def test_body_of_an_mr_and_of_a_ct_without_hu_follow_their_histograms():

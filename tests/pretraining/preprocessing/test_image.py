@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.volume_file import foreground_points, open_volume
+from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, foreground_points, open_volume
 from pretraining.preprocessing import image as module
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.image import FOREGROUND_POINTS, Image, images_of, preprocess_image
@@ -12,6 +12,7 @@ from pretraining.preprocessing.image import FOREGROUND_POINTS, Image, images_of,
 from ..synthetic_volumes import SHAPE, ball, ct, mr, write
 
 CT_PROPERTIES = {"mean": 10.0, "std": 5.0, "percentile_00_5": -50.0, "percentile_99_5": 60.0}
+GRID = StoredGrid(SHAPE, NativeGrid((1.0, 1.0, 1.0), "RAS"))
 NORMALISATION = Normalisation((1.0, 1.0, 1.0), CT_PROPERTIES, False)
 
 
@@ -36,7 +37,7 @@ def test_a_registered_pair_is_one_image_and_other_volumes_are_one_each(pair):
 
 
 def test_channels_are_normalised_and_written_with_the_body(pair, tmp_path):
-    assert run(Image(pair, pair.volumes), tmp_path) == {"a_CT.b2nd": list(SHAPE), "a_MR.b2nd": list(SHAPE)}
+    assert run(Image(pair, pair.volumes), tmp_path) == {"a_CT.b2nd": GRID, "a_MR.b2nd": GRID}
     volume = open_volume(tmp_path / "a_CT.b2nd")
     assert np.allclose(volume[0], (np.clip(ct(), -50, 60) - 10) / 5, atol=1e-5)
     assert volume.schunk.meta["padding"] == pytest.approx(-12.0)

@@ -2,17 +2,20 @@ import errno
 import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import blosc2
 import numpy as np
 import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.resolve import find_collection, find_collections
-from pretraining.preprocessed.collection import PreprocessedCollection
-from pretraining.preprocessing import image
+from pretraining.preprocessed.collection import INDEX_VERSION, PreprocessedCollection
+from pretraining.preprocessing import fingerprint, image
 from pretraining.preprocessing import preprocess as preprocessing
+from pretraining.preprocessing.foreground import read_volume
 from pretraining.preprocessing.preprocess import preprocess
 
 from ..synthetic_volumes import SHAPE, ball, ct, mr, shorten, write, write_folder_pair
@@ -101,6 +104,68 @@ def test_mr_with_much_zero_around_is_cropped_and_normalised_inside(raw, tmp_path
     inside[:4, :4, :4] = False
     assert data[inside].mean() == pytest.approx(0, abs=1e-5)
     assert data[inside].std() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("stored", ["RAS", "LPS", "LAS", "PIR", "SLA"])
+def test_all_orientations_give_one_array(tmp_path, stored):
+    voxels = ct()
+    voxels[3, 5, 7] = 1000
+    root = tmp_path / "raw" / "A"
+    write(root / "ct" / "a.nii.gz", voxels, (1.0, 1.2, 2.0), (5.0, -3.0, 1.0), stored)
+    write(root / "ct" / "b.nii.gz", ct(), (1.0, 1.2, 2.0))
+    folder = run(tmp_path)
+    index = index_of(folder)
+    assert index["orientation"] == "RAS"
+    assert index["native_orientations"] == {"CT": Counter((stored, "RAS")), "MR": {}}
+    # The spacing is permuted with the axes.
+    assert index["spacing"] == pytest.approx([2.0, 1.2, 1.0])
+    array = voxels_of(folder / "a_CT.b2nd")
+    assert array.shape == SHAPE
+    assert array[3, 5, 7] == array.max()
+    properties = index["normalisation"]["ct"]
+    clipped = np.clip(voxels, properties["percentile_00_5"], properties["percentile_99_5"])
+    assert np.allclose(array, (clipped - properties["mean"]) / properties["std"], atol=1e-4)
+    assert PreprocessedCollection.open(folder).table.native_spacing[0].tolist() == pytest.approx([2.0, 1.2, 1.0])
+
+
+def test_a_pair_stored_in_two_orientations_stays_registered(tmp_path):
+    voxels = ct()
+    voxels[3, 5, 7] = 1000
+    for name in ("p0", "p1"):
+        write(tmp_path / "raw" / "A" / "ct" / f"{name}.nii.gz", voxels, stored="LPS")
+        write(tmp_path / "raw" / "A" / "mr" / f"{name}.nii.gz", voxels + 2000.0, stored="PIR")
+    folder = run(tmp_path)
+    ours_ct, ours_mr = (voxels_of(folder / f"p0_{domain}.b2nd") for domain in ("CT", "MR"))
+    assert np.unravel_index(ours_mr.argmax(), SHAPE) == (3, 5, 7)
+    # The noise inside the body is the same in both, up to clipping.
+    body = ball(SHAPE)
+    body[3, 5, 7] = False
+    assert np.corrcoef(ours_ct[body], ours_mr[body])[0, 1] > 0.98
+
+
+def test_the_order_is_that_of_nnunets_reorienting_reader(tmp_path):
+    """With it, fine-tuning and prediction read images as pretraining did."""
+    path = write(tmp_path / "a.nii.gz", ct(), stored="PIR")
+    theirs, properties = SimpleITKIOWithReorient().read_images([str(path)])
+    ours, our_properties = read_volume(path)
+    assert np.array_equal(ours, theirs)
+    assert our_properties["spacing"] == properties["spacing"]
+
+
+def test_files_of_an_older_version_are_rewritten(raw, tmp_path, monkeypatch):
+    for module in (image, fingerprint):
+        monkeypatch.setattr(module, "INDEX_VERSION", INDEX_VERSION - 1)
+    folder = run(tmp_path)
+    (folder / "index.json").unlink()
+    before = times_of(folder)
+    monkeypatch.undo()
+    read = []
+    original = fingerprint.read_volume
+    monkeypatch.setattr(fingerprint, "read_volume", lambda path: read.append(path.name) or original(path))
+    run(tmp_path)
+    assert len(read) == 8
+    after = times_of(folder)
+    assert all(after[name] > before[name] for name in before if name.endswith(".b2nd"))
 
 
 def test_volumes_are_resampled_to_the_median_spacing_or_the_one_given(tmp_path):

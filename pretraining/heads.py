@@ -1,0 +1,135 @@
+"""The heads of the proxy tasks, which are discarded after pretraining."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from nnunetv2_swinfuse.architecture.topology import Triple, triple
+
+# Values that one token reconstructs along an axis at most; deeper tokens cover more voxels than this.
+MAX_VALUES = 8
+
+
+class LinearInpaintingHead(nn.Module):
+    """Reconstructs the voxels of each token by a linear layer, as in SimMIM (arXiv 2111.09886), summed over the stages.
+
+    A token sees nothing but its own features: what is cut out has to be inferred by the encoder. The convolutions of
+    :class:`PyramidInpaintingHead` infer most of it themselves, also on the features of a random encoder
+    (docs/method.md).
+
+    Args:
+        channels: channels of the features, finest first.
+        strides: voxels of a token of each stage (z, y, x).
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[Triple]):
+        super().__init__()
+        self.values = [triple([min(size, MAX_VALUES) for size in stride]) for stride in strides]
+        self.layers = nn.ModuleList(
+            nn.Conv3d(c, math.prod(values), 1) for c, values in zip(channels, self.values, strict=True)
+        )
+
+    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Reconstructs the voxels of crops.
+
+        Args:
+            embedding: ignored; the other head takes it.
+            features: maps (B, C, z, y, x), finest first.
+
+        Returns:
+            Voxels (B, 1, z, y, x) of the crops.
+        """
+        voxels = [
+            _to_voxels(layer(feature), values)
+            for layer, feature, values in zip(self.layers, features, self.values, strict=True)
+        ]
+        return torch.stack([_repeat(v, voxels[0].shape[2:]) for v in voxels]).sum(0)
+
+
+class PyramidInpaintingHead(nn.Module):
+    """Reconstructs voxels from features of all resolutions: a top-down sum with one convolution per level, upsampled.
+
+    The input includes the embedding besides the features. The features are normalised per token, which removes the
+    brightness of a cell; without the embedding the encoder has to carry it at the expense of all other tasks
+    (docs/method.md).
+
+    Args:
+        embedding_channels: channels of the embedding.
+        channels: channels of the features, finest first.
+        width: channels inside the head.
+        patch_stride: stride of the patch embedding, undone by the last layers; 1 after the stem of a residual encoder.
+    """
+
+    def __init__(self, embedding_channels: int, channels: Sequence[int], width: int, patch_stride: Triple):
+        super().__init__()
+        channels = (embedding_channels + channels[0], *channels[1:])
+        self.laterals = nn.ModuleList(nn.Conv3d(c, width, 1) for c in channels)
+        # No normalisation: one over the crop would remove the absolute intensities that are to be reconstructed.
+        self.convolutions = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(width, width, 3, padding=1), nn.GELU()) for _ in channels
+        )
+        # The last convolution smooths the borders of patches, which otherwise show as a grid in the reconstruction.
+        self.voxels = nn.Sequential(
+            nn.ConvTranspose3d(width, max(width // 2, 1), patch_stride, patch_stride),
+            nn.GELU(),
+            nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
+        )
+
+    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Reconstructs the voxels of crops.
+
+        Args:
+            embedding: (B, C, z, y, x), as large as the finest features.
+            features: maps (B, C, z, y, x), finest first.
+
+        Returns:
+            Voxels (B, 1, z, y, x) of the crops.
+        """
+        maps = (torch.cat([embedding, features[0]], 1), *features[1:])
+        x: Tensor | None = None
+        for feature, lateral, convolution in reversed(list(zip(maps, self.laterals, self.convolutions, strict=True))):
+            level = lateral(feature)
+            if x is not None:
+                level = level + F.interpolate(x, size=level.shape[2:], mode="trilinear", align_corners=False)
+            x = convolution(level)
+        return self.voxels(x)
+
+
+class RotationHead(nn.Module):
+    """Predicts quarter turns from a coarse map of the deepest features, linearly.
+
+    Swin UNETR uses their mean, which has no positions. A head on fine maps needs little of the encoder: from the
+    intensities of real crops averaged over 8 x 8 x 8 cells, a small network learnt in 50 steps of 64 crops to recognise
+    88 % of the turns of unseen MR crops.
+
+    Args:
+        channels: channels of the features, finest first.
+    """
+
+    GRID: Triple = (4, 4, 4)
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.classify = nn.Linear(channels[-1] * math.prod(self.GRID), 4)
+        # Random weights would give the encoder random gradients that are larger than those of all other losses.
+        nn.init.zeros_(self.classify.weight)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Predicts logits (B, 4) from maps (B, C, z, y, x), finest first."""
+        return self.classify(F.adaptive_avg_pool3d(features[-1], self.GRID).flatten(1))
+
+
+def _to_voxels(values: Tensor, cell: Triple) -> Tensor:
+    """Arranges the channels (B, z * y * x, Z, Y, X) of each token as its voxels: (B, 1, Z * z, Y * y, X * x)."""
+    batch, _, *grid = values.shape
+    arranged = values.reshape(batch, *cell, *grid).permute(0, 4, 1, 5, 2, 6, 3)
+    return arranged.reshape(batch, 1, *(g * c for g, c in zip(grid, cell, strict=True)))
+
+
+def _repeat(voxels: Tensor, shape: Sequence[int]) -> Tensor:
+    return voxels if voxels.shape[2:] == shape else F.interpolate(voxels, size=tuple(shape), mode="nearest")

@@ -1,0 +1,177 @@
+"""Losses of the proxy tasks: inpainting, contrast between views and modalities, distillation, rotation.
+
+All are of the whole batch, from tensors gathered from all processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pretraining.configuration import Configuration
+from pretraining.losses.consistency import consistency
+from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
+from pretraining.losses.inpainting import error_sums, loss_of_sums
+from pretraining.losses.rotation import rotation_accuracy, rotation_loss
+from pretraining.model import Outputs
+from pretraining.processes import Processes
+from pretraining.views import View
+
+
+class Results(NamedTuple):
+    """Losses and health measures, by name."""
+
+    losses: dict[str, Tensor]
+    health: dict[str, Tensor]
+
+
+def proxy_tasks(
+    views: Mapping[str, View],
+    outputs: Outputs,
+    turnable: Mapping[str, Tensor],
+    registered: Tensor,
+    configuration: Configuration,
+    processes: Processes,
+) -> Results:
+    """Losses of the proxy tasks with a weight above 0, and their health measures.
+
+    Args:
+        views: of each modality, the first views of all crops and then the second views.
+        outputs: of the model for these views.
+        turnable: which crops may be turned, bool (B,) by modality, on the CPU.
+        registered: whether CT and MR of each crop are registered, bool (B,), on the CPU.
+        configuration: settings of the run.
+        processes: those that train together.
+    """
+    losses: dict[str, Tensor] = {}
+    health: dict[str, Tensor] = {}
+    if configuration.loss_weight("inpainting"):
+        sums = {
+            name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
+            for name, p in outputs.predictions.items()
+        }
+        losses["inpainting"] = _mean(loss_of_sums(s, configuration.visible_weight) for s in sums.values())
+        health |= _inpainting_health(views, sums, processes)
+    if configuration.loss_weight("contrastive"):
+        by_vectors = configuration.contrastive_loss == "nt_xent"
+        compare = _contrast_vectors if by_vectors else _contrast_maps
+        losses |= compare(views, outputs, registered, configuration, processes)
+    if configuration.loss_weight("distillation"):
+        losses["distillation"] = _mean(
+            processes.gather(_between_views(views[name], features, detach_first=True)).mean()
+            for name, features in outputs.features.items()
+        )
+    if configuration.loss_weight("rotation"):
+        losses["rotation"], of_rotation = _rotation(views, outputs, turnable, processes)
+        health |= of_rotation
+    return Results(losses, health)
+
+
+def _rotation(
+    views: Mapping[str, View], outputs: Outputs, turnable: Mapping[str, Tensor], processes: Processes
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The rotation loss, a mean over the modalities with turnable crops, its accuracies, and the turnable shares."""
+    losses, accuracies, shares = {}, {}, {}
+    for name, prediction in outputs.predictions.items():
+        logits = processes.gather(prediction.turns.float())
+        turns = processes.gather(views[name].turns).to(logits.device, non_blocking=True)
+        # Gathered on the CPU, where it can be looked at without waiting for the device.
+        on_cpu = processes.gather(turnable[name].repeat(2))
+        chosen = on_cpu.to(logits.device, non_blocking=True)
+        losses[name] = rotation_loss(logits, turns, chosen)
+        shares[name] = chosen.float().mean()
+        if bool(on_cpu.any()):
+            accuracies[name] = rotation_accuracy(logits.detach(), turns, chosen)
+    health = _mean_and_parts("turnable_share", shares)
+    if accuracies:
+        health |= _mean_and_parts("rotation_accuracy", accuracies)
+    return _mean(losses[name] for name in accuracies or losses), health
+
+
+def _contrast_vectors(
+    views: Mapping[str, View], outputs: Outputs, registered: Tensor, configuration: Configuration, processes: Processes
+) -> dict[str, Tensor]:
+    """NT-Xent between the two views of each crop, and between CT and MR of registered crops."""
+    temperature = configuration.temperature
+    vectors = {name: processes.gather_views(p.projection.float()).chunk(2) for name, p in outputs.predictions.items()}
+    losses = {"contrastive": _mean(contrastive_loss(first, second, temperature) for first, second in vectors.values())}
+    if configuration.loss_weight("cross_modal"):
+        registered = processes.gather(registered)
+        (ct_first, ct_second), (mr_first, mr_second) = vectors["CT"], vectors["MR"]
+        # Paired views contain their partner, so that CT and MR could be matched without knowing the anatomy. Paired
+        # views of the same number also share turns and cut-outs.
+        matches = (
+            [(ct_second, mr_second)]
+            if configuration.second_view == "single_image"
+            else [(ct_first, mr_second), (ct_second, mr_first)]
+        )
+        values = [cross_modal_loss(ct, mr, registered, temperature) for ct, mr in matches]
+        measured = [value for value in values if value is not None]
+        if measured:
+            losses["cross_modal"] = _mean(measured)
+    return losses
+
+
+def _contrast_maps(
+    views: Mapping[str, View], outputs: Outputs, registered: Tensor, configuration: Configuration, processes: Processes
+) -> dict[str, Tensor]:
+    """VICReg's invariance term between the two views of each crop, and between CT and MR of registered crops."""
+    losses = {
+        "contrastive": _mean(
+            processes.gather(_between_views(views[name], features)).mean()
+            for name, features in outputs.features.items()
+        )
+    }
+    if configuration.loss_weight("cross_modal"):
+        every = processes.gather(registered)
+        if bool(every.any()):
+            crops = len(registered)
+            turns = (views[name].turns[crops:] for name in ("CT", "MR"))
+            maps = (outputs.features[name] for name in ("CT", "MR"))
+            differences = _difference(*([m[crops:] for m in of_name] for of_name in maps), *turns)
+            chosen = every.to(differences)
+            losses["cross_modal"] = (processes.gather(differences) * chosen).sum() / chosen.sum()
+    return losses
+
+
+def _between_views(view: View, features: list[Tensor], detach_first: bool = False) -> Tensor:
+    """How much the features of both views of each crop differ (B,); optionally without a gradient to the first view."""
+    first, second = zip(*(m.chunk(2) for m in features), strict=True)
+    if detach_first:
+        first = tuple(m.detach() for m in first)
+    return _difference(first, second, *view.turns.chunk(2))
+
+
+def _difference(first: Iterable[Tensor], second: Iterable[Tensor], *turns: Tensor) -> Tensor:
+    """Mean over the stages after the finest, which shows little but voxels."""
+    by_stage = [consistency(a, b, *turns) for a, b in zip(first, second, strict=True)]
+    return torch.stack(by_stage[1:] or by_stage).mean(0)
+
+
+@torch.no_grad()
+def _inpainting_health(
+    views: Mapping[str, View], sums: Mapping[str, Tensor], processes: Processes
+) -> dict[str, Tensor]:
+    errors, mean_errors = {}, {}
+    for name, view in views.items():
+        errors[name] = sums[name][0].detach() / sums[name][1]
+        # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
+        target, visible = view.target.float(), (~view.mask).float()
+        fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
+        of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
+        filled = processes.gather(of_fill[None]).sum(0)
+        mean_errors[name] = filled[0] / filled[1]
+    return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)
+
+
+def _mean_and_parts(name: str, by_modality: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The mean over the modalities as `name`, and the value of each modality as `name_CT` and `name_MR`."""
+    parts = {f"{name}_{modality}": value for modality, value in by_modality.items()}
+    return {name: _mean(parts.values()), **parts}
+
+
+def _mean(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).mean()

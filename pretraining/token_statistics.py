@@ -1,0 +1,151 @@
+"""Losses and measures of the distribution of tokens at every level of the encoder.
+
+Density matching brings the tokens of CT and MR together; the variance and covariance terms keep them from collapsing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pretraining.configuration import Configuration
+from pretraining.losses.density import DensityMatch, density_matching, running_average
+from pretraining.losses.vicreg import covariance_loss, variance_loss
+from pretraining.model import Level
+from pretraining.monitoring.feature_rank import effective_rank
+from pretraining.processes import Processes
+from pretraining.randomness import sample_generators, step_generator
+from pretraining.token_samples import TokenSamples, foreground_tokens, sample_tokens
+
+# By level: bandwidth and floor of the density loss, running averages.
+DensityAverages = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class LevelSamples:
+    """Samples of the tokens of every level, of all processes.
+
+    Attributes:
+        samples: by level, then by modality.
+        configuration: settings of the run.
+    """
+
+    samples: dict[str, dict[str, TokenSamples]]
+    configuration: Configuration
+
+    @classmethod
+    def draw(
+        cls,
+        levels: Mapping[str, Level],
+        images: Mapping[str, Mapping[str, Tensor]],
+        configuration: Configuration,
+        step: int,
+        purpose: int,
+        numbers: range,
+        processes: Processes,
+    ) -> LevelSamples:
+        """Draws at most `density_samples` tokens of each modality and level.
+
+        Args:
+            levels: of the model's outputs.
+            images: by level, then by modality: what the crops show, not cut out (crops, 1, z, y, x).
+            configuration: settings of the run.
+            step: see :func:`pretraining.randomness.sample_generators`.
+            purpose: of the generators.
+            numbers: of this process's samples in the batch of all processes; a level with both views has twice as many
+                crops.
+            processes: those that train together.
+        """
+        generators = sample_generators(configuration.seed, step, purpose, numbers)
+        samples: dict[str, dict[str, TokenSamples]] = {}
+        for name, level in levels.items():
+            samples[name] = {}
+            for modality, tokens in level.tokens.items():
+                views = len(tokens) // len(numbers)
+                count = max(1, configuration.density_samples // (len(tokens) * processes.world_size))
+                foreground = foreground_tokens(images[name][modality], level.grid)
+                group = torch.tensor([number % 2 == 0 for number in numbers] * views)
+                samples[name][modality] = sample_tokens(tokens, foreground, count, generators * views, group, processes)
+        return cls(samples, configuration)
+
+    def match_densities(self, level: str, averages: DensityAverages | None, generator: torch.Generator) -> DensityMatch:
+        """Density matching between CT and MR at one level."""
+        ct, mr = (self.samples[level][name] for name in ("CT", "MR"))
+        average = None if averages is None else averages.get(level)
+        return density_matching(
+            ct.tokens,
+            mr.tokens,
+            ct_mask=ct.mask,
+            mr_mask=mr.mask,
+            ct_groups=ct.group,
+            mr_groups=mr.group,
+            bandwidth=None if average is None else average[0],
+            floor=None if average is None else average[1],
+            dimensions=self.configuration.density_dimensions,
+            generator=generator,
+            loss=self.configuration.density_loss,
+        )
+
+    def regularity(self) -> dict[str, Tensor]:
+        """The variance and covariance terms: means over stages and modalities."""
+        every = [samples for level in self.stages() for samples in self.samples[level].values()]
+        losses = {}
+        for name, loss in (("variance", variance_loss), ("covariance", covariance_loss)):
+            if self.configuration.loss_weight(name):
+                losses[name] = torch.stack([loss(samples.tokens, samples.mask) for samples in every]).mean()
+        return losses
+
+    def ranks(self) -> dict[str, Tensor]:
+        """`rank_...` of every level, relative to its channels: from near 0, collapsed, to 1. Not for training steps."""
+        ranks = {}
+        for name, level in self.samples.items():
+            by_modality = [effective_rank(s.tokens.detach(), s.mask.float()) for s in level.values()]
+            channels = next(iter(level.values())).tokens.shape[1]
+            ranks[f"rank_{name}"] = torch.stack(by_modality).mean() / channels
+        return ranks
+
+    def stages(self) -> list[str]:
+        """The levels that are stages of the encoder."""
+        return [name for name in self.samples if name.startswith("stage_")]
+
+
+def density_levels(names: Sequence[str], configuration: Configuration) -> list[str]:
+    """Which of the levels are matched: stages without the finest, which shows little but voxels."""
+    chosen = set(configuration.density_levels)
+    return [
+        name
+        for name in names
+        if (name in chosen or (name.startswith("stage_") and "stages" in chosen)) and name != "stage_0"
+    ]
+
+
+def update_averages(averages: DensityAverages | None, matches: Mapping[str, DensityMatch]) -> DensityAverages:
+    """Running averages after a batch; levels that were not measured keep theirs."""
+    updated = dict(averages or {})
+    for level, match in matches.items():
+        floor = torch.zeros_like(match.median_bandwidth) if match.floor is None else match.floor
+        measured = torch.stack([match.median_bandwidth, floor.to(match.median_bandwidth)])
+        updated[level] = running_average(updated.get(level), measured)
+    return updated
+
+
+def density_health(matches: Mapping[str, DensityMatch]) -> dict[str, Tensor]:
+    """Divergences and their floors relative to ln 2, by level; bandwidth and variance of the mode that is deployed."""
+    health = {}
+    for level, match in matches.items():
+        health[f"divergence_{level}"] = match.divergence / math.log(2)
+        if match.floor is not None:
+            health[f"floor_{level}"] = match.floor / math.log(2)
+    deployed = matches.get("single_image") or matches.get("paired")
+    if deployed is not None:
+        health |= {"bandwidth": deployed.median_bandwidth, "feature_variance": deployed.feature_variance}
+    return health
+
+
+def density_generator(configuration: Configuration, step: int, purpose: int) -> torch.Generator:
+    """The generator of the random projections of a step, the same in all processes."""
+    return step_generator(configuration.seed, step, purpose)

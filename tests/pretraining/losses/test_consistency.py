@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from pretraining.losses.consistency import consistency
+
+
+def test_turned_maps_of_one_image_agree():
+    maps = torch.randn(4, 3, 2, 4, 4)
+    turns = torch.tensor([0, 1, 2, 3])
+    turned = torch.stack([torch.rot90(m, int(turn), dims=(2, 3)) for m, turn in zip(maps, turns, strict=True)])
+
+    assert consistency(turned, maps, turns, torch.zeros(4, dtype=torch.int64)).abs().max() == 0
+    # Both turned, by different numbers of quarters.
+    other = torch.stack([torch.rot90(m, 3, dims=(2, 3)) for m in maps])
+    assert consistency(turned, other, turns, torch.full((4,), 3)).abs().max() == 0
+
+
+def test_without_undoing_the_turn_they_differ():
+    maps = torch.randn(1, 3, 2, 4, 4)
+
+    zero = torch.zeros(1, dtype=torch.int64)
+    assert consistency(torch.rot90(maps, 1, dims=(3, 4)), maps, zero, zero).item() > 0.5
+
+
+def test_a_shift_of_all_features_by_two_costs_four():
+    maps = torch.randn(2, 3, 2, 2, 2)
+
+    zero = torch.zeros(2, dtype=torch.int64)
+    assert consistency(maps + 2, maps, zero, zero).tolist() == pytest.approx([4, 4], rel=1e-5)
+
+
+def test_gradients():
+    first, second = (torch.randn(2, 2, 1, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    turns, others = torch.tensor([1, 2]), torch.tensor([0, 3])
+
+    assert torch.autograd.gradcheck(lambda a, b: consistency(a, b, turns, others), (first, second))
+
+
+def test_maps_of_different_shapes_are_refused():
+    with pytest.raises(ValueError, match="maps must be"):
+        consistency(torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2), torch.zeros(1), torch.zeros(1))

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from nnunetv2_swinfuse.architecture.topology import plan_topology, residual_topology
+from pretraining.heads import LinearInpaintingHead, RotationHead
+from pretraining.losses.rotation import rotation_accuracy, rotation_loss
+from pretraining.model import PretrainingModel, token_sizes
+
+from .synthetic import RESENC, synthetic_batch, tiny
+
+
+def test_a_token_reconstructs_its_own_voxels_in_their_order():
+    head = LinearInpaintingHead([2], [(1, 2, 2)])
+    with torch.no_grad():
+        head.layers[0].weight.zero_()
+        head.layers[0].bias.copy_(torch.arange(4.0))
+        head.layers[0].weight[:, 0] = 10
+    feature = torch.zeros(1, 2, 1, 2, 2)
+    feature[0, 0, 0, 1, 0] = 1
+
+    voxels = head(None, [feature])[0, 0, 0]
+
+    # (y, x): the token at y 1, x 0 covers the rows 2 and 3, and the columns 0 and 1.
+    assert voxels.tolist() == [[0, 1, 0, 1], [2, 3, 2, 3], [10, 11, 0, 1], [12, 13, 2, 3]]
+
+
+def test_a_cut_out_token_without_information_cannot_be_reconstructed_by_the_head():
+    """The head has no context: what the features of a token do not show, it cannot infer from those around."""
+    head = LinearInpaintingHead([3, 6], [(2, 2, 2), (4, 4, 4)])
+    features = [torch.randn(1, 3, 4, 4, 4), torch.randn(1, 6, 2, 2, 2)]
+    changed = [f.clone() for f in features]
+    changed[0][..., 2:, :, :] += 1
+    changed[1][..., 1:, :, :] += 1
+
+    voxels, others = head(None, features), head(None, changed)
+
+    assert torch.equal(voxels[:, :, :4], others[:, :, :4])
+    assert (voxels[:, :, 4:] - others[:, :, 4:]).abs().min() > 0
+
+
+def test_deep_tokens_reconstruct_coarse_voxels():
+    head = LinearInpaintingHead([3, 6], [(8, 8, 8), (16, 16, 16)])
+    assert [layer.out_channels for layer in head.layers] == [512, 512]
+    voxels = head(None, [torch.zeros(1, 3, 2, 2, 2), torch.randn(1, 6, 1, 1, 1)])
+    assert voxels.shape == (1, 1, 16, 16, 16)
+    # Of the deepest token one value for two voxels along each axis; the finer layer adds the same to all tokens.
+    cells = voxels - head(None, [torch.zeros(1, 3, 2, 2, 2), torch.zeros(1, 6, 1, 1, 1)])
+    torch.testing.assert_close(cells[..., 0::2, 0::2, 0::2], cells[..., 1::2, 1::2, 1::2], atol=1e-5, rtol=1e-5)
+
+
+def test_sizes_of_tokens_follow_the_strides():
+    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2]]
+    assert token_sizes(plan_topology(strides, 1), 2) == [(1, 2, 2), (2, 4, 4)]
+    assert token_sizes(residual_topology(strides), 3) == [(1, 1, 1), (1, 2, 2), (2, 4, 4)]
+
+
+@pytest.mark.parametrize("kind", ["linear", "pyramid"])
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_both_heads_reconstruct_the_crop(kind, backbone):
+    model = PretrainingModel(tiny(inpainting_head=kind, **backbone))
+    image = synthetic_batch()["ct"]
+    embedding = model.patch_embed(image)
+    assert model.inpainting_head(embedding, model.encoder(embedding)).shape == image.shape
+
+
+def test_the_pyramid_head_sees_how_bright_an_image_is_where_the_features_do_not():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny(dim="none", inpainting_head="pyramid")).eval()
+    torch.nn.init.zeros_(model.patch_embed.proj.bias)
+    image = synthetic_batch()["ct"]
+    with torch.no_grad():
+        embedding = model.patch_embed(image)
+        features, of_brighter = model.encoder(embedding), model.encoder(2 * embedding)
+        torch.testing.assert_close(features[0], of_brighter[0], atol=1e-2, rtol=1e-2)
+        voxels, brighter = (model.inpainting_head(factor * embedding, features) for factor in (1, 2))
+    assert (voxels - brighter).abs().max() > 1e-2
+
+
+def test_the_rotation_head_tells_turns_that_the_mean_does_not():
+    torch.manual_seed(0)
+    feature = torch.randn(1, 6, 4, 4, 4)
+    turned = torch.cat([torch.rot90(feature, k, dims=(3, 4)) for k in range(4)])
+    torch.testing.assert_close(turned.mean((2, 3, 4)), feature.mean((2, 3, 4)).expand(4, -1))
+    head = RotationHead([6])
+    turnable = torch.ones(4, dtype=torch.bool)
+    optimizer = torch.optim.Adam(head.parameters(), lr=0.01)
+    for _ in range(60):
+        loss = rotation_loss(head([turned]), torch.arange(4), turnable)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert rotation_accuracy(head([turned]), torch.arange(4), turnable) == 1
+    several = RotationHead([6, 12])([torch.randn(2, 6, 9, 5, 5), torch.randn(2, 12, 1, 3, 3)])
+    assert several.shape == (2, 4)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from pretraining.losses.consistency import consistency
+from pretraining.model import PretrainingModel
+from pretraining.processes import SINGLE_PROCESS
+from pretraining.proxy_tasks import proxy_tasks
+
+from .synthetic import synthetic_batch, tiny
+from .test_view_pairs import views_of
+
+YES = torch.ones(2, dtype=torch.bool)
+TURNABLE = {"CT": YES, "MR": YES}
+
+
+def run(configuration, registered=YES, turnable=TURNABLE):
+    torch.manual_seed(0)
+    model = PretrainingModel(configuration).eval()
+    views = views_of(configuration)
+    outputs = model({name: v.corrupted for name, v in views.views.items()}, views.paired, views.partners)
+    return views.views, outputs, proxy_tasks(views.views, outputs, turnable, registered, configuration, SINGLE_PROCESS)
+
+
+def test_distillation_teaches_the_single_image_only():
+    views, outputs, results = run(tiny(distillation_weight=1.0))
+    deep = outputs.features["CT"][1]
+    (gradient,) = torch.autograd.grad(results.losses["distillation"], deep)
+    assert gradient[:2].abs().max() == 0 < gradient[2:].abs().max()
+    expected = [
+        consistency(*maps.chunk(2), *views[name].turns.chunk(2)).mean() for name, (_, maps) in outputs.features.items()
+    ]
+    assert results.losses["distillation"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
+
+
+def test_the_loss_without_negatives_has_a_gradient_to_both_views():
+    _, outputs, results = run(tiny(contrastive_loss="vicreg"))
+    (gradient,) = torch.autograd.grad(results.losses["contrastive"], outputs.features["CT"][1])
+    assert gradient[:2].abs().max() > 0 < gradient[2:].abs().max()
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
+def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
+    _, outputs, results = run(tiny(contrastive_loss=loss))
+    assert outputs.fused is not None
+    vectors = outputs.predictions["CT"].projection if loss == "nt_xent" else outputs.features["CT"][1]
+    (gradient,) = torch.autograd.grad(results.losses["cross_modal"], vectors)
+    # The first views contain their partner, which is the other modality of the pair.
+    assert gradient[:2].abs().max() == 0 < gradient[2:].abs().max()
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
+def test_no_registered_pair_no_cross_modal_loss(loss):
+    _, _, results = run(tiny(contrastive_loss=loss), registered=~YES)
+    assert "cross_modal" not in results.losses
+
+
+def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():
+    turnable = {"CT": ~YES, "MR": YES}
+    _, _, results = run(tiny(), turnable=turnable)
+    assert results.health["turnable_share_CT"] == 0
+    assert "rotation_accuracy_CT" not in results.health
+    assert "rotation_accuracy_MR" in results.health
+    _, _, none = run(tiny(), turnable={"CT": ~YES, "MR": ~YES})
+    assert none.losses["rotation"].item() == 0
+    assert "rotation_accuracy" not in none.health
+
+
+def test_what_is_cut_out_is_compared_with_the_mean_fill():
+    views, outputs, results = run(tiny())
+    ct = views["CT"]
+    error = (outputs.predictions["CT"].reconstruction - ct.target)[ct.mask].abs().mean()
+    assert results.health["masked_error_CT"].item() == pytest.approx(error.item(), rel=1e-5)
+    fills = [t[~m].mean() - t[m] for t, m in zip(ct.target, ct.mask, strict=True)]
+    expected = torch.cat(fills).abs().mean()
+    assert results.health["masked_error_of_mean_CT"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_synthetic_batch_is_registered():
+    assert synthetic_batch()["paired"].all()
