@@ -13,7 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-# A margin; not measured.
+# Not measured yet: `python -m benchmarks.prediction_memory` compares the estimate without it with the measured peak.
 MARGIN = 1.1
 
 

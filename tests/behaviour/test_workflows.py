@@ -82,11 +82,14 @@ def test_3d_slicers_extension(installed, tmp_path, chosen):
 
 
 SCRIPT = """
+import os
 import sys
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 if __name__ == "__main__":
+    # As nnUNetv2_predict on a CPU: the number of threads can decide the last bit.
+    torch.set_num_threads(os.cpu_count())
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(sys.argv[1], use_folds=(0,), checkpoint_name="checkpoint_final.pth")
     predictor.predict_from_files(
