@@ -221,7 +221,7 @@ class Configuration:
         default=1.0, metadata=_about("losses", "weight of VICReg's variance term, on the features of every stage")
     )
     covariance_weight: float = field(
-        default=0.04, metadata=_about("losses", "weight of VICReg's covariance term, on the features of every stage")
+        default=0.1, metadata=_about("losses", "weight of VICReg's covariance term, on the features of every stage")
     )
     rotation_weight: float = field(default=1.0, metadata=_about("losses", "weight of the rotation loss"))
     density_weight: float = field(default=1.0, metadata=_about("losses", "weight of density matching"))
