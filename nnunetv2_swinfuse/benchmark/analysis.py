@@ -1,4 +1,4 @@
-"""Everything that a report shows, from what is kept: comparisons, refusals, means, ranks, costs."""
+"""Computes everything that a report shows from the kept results: comparisons, refusals, means, ranks, costs."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
 
 
 def means_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each arm, dataset, labels, metric and class (and `foreground`, nnU-Net's mean of classes): mean over runs.
+    """Mean over runs, for each arm, dataset, labels, metric and class (and `foreground`, nnU-Net's mean of classes).
 
     A run's figure is that of its summary.json; `deviation` is the standard deviation of the runs, `runs` how many.
     """

@@ -59,14 +59,21 @@ class Arm:
 
     @property
     def pretrained(self) -> bool:
-        """Whether weights of an encoder are used; the twin from scratch takes only its sizes."""
-        return bool(self.recipe or self.encoder) and "Scratch" not in self.trainer
+        """Whether the training begins with an encoder's weights."""
+        return bool(self.recipe or self.encoder) and takes_weights(self.trainer)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 SWINFUSE = "nnUNetTrainerSwinFUSE"
+
+
+def takes_weights(trainer: str) -> bool:
+    """Whether a trainer takes the weights of an encoder; the twin from scratch takes only its sizes."""
+    return "Scratch" not in trainer
+
+
 ARMS: dict[str, Arm] = {
     arm.name: arm
     for arm in (

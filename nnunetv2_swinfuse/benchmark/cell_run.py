@@ -202,8 +202,8 @@ class CellRun:
         )
         encoder = encoder_of(self.arm, self.workspace)
         if encoder is not None:
-            # A path on this machine says nothing elsewhere; the SHA-256 does.
-            del encoder["path"]
+            # A path on this machine says nothing elsewhere; the SHA-256 does. The budget is in experiment.json.
+            encoder = {name: value for name, value in encoder.items() if name not in ("path", "pretraining")}
             of_images = {case: [digests[str(path)] for path in images[case]] for case in test}
             encoder["saw"] = seen_cases(self.arm, self.workspace, of_images)
         return {
@@ -266,7 +266,7 @@ def write_script(
     """Writes `run.sh`, which repeats the cell by hand."""
     names = [*variables, "nnUNet_extTrainer", *(n for n in ("nnUNet_n_proc_DA",) if n in environment)]
     exports = "\n".join(f"export {name}={shlex.quote(environment[name])}" for name in names)
-    head = "#!/usr/bin/env bash\n# This cell by hand; --c goes on with what is there.\n"
+    head = "#!/usr/bin/env bash\n# Trains this cell by hand; --c resumes from its checkpoint.\n"
     write_text(path, f'{head}{exports}\n{shlex.join(command)} "$@"\n')
     path.chmod(0o755)
 
@@ -293,9 +293,9 @@ def _require_all_cases(summary: Path, split: Split, dataset: Dataset) -> None:
         raise CommandError(f"{summary}: missing, although nnU-Net's training ended without an error")
     ending = dataset.content["file_ending"]
     entries = json.loads(summary.read_text())["metric_per_case"]
-    found = {Path(entry["prediction_file"]).name.removesuffix(ending) for entry in entries}
-    if found != set(split.test):
+    evaluated = {Path(entry["prediction_file"]).name.removesuffix(ending) for entry in entries}
+    if evaluated != set(split.test):
         raise BenchmarkError(
-            f"{summary}: evaluated {len(found)} cases, the split has {len(split.test)}; differing: "
-            f"{', '.join(sorted(found ^ set(split.test))[:5])}. Delete {summary.parent} and run the cell again"
+            f"{summary}: evaluated {len(evaluated)} cases, the split has {len(split.test)}; differing: "
+            f"{', '.join(sorted(evaluated ^ set(split.test))[:5])}. Delete {summary.parent} and run the cell again"
         )

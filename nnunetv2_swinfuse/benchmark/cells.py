@@ -33,7 +33,7 @@ class Cell:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """What costs the same: arm and dataset (a training has a fixed number of iterations)."""
+        """Arm and dataset: cells of a kind cost about the same, since all train for as many iterations."""
         return self.arm, self.dataset
 
 
@@ -71,7 +71,7 @@ class Workspace:
 
 
 def all_cells(experiment: Experiment, datasets: Sequence[str]) -> list[Cell]:
-    """The product, in the order of running: a seed of all arms before the next, so that a part is comparable."""
+    """All combinations in the order of running: a seed of all arms before the next, so that a part is comparable."""
     return [
         Cell(arm.name, dataset, labels, seed, fold)
         for seed in experiment.seeds
@@ -93,12 +93,12 @@ def measured_seconds(cells: Sequence[Cell], results: Mapping[str, Mapping[str, A
 
 
 def read_results(workspace: Workspace, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """What is known of finished cells, by name: of earlier sittings and of the cells' folders."""
+    """The records of finished cells, by name, from earlier sittings and from the cells' folders."""
     from nnunetv2_swinfuse.benchmark.table import read_kept
 
-    found = dict(read_kept(workspace.results))
+    results = dict(read_kept(workspace.results))
     for cell in cells:
         path = workspace.cell(cell) / RESULT
         if path.is_file():
-            found[cell.name] = json.loads(path.read_text())
-    return found
+            results[cell.name] = json.loads(path.read_text())
+    return results

@@ -6,21 +6,25 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2_swinfuse.benchmark import signals
+from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.forecast import Forecast, forecast
 from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder
-from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
+from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
+from nnunetv2_swinfuse.benchmark.table import read_kept
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
 
 EXPERIMENT = "experiment.json"
-# May change between sittings: what cells there are, and how they are compared; not what a cell is.
+# These fields may change between sittings: they select and compare cells, but do not change what a cell trains.
 FREE = {
     "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "baseline", "alpha", "transductive"
 }  # fmt: skip
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
-    """Refuses an experiment whose cells would be others under the names of those that are kept.
+    """Refuses an experiment whose cells would differ from kept ones of the same name.
 
     Raises:
         BenchmarkError: naming what changed.
@@ -93,6 +97,9 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
         before = from_dict(json.loads(path.read_text()), str(path)).to_dict()
         now = experiment.to_dict()
         changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
+        if "pretraining" in changed and _same_but_budget(before, now) and not _pretrained_cells(workspace):
+            # The twin from scratch takes only the encoder's sizes.
+            changed.remove("pretraining")
         arms = {arm["name"]: arm for arm in before["arms"]}
         changed += [f"arm {arm['name']}" for arm in now["arms"] if arms.get(arm["name"], arm) != arm]
         if changed:
@@ -102,8 +109,23 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
             )
 
 
+def _same_but_budget(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether two experiments pretrain alike, apart from the number of steps or minutes."""
+    first, second = (
+        {name: value for name, value in (content["pretraining"] or {}).items() if name not in ("steps", "minutes")}
+        for content in (before, now)
+    )
+    return first == second
+
+
+def _pretrained_cells(workspace: Workspace) -> list[str]:
+    """Names of the kept cells that began with an encoder's weights."""
+    kept = read_kept(workspace.results)
+    return [name for name, result in kept.items() if result["encoder"] and takes_weights(result["arm"]["trainer"])]
+
+
 def typed_command(options: argparse.Namespace, workspace: Workspace) -> list[str]:
-    """What goes on with this experiment, from any folder."""
+    """The command that continues this experiment from any folder."""
     file = options.experiment or workspace.results / EXPERIMENT
     command = ["swinfuse_benchmark", str(Path(file).absolute()), "-o", str(workspace.root)]
     return command if options.results is None else [*command, "--results", str(workspace.results)]
@@ -130,20 +152,40 @@ def listing(runner: Runner, command: Sequence[str]) -> str:
         elif state == "failed":
             note = json.loads((workspace.cell(cell) / FAILURE).read_text())["message"].splitlines()[0]
         lines.append(f"{state:<8} {cell.name}  {note}".rstrip())
-    waiting = [cell for cell in runner.cells if cell.name not in results]
     length = runner.experiment.length
-    seconds, unknown = estimate(runner.cells, results)
     lines.append(
-        f"\n{len(runner.cells)} cells, {len(runner.cells) - len(waiting)} done; each trains {length.epochs} epochs of "
-        f"{length.iterations} iterations."
+        f"\n{len(runner.cells)} cells, {sum(cell.name in results for cell in runner.cells)} done; each trains "
+        f"{length.epochs} epochs of {length.iterations} iterations."
     )
-    if waiting and len(unknown) < len({cell.kind for cell in waiting}):
-        lines.append(f"Measured kinds: {format_duration(seconds)} to go for one cell after another.")
-    if unknown:
-        kinds = ", ".join(f"{arm} on {dataset}" for arm, dataset in unknown)
-        lines.append(f"Not measured yet (their first cell will tell): {kinds}.")
+    left = forecast(runner.experiment, workspace, runner.datasets, runner.cells, results)
+    lines += forecast_lines(left)
     lines.append(f"Run it: {shlex.join(command)}")
     return "\n".join(lines)
+
+
+def forecast_lines(left: Forecast) -> list[str]:
+    """How long the remaining cells will take, kind by kind and in total."""
+    if not left.waiting:
+        return []
+    lines = ["Left:"]
+    for recipe, seconds in left.pretraining.items():
+        told = "unknown" if seconds is None else f"about {format_duration(seconds)}"
+        lines.append(f"  pretraining, recipe {recipe}: {told}")
+    for kind, count in left.waiting.items():
+        if kind in left.measured:
+            told = f"{format_duration(left.measured[kind])} each (measured)"
+        elif kind in left.estimated:
+            told = f"about {format_duration(left.estimated[kind])} each (estimated)"
+        else:
+            told = f"unknown until the first has run ({left.unknown[kind]})"
+        lines.append(f"  {kind[0]} on {kind[1]}: {count} {'cell' if count == 1 else 'cells'}, {told}")
+    if left.estimated or left.measured:
+        lines.append(
+            f"Together {format_duration(left.seconds)}, one after another"
+            + (", and what is unknown" if left.unknown or None in left.pretraining.values() else "")
+            + (". Estimates count operations: expect a factor of three either way." if left.estimated else ".")
+        )
+    return lines
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 
-# Of this project, for a checkout that is not installed.
+# This project's own commands, for a checkout that is not installed.
 MODULES = {
     "swinfuse_pretrain": "pretraining.cli",
     "swinfuse_plan_and_preprocess": "nnunetv2_swinfuse.planning.plan_and_preprocess",
@@ -27,11 +27,11 @@ TAIL = 15
 
 
 class CommandError(BenchmarkError):
-    """A command that ended with an error; the message has it, its status and the end of its log."""
+    """A command that failed; the message has the command, its exit status and the end of its log."""
 
 
 class Processes:
-    """The commands that run now: all are stopped when the benchmark is."""
+    """The running commands; all of them stop when the benchmark does."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[bytes]] = set()
@@ -46,7 +46,7 @@ class Processes:
         keep_open: IO[str] | None = None,
         cores: Sequence[int] = (),
     ) -> None:
-        """Runs a command to its end; its output goes to the end of `log`.
+        """Runs a command and appends its output to `log`.
 
         Args:
             command: name of a console script and its arguments.
@@ -56,7 +56,7 @@ class Processes:
             cores: that it may use (Linux); all when empty.
 
         Raises:
-            CommandError: when it ends with another status than 0.
+            CommandError: when its exit status is not 0.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with open(log, "ab") as output:
@@ -89,7 +89,7 @@ class Processes:
             )
 
     def stop(self) -> None:
-        """Ends all commands and their children; what they had written is whole or is made again."""
+        """Ends all commands and their children. Their files are either complete or written again by the next run."""
         with self._lock:
             self.stopped = True
             for process in self._running:
@@ -100,7 +100,7 @@ class Processes:
 
 
 def executable(command: Sequence[str]) -> list[str]:
-    """The program of this Python environment that a console command is."""
+    """The command with the full path of its program in this Python environment."""
     name = command[0]
     program = shutil.which(name, path=sysconfig.get_path("scripts"))
     if program is not None:
@@ -111,14 +111,14 @@ def executable(command: Sequence[str]) -> list[str]:
 
 
 def pin(cores: Sequence[int]) -> Callable[[], None] | None:
-    """What makes a new process stay on these cores; None where that is not asked for or not possible."""
+    """A function that binds a new process to these cores; None when there are none or the system cannot do it."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         return None
     return lambda: os.sched_setaffinity(0, cores)
 
 
 def base_environment(device: str, threads: int) -> dict[str, str]:
-    """Of all commands: trainers are found, settings of the user's own are not taken.
+    """The environment of all commands: nnU-Net finds the trainers, and the user's own settings are left out.
 
     Args:
         device: `cpu` or `cuda`.
@@ -138,7 +138,7 @@ def base_environment(device: str, threads: int) -> dict[str, str]:
         environment["OMP_NUM_THREADS"] = str(threads)
         environment.setdefault("nnUNet_def_n_proc", str(threads))
     if device == "cpu":
-        # In the training process: the seed then fixes the whole run.
+        # Augmentation runs in the training process, so that the seed fixes the whole run.
         environment["nnUNet_n_proc_DA"] = "0"
     return environment
 

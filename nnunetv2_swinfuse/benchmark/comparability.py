@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import Cell
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
@@ -18,7 +19,7 @@ from nnunetv2_swinfuse.benchmark.splits import FILE, key
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Results = Mapping[str, Mapping[str, Any]]
-# Must be equal in two cells of the same run (seed, fold); how the difference is told.
+# Must be equal in two cells of the same run (seed, fold); the words describe a difference.
 EQUAL = {
     "split_sha256": "other training or test cases",
     "labels_sha256": "other reference labels (SHA-256 of the files)",
@@ -35,7 +36,7 @@ STEADY = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "ve
 
 @dataclass(frozen=True)
 class Refusal:
-    """A comparison that is not made, and why."""
+    """A comparison that is refused, and why."""
 
     first: str
     second: str
@@ -63,25 +64,25 @@ def reasons_against(
     if unfinished:
         more = f" and {len(unfinished) - 1} others" if len(unfinished) > 1 else ""
         return (f"{unfinished[0]}{more} not finished; finish with: {shlex.join([*command, '--cell', unfinished[0]])}",)
-    found: list[str] = []
+    reasons: list[str] = []
     for arm in (first, second):
         known = [results[cell.name] for cell in arm]
-        found += _of_an_arm(arm[0].arm, known, experiment.transductive)
+        reasons += _of_an_arm(arm[0].arm, known, experiment.transductive)
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
         for name, words in EQUAL.items():
             if a.get(name) != b.get(name):
-                found.append(
+                reasons.append(
                     f"seed {one.seed}, fold {one.fold}: {words} ({_short(a.get(name))}, {_short(b.get(name))})"
                 )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(reasons))
 
 
 def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], transductive: bool) -> list[str]:
-    found = []
+    reasons = []
     for result in known:
         if result.get("checkpoint") != FINAL:
-            found.append(
+            reasons.append(
                 f"{arm}: evaluated {result.get('checkpoint')}, expected {FINAL}: a best epoch is chosen on test cases"
             )
     for name, words in STEADY.items():
@@ -89,18 +90,17 @@ def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], transductive: bool)
         if len(different) > 1:
             machines = " and ".join(sorted({str(result.get("machine")) for result in known}))
             values = ", ".join(sorted(map(_short, different)))
-            found.append(f"{arm}: its runs have different {words} ({values}; made on {machines})")
+            reasons.append(f"{arm}: its runs have different {words} ({values}; made on {machines})")
     encoders = [result.get("encoder") or {} for result in known]
     if len({encoder.get("sha256") for encoder in encoders}) > 1:
-        found.append(f"{arm}: its runs began with different encoders")
+        reasons.append(f"{arm}: its runs began with different encoders")
     seen = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
-    uses = "Scratch" not in str(known[0].get("arm", {}).get("trainer"))
-    if seen and uses and not transductive:
-        found.append(
+    if seen and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not transductive:
+        reasons.append(
             f"{arm}: its pretraining saw {len(seen)} test cases ({', '.join(seen[:3])}...). Pretrain on others, or say "
             'so in the experiment: "transductive": true'
         )
-    return found
+    return reasons
 
 
 def check_rows(rows: pd.DataFrame, cells: Iterable[Cell], splits: Path) -> None:
@@ -113,18 +113,18 @@ def check_rows(rows: pd.DataFrame, cells: Iterable[Cell], splits: Path) -> None:
     if not path.is_file():
         raise BenchmarkError(f"{path}: missing; it is kept and committed with the per-case table")
     stored = json.loads(path.read_text())
-    found = rows.groupby("cell", observed=True)["case"].agg(set)
+    cases = rows.groupby("cell", observed=True)["case"].agg(set)
     for cell in cells:
-        if cell.name not in found.index:
+        if cell.name not in cases.index:
             continue
         try:
             wanted = set(stored[cell.dataset][key(cell.labels, cell.seed, cell.fold)]["val"])
         except KeyError as error:
             raise BenchmarkError(f"{path}: no split of {cell.name}") from error
-        if found[cell.name] != wanted:
-            differing = sorted(found[cell.name] ^ wanted)
+        if cases[cell.name] != wanted:
+            differing = sorted(cases[cell.name] ^ wanted)
             raise BenchmarkError(
-                f"{cell.name}: the table has {len(found[cell.name])} cases, its split in {path} {len(wanted)}; "
+                f"{cell.name}: the table has {len(cases[cell.name])} cases, its split in {path} {len(wanted)}; "
                 f"differing: {', '.join(differing[:5])}"
             )
 

@@ -150,16 +150,16 @@ def compare(family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: flo
         baseline: the arm whose runs show the noise; the pair's second where it has no scores.
         alpha: family-wise error rate.
     """
-    found = []
+    pairs = []
     for score, first, second in family:
         differences = [a - b for a, b in zip(score.of(first), score.of(second), strict=True)]
         by_case = np.concatenate(differences, axis=1).mean(axis=0)
         noisy = score.run_means(baseline if baseline in score.arms else second)
-        found.append((score, first, second, estimate(differences), by_case, noisy))
-    if not found:
+        pairs.append((score, first, second, estimate(differences), by_case, noisy))
+    if not pairs:
         return []
-    adjusted = holm([entry[3].p for entry in found])
-    of_ranks = [wilcoxon_p(entry[4]) for entry in found]
+    adjusted = holm([entry[3].p for entry in pairs])
+    of_ranks = [wilcoxon_p(entry[4]) for entry in pairs]
     adjusted_ranks = holm(of_ranks)
     return [
         Comparison(
@@ -175,10 +175,10 @@ def compare(family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: flo
             rank_biserial(by_case),
             float(noisy.std(ddof=1)) if len(noisy) > 1 else float("nan"),
             # Holm's first step is the strictest: what is shown there is shown in the family.
-            runs_needed(error, 1 - alpha / len(found)),
+            runs_needed(error, 1 - alpha / len(pairs)),
             alpha,
         )
-        for index, (score, first, second, error, by_case, noisy) in enumerate(found)
+        for index, (score, first, second, error, by_case, noisy) in enumerate(pairs)
     ]
 
 
@@ -246,9 +246,9 @@ def emptiness_counts(rows: pd.DataFrame) -> pd.DataFrame:
 
 def absent_classes(rows: pd.DataFrame) -> list[str]:
     """Classes that no reference has: of these nothing can be said."""
-    chosen = rows[rows["metric"] == "Dice"].assign(there=rows["empty"].isin(["", "missed"]))
-    there = chosen.groupby(["dataset", "class"], observed=True)["there"].any()
-    return [f"{name} in {dataset}" for (dataset, name), found in there.items() if not found]
+    chosen = rows[rows["metric"] == "Dice"].assign(present=rows["empty"].isin(["", "missed"]))
+    present = chosen.groupby(["dataset", "class"], observed=True)["present"].any()
+    return [f"{name} in {dataset}" for (dataset, name), anywhere in present.items() if not anywhere]
 
 
 def summary_means(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What each arm costs: network, memory, time of training and prediction, and its pretraining apart."""
+"""What each arm costs: parameters, operations, memory, time to train and predict, and, separately, its pretraining."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cells import Cell
 
 COLUMNS = (
@@ -20,7 +21,7 @@ def cost_table(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) 
     """One row for each arm and dataset with a finished cell; times are medians over its cells, memory is the most.
 
     Seconds per predicted case are those of the network's passes. Memory of a CPU is the resident set of the whole
-    process, on a GPU what PyTorch allocated. Pretraining: training steps of the arm's encoder, spent once.
+    process, on a GPU what PyTorch allocated. Pretraining is the time of the training steps of the arm's encoder, once.
     """
     rows = []
     for arm, dataset in dict.fromkeys(cell.kind for cell in cells):
@@ -29,9 +30,7 @@ def cost_table(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) 
             continue
         costs = [result["cost"] for result in known]
         first = costs[0]
-        # The twin from scratch has the encoder's sizes, not its weights.
-        pretrained = "Scratch" not in known[0]["arm"]["trainer"]
-        encoder = (known[0].get("encoder") or {}) if pretrained else {}
+        encoder = (known[0].get("encoder") or {}) if takes_weights(known[0]["arm"]["trainer"]) else {}
         rows.append(
             (
                 arm,

@@ -30,7 +30,7 @@ def _require_count(name: str, value: object, expected: str = "; expected a whole
 
 @dataclass(frozen=True)
 class Length:
-    """Of a training, the same for all arms; the defaults are nnU-Net's."""
+    """The length of a training, the same for all arms; the defaults are nnU-Net's."""
 
     epochs: int = 1000
     iterations: int = 250
@@ -43,7 +43,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """What the arms' encoders are pretrained on, and for how long; the same for all of them.
+    """What all arms' encoders are pretrained on, and for how long.
 
     Attributes:
         collections: as `swinfuse_pretrain -d` takes them.
@@ -73,7 +73,7 @@ class Pretraining:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that decides the results of a comparison.
+    """Everything that decides the results of a comparison.
 
     Attributes:
         name: of the folder and the report.
@@ -123,7 +123,7 @@ class Experiment:
             if name != "folds" and not values:
                 raise BenchmarkError(f"{name} is empty; expected one or several")
             if len({v.name if isinstance(v, Arm) else v for v in values}) != len(values):
-                raise BenchmarkError(f"{name} names something twice")
+                raise BenchmarkError(f"{name} has an entry twice")
             object.__setattr__(self, name, values)
         if isinstance(self.test_cases, list | tuple):
             object.__setattr__(self, "test_cases", tuple(map(str, self.test_cases)))

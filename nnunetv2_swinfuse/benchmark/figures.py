@@ -22,7 +22,7 @@ def png(figure: Figure) -> bytes:
 
 
 def draw_matrix(comparisons: Sequence[Comparison], arms: Sequence[str]) -> bytes:
-    """Row minus column; green is better, red worse, the stronger the larger; a star where a verdict is shown."""
+    """Row minus column: green is better, red is worse, in proportion; a star marks a difference that is shown."""
     size = len(arms)
     values = np.full((size, size), np.nan)
     shown = np.zeros((size, size), bool)
@@ -47,7 +47,7 @@ def draw_matrix(comparisons: Sequence[Comparison], arms: Sequence[str]) -> bytes
 
 
 def draw_boxes(scores: Scores) -> bytes:
-    """Cases (means over runs) as boxes; each run's mean as a point."""
+    """Boxes of the cases (means over runs); points are the means of the runs."""
     figure = Figure(figsize=(1.4 + 0.9 * len(scores.arms), 3.6), layout="constrained")
     axis = figure.subplots()
     axis.boxplot([scores.case_means(arm) for arm in scores.arms], widths=0.5, flierprops={"markersize": 3})
@@ -61,7 +61,7 @@ def draw_boxes(scores: Scores) -> bytes:
 
 
 def draw_ranks(ranks: Mapping[str, tuple[float, float, float]], difference: float) -> bytes:
-    """Mean ranks with their intervals, and Nemenyi's critical difference as a bar to lay against them."""
+    """Mean ranks with their intervals, and Nemenyi's critical difference as a bar of that length."""
     ordered = sorted(ranks, key=lambda arm: ranks[arm][0])
     figure = Figure(figsize=(5.2, 1.4 + 0.34 * len(ordered)), layout="constrained")
     axis = figure.subplots()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, locks that end with their process, and SHA-256 of what files hold."""
+"""Files that are complete or absent, locks that end with their process, and SHA-256 of the content of files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BLOCK = 2**20
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically: a reader never meets half of it."""
+    """Writes a file atomically: nobody reads half of it."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -28,7 +28,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def content_sha256(path: Path) -> str:
-    """SHA-256 of a file; of a `.gz` what it holds, which does not change when it is compressed again."""
+    """SHA-256 of a file; for `.gz` of the uncompressed content, so that compressing it again changes nothing."""
     digest = hashlib.sha256()
     with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
         while block := file.read(BLOCK):

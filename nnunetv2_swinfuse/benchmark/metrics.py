@@ -29,7 +29,7 @@ SUMMARY = "summary.json"
 
 
 def emptiness(reference: int, prediction: int) -> str:
-    """Of a class with so many voxels in each."""
+    """The value of the column `empty` for a class with so many voxels in reference and prediction."""
     if reference and prediction:
         return ""
     return "missed" if reference else "invented" if prediction else "both"
@@ -62,7 +62,7 @@ def surface_measures(
 
 
 def diagonal(shape: tuple[int, ...], spacing: tuple[float, ...]) -> float:
-    """Of an image, mm: no distance in it is larger."""
+    """Diagonal of an image in mm: no distance within it is larger."""
     return float(np.linalg.norm(np.multiply(shape, spacing)))
 
 
@@ -75,7 +75,7 @@ def measure_folder(folder: Path, dataset_json: Mapping[str, Any], tolerance_mm: 
         tolerance_mm: of the surface Dice.
 
     Raises:
-        BenchmarkError: when nnU-Net's summary is missing, or is of a masks folder that changed since.
+        BenchmarkError: when nnU-Net's summary is missing, or the masks changed after it was written.
     """
     from nnunetv2.evaluation.evaluate_predictions import key_to_label_or_region, region_or_label_to_mask
     from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json

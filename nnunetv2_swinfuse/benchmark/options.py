@@ -11,7 +11,7 @@ from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
 
-# Of the experiment: options that stand on the command line in place of a file.
+# Fields of the experiment that can be options on the command line instead of a file.
 FIELDS = ("name", "datasets", "arms", "labels", "seeds", "folds", "test_cases", "configuration", "device")
 
 
@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--pretrain_steps", type=int, metavar="N", help="the budget of every pretraining")
     chosen.add_argument("-device", dest="device", choices=("cpu", "cuda"), help="default cuda")
     what = parser.add_argument_group("what to do")
-    what.add_argument("--list", action="store_true", help="show the cells, what is done and what the rest will cost")
+    what.add_argument("--list", action="store_true", help="show the cells, what is done, how long the rest takes")
     what.add_argument("--prepare_only", action="store_true", help="preprocess and pretrain, train no cell")
     what.add_argument("--cell", metavar="NAME", help="this cell only, named as in --list; no report")
     what.add_argument("--report_only", action="store_true", help="write the report from what is done")
@@ -68,14 +68,14 @@ def labels(word: str) -> int | str:
 
 
 def chosen_experiment(options: argparse.Namespace) -> Experiment:
-    """From the file, or from the flags of the common case.
+    """The experiment of the file, or of the flags.
 
     Raises:
-        BenchmarkError: when both or neither are there, and as :func:`from_dict`.
+        BenchmarkError: when there are both or neither, and as :func:`from_dict`.
     """
-    given = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
+    flags_set = {name: getattr(options, name) for name in FIELDS if getattr(options, name) is not None}
     if options.experiment is not None:
-        flags = sorted(set(given) - {"name"})
+        flags = sorted(set(flags_set) - {"name"})
         flags += [name for name in ("epochs", "iterations", "pretrain_on") if getattr(options, name) is not None]
         if flags:
             raise BenchmarkError(
@@ -84,7 +84,7 @@ def chosen_experiment(options: argparse.Namespace) -> Experiment:
         return load_experiment(options.experiment)
     if not options.datasets or not options.arms:
         raise BenchmarkError("name an experiment's file, or -d DATASETS and --arms ARMS (--help lists them)")
-    values: dict[str, Any] = {"name": "benchmark", **given}
+    values: dict[str, Any] = {"name": "benchmark", **flags_set}
     if "test_cases" not in values:
         values.setdefault("folds", [0, 1, 2, 3, 4])
     length = {name: getattr(options, name) for name in ("epochs", "iterations") if getattr(options, name) is not None}
@@ -99,7 +99,7 @@ def chosen_experiment(options: argparse.Namespace) -> Experiment:
 
 
 def output_folder(options: argparse.Namespace, experiment: Experiment) -> Path:
-    """Where everything goes that can be made again."""
+    """The folder for everything that can be made again."""
     if options.output is not None:
         return Path(options.output).absolute()
     results = os.environ.get("nnUNet_results")

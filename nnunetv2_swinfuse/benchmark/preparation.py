@@ -1,4 +1,4 @@
-"""What the cells share, made once: plans and preprocessed data of every dataset, encoders of every recipe."""
+"""Prepares once what cells share: plans and preprocessed data of every dataset, encoders of every recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from nnunetv2_swinfuse.architecture.encoder_file import file_hash
+from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
@@ -19,9 +19,11 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 
 TIMED_STEPS = 20
 ENCODER = "encoder.json"
+# Within the folder of a pretraining.
+PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
 VOLUMES = "volumes.json"
-WAITS = "Waiting for it to prepare what is needed here as well."
+WAITS = "Waiting until it has prepared what this one needs too."
 
 
 @dataclass(frozen=True)
@@ -53,18 +55,18 @@ def find_dataset(number: int) -> Dataset:
     raw = Path(os.environ.get("nnUNet_raw", ""))
     if not os.environ.get("nnUNet_raw") or not raw.is_dir():
         raise BenchmarkError("nnUNet_raw is not set or no folder; for example: export nnUNet_raw=/data/nnUNet_raw")
-    found = sorted(raw.glob(f"Dataset{number:03d}_*"))
-    if len(found) != 1:
+    folders = sorted(raw.glob(f"Dataset{number:03d}_*"))
+    if len(folders) != 1:
         have = ", ".join(path.name for path in sorted(raw.glob("Dataset*"))) or "none"
-        raise BenchmarkError(f"{raw}: {len(found)} folders are dataset {number}, expected one; it has {have}")
+        raise BenchmarkError(f"{raw}: {len(folders)} folders are dataset {number}, expected one; it has {have}")
     try:
-        cases = get_filenames_of_train_images_and_targets(str(found[0]))
+        cases = get_filenames_of_train_images_and_targets(str(folders[0]))
     except (OSError, KeyError, ValueError, AssertionError) as error:
-        raise BenchmarkError(f"{found[0]}: not a dataset of nnU-Net ({type(error).__name__}: {error})") from error
+        raise BenchmarkError(f"{folders[0]}: not a dataset of nnU-Net ({type(error).__name__}: {error})") from error
     return Dataset(
         number,
-        found[0].name,
-        found[0],
+        folders[0].name,
+        folders[0],
         {str(name): tuple(map(Path, files["images"])) for name, files in cases.items()},
         {str(name): Path(files["label"]) for name, files in cases.items()},
     )
@@ -86,7 +88,7 @@ def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:
 
 
 class Preparation:
-    """Makes what is missing; every step is done once, also when several processes prepare at the same time."""
+    """Prepares what is missing; each step is done once, even if several processes prepare at the same time."""
 
     def __init__(self, experiment: Experiment, workspace: Workspace, processes: Processes, threads: int) -> None:
         self.experiment = experiment
@@ -103,7 +105,7 @@ class Preparation:
         return environment
 
     def preprocess(self, dataset: Dataset, planner: str) -> None:
-        """Plans and preprocesses with nnU-Net's commands; data that other plans share are made once."""
+        """Plans and preprocesses with nnU-Net's commands; plans that share their data preprocess once."""
         folder = self.workspace.preprocessed / dataset.name
         configuration = self.experiment.configuration
         record = folder / PREPARED
@@ -139,6 +141,7 @@ class Preparation:
         folder = self.workspace.pretraining(recipe)
         with locked(folder.with_suffix(".lock"), WAITS) as lock:
             record = folder / ENCODER
+            self._check_pretraining(record)
             if not record.is_file():
                 command = self._pretraining_command(pretraining, recipe)
                 steps = pretraining.steps or self._steps_in(pretraining, recipe, command, lock)
@@ -148,7 +151,7 @@ class Preparation:
                 begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
                 command += ["--c"] if begun else []
                 self.processes.call(command, self.environment(results), folder / "log.txt", lock)
-                encoder = results / "swinfuse" / "encoder.pth"
+                encoder = folder / PUBLISHED_ENCODER
                 write_json(folder / VOLUMES, self.learnt_digests(recipe))
                 write_json(
                     record,
@@ -158,9 +161,19 @@ class Preparation:
                         "steps": steps,
                         "seconds": _training_seconds(results),
                         "sha256": file_hash(encoder),
-                        "path": str(encoder),
+                        "pretraining": pretraining_settings(self.experiment),
                     },
                 )
+
+    def _check_pretraining(self, record: Path) -> None:
+        """Raises BenchmarkError when the encoder was pretrained in another way than the experiment says now."""
+        before = json.loads(record.read_text()) if record.is_file() else {}
+        asked = pretraining_settings(self.experiment)
+        if before.get("pretraining", asked) != asked:
+            raise BenchmarkError(
+                f"{record.parent}: pretrained with {json.dumps(before['pretraining'])}, the experiment now says "
+                f"{json.dumps(asked)}. Move the folder away to pretrain again, or restore the experiment"
+            )
 
     def _pretraining_command(self, pretraining: Pretraining, recipe: str) -> list[str]:
         command = ["swinfuse_pretrain", "-d", *pretraining.collections, "-p", pretraining.preset, "--recipe", recipe]
@@ -174,7 +187,7 @@ class Preparation:
         return command
 
     def _steps_in(self, pretraining: Pretraining, recipe: str, command: list[str], lock: IO[str]) -> int:
-        """So many steps fit into the budget in minutes, at the pace of a few timed ones."""
+        """How many steps fit into the budget in minutes, at the speed of a few timed ones."""
         assert pretraining.minutes is not None
         folder = self.workspace.pretraining(recipe)
         results = folder / "timing"
@@ -212,7 +225,7 @@ def seen_cases(arm: Arm, workspace: Workspace, images: Mapping[str, Sequence[str
 
 
 def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
-    """What is known of an arm's encoder, None without one.
+    """The record of an arm's encoder, None for an arm without one.
 
     Raises:
         BenchmarkError: when its pretraining is not done.
@@ -225,11 +238,16 @@ def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
     record = workspace.pretraining(arm.recipe) / ENCODER
     if not record.is_file():
         raise BenchmarkError(f"{record}: missing; the pretraining of recipe {arm.recipe} is not done")
-    return json.loads(record.read_text())
+    return {**json.loads(record.read_text()), "path": str(workspace.pretraining(arm.recipe) / PUBLISHED_ENCODER)}
+
+
+def pretraining_settings(experiment: Experiment) -> Any:
+    """The experiment's block `pretraining`, as plain values."""
+    return experiment.to_dict()["pretraining"]
 
 
 def _data_identifier(plans: Path, configuration: str) -> str:
-    """Of the folder of preprocessed data; plans that name the same one preprocess alike."""
+    """Names the folder of preprocessed data; plans with the same identifier share it."""
     configurations = json.loads(plans.read_text())["configurations"]
     if configuration not in configurations:
         raise BenchmarkError(f"{plans}: nnU-Net planned no {configuration}; it has {', '.join(configurations)}")

@@ -62,7 +62,7 @@ def html_report(
         _warnings(analysis),
         *(_group(analysis, group, experiment) for group in analysis.groups),
         _means(experiment, analysis),
-        *(_comparisons(experiment, metric, found) for metric, found in analysis.comparisons.items() if found),
+        *(_comparisons(experiment, metric, pairs) for metric, pairs in analysis.comparisons.items() if pairs),
         _empties(experiment, analysis),
         _cases(analysis, workspace, experiment) if pictures else "",
         _section("Cost", experiment, analysis.costs),
@@ -108,9 +108,9 @@ def _warnings(analysis: Analysis) -> str:
 
 def _group(analysis: Analysis, group: Group, experiment: Experiment) -> str:
     comparisons = [
-        found
-        for found in analysis.comparisons[PRIMARY]
-        if (found.dataset, found.labels) == (group.dataset, group.labels)
+        comparison
+        for comparison in analysis.comparisons[PRIMARY]
+        if (comparison.dataset, comparison.labels) == (group.dataset, group.labels)
     ]
     arms = list(group.scores.arms)
     curves = {
@@ -133,7 +133,7 @@ def _group(analysis: Analysis, group: Group, experiment: Experiment) -> str:
         ),
         page.picture(figures.draw_curves(curves), "Learning curves", "One line for each run."),
     ]
-    of_both = [found for found in comparisons if found.first in arms and found.second in arms]
+    of_both = [pair for pair in comparisons if pair.first in arms and pair.second in arms]
     if of_both:
         caption = "Differences; a star where a verdict is shown."
         drawn.insert(0, page.picture(figures.draw_matrix(of_both, arms), "Matrix of differences", caption))
@@ -151,9 +151,9 @@ def _means(experiment: Experiment, analysis: Analysis) -> str:
     )
 
 
-def _comparisons(experiment: Experiment, metric: str, found: Sequence[Comparison]) -> str:
+def _comparisons(experiment: Experiment, metric: str, comparisons: Sequence[Comparison]) -> str:
     family = "the declared family" if metric == PRIMARY else "described; the verdicts rest on Dice"
-    return _section(f"Differences: {metric}, {family}", experiment, comparison_table(found), METRICS[metric])
+    return _section(f"Differences: {metric}, {family}", experiment, comparison_table(comparisons), METRICS[metric])
 
 
 def _empties(experiment: Experiment, analysis: Analysis) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,7 @@ Finished = tuple[dict[str, Any], pd.DataFrame]
 
 @dataclass
 class Outcome:
-    """What a sitting came to: cells done now, failed (with the message) and left for the next."""
+    """The result of a sitting: cells done, cells that failed (with the message), cells left for the next one."""
 
     done: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class Runner:
-    """Everything of an experiment that is on disk is looked at again: a runner that was killed is simply made anew."""
+    """Runs the cells of an experiment. All state is on disk: after a kill, a new runner continues."""
 
     def __init__(self, experiment: Experiment, workspace: Workspace, workers: int = 1) -> None:
         self.experiment = experiment
@@ -62,11 +62,11 @@ class Runner:
             preparation.pretrain(recipe)
 
     def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
-        """Runs the cells that are not done; a failed one is reported and the others go on.
+        """Runs the cells that are not done. A failed cell is reported; the others run.
 
         Args:
             cells: of this experiment.
-            minutes: none begins that would, by what its kind took before, not end within the budget.
+            minutes: the budget. No cell begins that would exceed it, judging by finished cells of its kind.
         """
         start = time.monotonic()
         results = read_results(self.workspace, self.cells)
@@ -78,7 +78,7 @@ class Runner:
             places.put(place)
         seconds = measured_seconds(self.cells, results)
         running: dict[Future[Finished], Cell] = {}
-        # Nothing is drawn where the output is no terminal: a log of a cluster's job stays readable.
+        # No bar where the output is not a terminal, which keeps the log of a cluster's job readable.
         with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
             try:
                 while waiting or running:
@@ -124,7 +124,7 @@ class Runner:
         return CellRun(self.experiment, self.workspace, cell, self.datasets[cell.dataset], self.splits_of(cell))
 
     def splits_of(self, cell: Cell) -> dict[int, Split]:
-        """By fold, of the cell's labels and seed."""
+        """The splits of the cell's labels and seed, by fold."""
         drawn = self.splits[cell.dataset]
         return {fold: drawn[key(cell.labels, cell.seed, fold)] for fold in (self.experiment.folds or (0,))}
 
@@ -141,14 +141,14 @@ class Runner:
         tqdm.write(f"done   {cell.name}: Dice {finished[0]['foreground_mean']:.3f}, {finished[0]['seconds']:.0f} s")
 
     def _keep_finished(self) -> None:
-        """Adds to the kept results what a killed runner had finished but not added."""
+        """Adds cells that a killed runner had finished, but not yet added, to the kept results."""
         kept = read_kept(self.workspace.results)
-        found: dict[str, Finished] = {}
+        finished: dict[str, Finished] = {}
         for cell in self.cells:
             folder = self.workspace.cell(cell)
             if cell.name not in kept and (folder / RESULT).is_file():
-                found[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
-        keep(self.workspace.results, found)
+                finished[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
+        keep(self.workspace.results, finished)
 
 
 def available_cores() -> list[int]:
@@ -159,7 +159,7 @@ def available_cores() -> list[int]:
 
 
 def limited(threads: int) -> int:
-    """So many threads, or fewer where OMP_NUM_THREADS asks for that."""
+    """This number of threads, or OMP_NUM_THREADS if that is smaller."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
 
@@ -178,11 +178,3 @@ def visible_gpus() -> list[str]:
     if not torch.cuda.is_available():
         raise BenchmarkError('device is cuda, but PyTorch sees no GPU here; set "device": "cpu" or -device cpu')
     return [str(index) for index in range(torch.cuda.device_count())]
-
-
-def estimate(cells: Sequence[Cell], results: Mapping[str, Any]) -> tuple[float, list[tuple[str, str]]]:
-    """Seconds that the cells which are not done will take one after another, and the kinds never measured."""
-    seconds = measured_seconds(cells, results)
-    waiting = [cell for cell in cells if cell.name not in results]
-    unknown = sorted({cell.kind for cell in waiting if cell.kind not in seconds})
-    return sum(seconds.get(cell.kind, 0.0) for cell in waiting), unknown

@@ -33,7 +33,7 @@ class Split:
 
 
 def key(labels: Labels, seed: int, fold: int) -> str:
-    """Of a split in the file."""
+    """The key of a split in the file."""
     return f"{labels}_labels__seed_{seed}__fold_{fold}"
 
 
@@ -102,7 +102,7 @@ def _folds(experiment: Experiment, dataset: str, names: list[str]) -> dict[int, 
 
 
 def store_splits(folder: Path, splits: Mapping[str, Mapping[str, Split]]) -> None:
-    """Adds to `splits.json`; what is in it stays.
+    """Adds splits to `splits.json`; those already in it stay.
 
     Raises:
         BenchmarkError: when a split in the file is another one than that drawn now.

@@ -28,8 +28,7 @@ class Estimate:
     Attributes:
         mean: over cases and runs.
         variance: of the mean.
-        degrees: of freedom of that variance (Satterthwaite); 0 where there was one run, of which nothing follows for
-            others.
+        degrees: of freedom of that variance (Satterthwaite); 0 with a single run, which says nothing of others.
         run, case, rest: variance components, never below 0.
         runs, cases, folds: how many; a run is one training of each arm in each fold.
     """
@@ -50,7 +49,7 @@ class Estimate:
         return self.folds * (self.runs - 1) if self.runs > 1 else self.folds - 1
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Of Student's t distribution; infinite with one run."""
+        """Confidence interval by Student's t distribution; infinite with one run."""
         half = self.half_width(level)
         return self.mean - half, self.mean + half
 
@@ -61,7 +60,7 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided, of no difference; 1 with one run."""
+        """Two-sided p-value of no difference; 1 with one run."""
         if self.degrees <= 0 or self.mean == 0:
             return 1.0
         if self.variance == 0:
@@ -139,23 +138,23 @@ def _of_folds(folds: Sequence[np.ndarray], weights: Sequence[float], mean: float
     return Estimate(mean, variance, count - 1.0, run, within, 0.0, 1, cases, count)
 
 
-def runs_needed(found: Estimate, level: float = 0.95, power: float = POWER) -> int | None:
-    """How many runs of each arm would show a difference as large as the one found, with this power.
+def runs_needed(difference: Estimate, level: float = 0.95, power: float = POWER) -> int | None:
+    """How many runs of each arm would show a difference as large as the observed one, with this power.
 
     Test cases stay as many; None where no number of runs is enough, because the cases differ too much.
     """
-    if found.mean == 0:
+    if difference.mean == 0:
         return None
     # Two runs on one test split differ once, which says too little of how much runs differ.
-    for runs in range(3 if found.folds == 1 else 2, MOST_RUNS + 1):
-        by_run = (found.run / found.folds + found.rest / found.cases) / runs
-        by_case = found.case / found.cases
+    for runs in range(3 if difference.folds == 1 else 2, MOST_RUNS + 1):
+        by_run = (difference.run / difference.folds + difference.rest / difference.cases) / runs
+        by_case = difference.case / difference.cases
         total = by_run + by_case
         if total == 0:
             return runs
-        degrees = total**2 / (by_run**2 / (found.folds * (runs - 1)) + by_case**2 / max(found.cases - 1, 1))
+        degrees = total**2 / (by_run**2 / (difference.folds * (runs - 1)) + by_case**2 / max(difference.cases - 1, 1))
         needed = stats.t.ppf((1 + level) / 2, degrees) + stats.t.ppf(power, degrees)
-        if abs(found.mean) >= needed * total**0.5:
+        if abs(difference.mean) >= needed * total**0.5:
             return runs
     return None
 

@@ -36,7 +36,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_kept(results: Path) -> dict[str, dict[str, Any]]:
-    """What the cells of earlier sittings were, by name.
+    """The records of the cells of earlier sittings, by name.
 
     Raises:
         BenchmarkError: when the table lacks one of them.
@@ -59,7 +59,7 @@ def read_kept(results: Path) -> dict[str, dict[str, Any]]:
 
 
 def keep(results: Path, finished: Mapping[str, tuple[dict[str, Any], pd.DataFrame]]) -> None:
-    """Adds finished cells to those kept; several processes may do so at once."""
+    """Adds finished cells to the kept ones; several processes may do so at once."""
     with locked(results / LOCK):
         kept = read_kept(results)
         new = {name: content for name, content in finished.items() if name not in kept}

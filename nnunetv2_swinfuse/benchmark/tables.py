@@ -34,14 +34,14 @@ def wide_means(analysis: Analysis) -> pd.DataFrame:
 
 
 def arrowed(metric: str) -> str:
-    """With the direction in which it is better."""
+    """The metric with the direction in which it is better."""
     return f"{metric} ({'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better)"
 
 
-def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
+def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
     """One row for each comparison."""
     rows = []
-    for comparison in found:
+    for comparison in comparisons:
         low, high = comparison.estimate.interval()
         rows.append(
             (
@@ -63,7 +63,7 @@ def comparison_table(found: Sequence[Comparison]) -> pd.DataFrame:
 
 
 def table_rows(table: pd.DataFrame) -> list[list[Cellular]]:
-    """Plain values; what is not a number is None."""
+    """Rows of plain values; NaN becomes None."""
     return [[_cell(value) for value in row] for row in table.itertuples(index=False)]
 
 
@@ -90,9 +90,9 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
     lines += [f"- {refusal}" for refusal in analysis.refusals]
     lines += [f"- No test case has {name}; nothing can be said of it." for name in analysis.absent]
     lines += ["", "## Means", "", *note, markdown_table(wide_means(analysis))]
-    for metric, found in analysis.comparisons.items():
-        if found:
-            lines += ["", f"## Differences: {metric}", "", *note, markdown_table(comparison_table(found))]
+    for metric, comparisons in analysis.comparisons.items():
+        if comparisons:
+            lines += ["", f"## Differences: {metric}", "", *note, markdown_table(comparison_table(comparisons))]
     lines += ["", "## Empty classes", "", *note, markdown_table(analysis.empties)]
     lines += ["", "## Cost", "", *note, markdown_table(analysis.costs)]
     lines += ["", "## Made by", "", f"    {shlex.join(command)}", ""]
@@ -101,7 +101,7 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
 
 
 def markdown_table(table: pd.DataFrame) -> str:
-    """With three significant digits."""
+    """A Markdown table; numbers have three significant digits."""
     rows = [[str(name) for name in table.columns], ["---"] * len(table.columns)]
     for row in table_rows(table):
         rows.append(["-" if cell is None else cell if isinstance(cell, str) else f"{cell:.3g}" for cell in row])
@@ -109,7 +109,7 @@ def markdown_table(table: pd.DataFrame) -> str:
 
 
 def latex_table(experiment: Experiment, analysis: Analysis) -> str:
-    """Foreground means of all arms, for booktabs."""
+    """A LaTeX table (booktabs) of all arms' foreground means."""
     means = wide_means(analysis)
     table = means[means["class"] == "foreground"].drop(columns=["class"])
     caption = f"{experiment.name}: mean over runs (standard deviation of the runs)."

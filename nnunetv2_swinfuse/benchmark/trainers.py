@@ -42,7 +42,7 @@ VARIABLES = {
 
 
 class SeededTraining(nnUNetTrainer):
-    """What `Seeded` adds to a trainer; comes first among the bases.
+    """The part that `Seeded` adds to a trainer; it is the first of the bases.
 
     Raises:
         BenchmarkError: when a variable of the benchmark is not set or no number.
@@ -58,32 +58,32 @@ class SeededTraining(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
-        given = _variables()
-        seed_generators(given["seed"])
-        if given["threads"]:
+        values = _variables()
+        seed_generators(values["seed"])
+        if values["threads"]:
             # nnUNetv2_train takes all cores, also where trainings share the machine.
-            torch.set_num_threads(given["threads"])
-        self.length = given["epochs"]
+            torch.set_num_threads(values["threads"])
+        self.length = values["epochs"]
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_epochs = given["epochs"]
-        self.num_iterations_per_epoch = given["iterations"]
-        self.num_val_iterations_per_epoch = given["validation_iterations"]
-        self.mirroring = bool(given["mirroring"])
-        self.print_to_log_file(f"benchmark: {json.dumps(given)}")
+        self.num_epochs = values["epochs"]
+        self.num_iterations_per_epoch = values["iterations"]
+        self.num_val_iterations_per_epoch = values["validation_iterations"]
+        self.mirroring = bool(values["mirroring"])
+        self.print_to_log_file(f"benchmark: {json.dumps(values)}")
 
     def on_train_end(self) -> None:
         super().on_train_end()
         _update(self, training_cost(self))
 
     def save_checkpoint(self, filename: str) -> None:
-        """Under another name first: nnU-Net's own, killed while it writes, leaves half a file that --c fails at."""
+        """Writes under another name first: nnU-Net, killed while it writes, leaves half a file, and --c fails."""
         temporary = Path(f"{filename}.tmp")
         super().save_checkpoint(str(temporary))
         if temporary.is_file():
             os.replace(temporary, filename)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's own, without mirroring where the experiment says so."""
+        """Validates as nnU-Net does, without mirroring if the experiment says so."""
         axes = self.inference_allowed_mirroring_axes
         if not self.mirroring:
             self.inference_allowed_mirroring_axes = None
@@ -95,7 +95,7 @@ class SeededTraining(nnUNetTrainer):
 
 
 def __getattr__(name: str) -> type[nnUNetTrainer]:
-    """`NAMESeeded`, made of the trainer `NAME` wherever nnU-Net finds that."""
+    """Builds the class `NAMESeeded` from the trainer `NAME`, which nnU-Net finds."""
     if name.startswith("__") or not name.endswith(SUFFIX) or name == SUFFIX:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     base = recursive_find_trainer_class_by_name(name.removesuffix(SUFFIX))
@@ -105,7 +105,7 @@ def __getattr__(name: str) -> type[nnUNetTrainer]:
 
 
 def seed_generators(seed: int) -> None:
-    """Those that nnU-Net and its augmentation draw from in this process."""
+    """Seeds the generators that nnU-Net and its augmentation use in this process."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -113,7 +113,7 @@ def seed_generators(seed: int) -> None:
 
 @contextlib.contextmanager
 def timed_passes(network: nn.Module, device: torch.device) -> Iterator[list[float]]:
-    """Seconds of each forward pass: what is left out, reading and export, is the same for all networks."""
+    """Seconds of each forward pass. Reading and export are left out: they are the same for all networks."""
     seconds: list[float] = []
     begun = [0.0]
 

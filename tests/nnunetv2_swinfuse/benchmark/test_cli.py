@@ -1,14 +1,17 @@
 import signal
 
+import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.benchmark.cells import FAILURE
-from nnunetv2_swinfuse.benchmark.cli import find_cell, listing, main
+from nnunetv2_swinfuse.benchmark.cells import FAILURE, Workspace, all_cells
+from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cell, listing, main
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.runner import Runner
+from nnunetv2_swinfuse.benchmark.table import keep
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .runners import make_runner
-from .tables import DATASET
+from .tables import DATASET, make_experiment, result_of, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -25,8 +28,9 @@ def test_the_list_tells_what_is_left_and_what_it_costs(raw, cells_run, tmp_path)
     text = listing(runner, ["swinfuse_benchmark", "made.json"])
     assert text.splitlines()[0].split() == ["done", runner.cells[0].name, "2", "min"]
     assert text.count("waiting") == 5
-    assert "Measured kinds: 3 min to go" in text
-    assert f"Not measured yet (their first cell will tell): resenc_m on {DATASET}." in text
+    assert f"nnunet on {DATASET}: 2 cells, 2 min each (measured)" in text
+    assert f"resenc_m on {DATASET}: 3 cells, unknown until the first has run (not planned yet: --prepare_only)" in text
+    assert "Together 3 min, one after another, and what is unknown." in text
 
 
 def test_the_list_shows_why_a_cell_failed(raw, tmp_path):
@@ -51,6 +55,30 @@ def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkey
     status, message = run("--epochs", "3")
     assert status == 2
     assert "differs in length" in message
+
+
+def test_only_the_budget_of_a_pretraining_changes_and_only_before_its_first_cell(raw, tmp_path):
+    def experiment(**pretraining):
+        values = {"collections": ["Pairs"], "preset": "tiny", **pretraining}
+        return make_experiment(test_cases=4, arms=["swinfuse", "scratch"], pretraining=values)
+
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    first = experiment(steps=2)
+    cells = {cell.arm: cell for cell in all_cells(first, [DATASET])}
+    write_json(workspace.results / EXPERIMENT, first.to_dict())
+
+    def kept(arm, trainer):
+        record = result_of(cells[arm], encoder={"sha256": "e"}, arm={"name": arm, "trainer": trainer})
+        keep(workspace.results, {cells[arm].name: (record, rows_of(cells[arm], {"Dice": np.ones(1)}, ["case"]))})
+
+    kept("scratch", "nnUNetTrainerSwinFUSEScratch")
+    check_experiment(experiment(minutes=20), workspace)
+    for changed in (experiment(steps=2, preset="base"), experiment(steps=2, collections=["Other"])):
+        with pytest.raises(BenchmarkError, match="differs in pretraining"):
+            check_experiment(changed, workspace)
+    kept("swinfuse", "nnUNetTrainerSwinFUSE")
+    with pytest.raises(BenchmarkError, match="differs in pretraining"):
+        check_experiment(experiment(minutes=20), workspace)
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,25 @@ def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw,
         assert seen_cases(experiment.arm(recipe), workspace, digests) == cases
 
 
+def test_an_encoder_of_another_pretraining_is_not_used(tmp_path):
+    def preparation(**pretraining):
+        experiment = make_experiment(arms=["swinfuse"], pretraining={"collections": ["Pairs"], **pretraining})
+        return Preparation(experiment, workspace, Processes(), 1)
+
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    first = preparation(steps=2)
+    record = {"recipe": "swinfuse", "sha256": "e", "pretraining": first.experiment.to_dict()["pretraining"]}
+    write_json(workspace.pretraining("swinfuse") / "encoder.json", record)
+    first.pretrain("swinfuse")
+    # The folder may have been moved: the file is where the workspace is now.
+    encoder = encoder_of(first.experiment.arm("swinfuse"), workspace)
+    assert encoder["path"] == str(tmp_path / "pretraining" / "swinfuse" / "nnUNet_results" / "swinfuse" / "encoder.pth")
+    with pytest.raises(
+        BenchmarkError, match=r'pretrained with .*"steps": 2.*now says .*"steps": 3.*Move the folder away'
+    ):
+        preparation(steps=3).pretrain("swinfuse")
+
+
 def test_an_unfinished_pretraining_is_named(tmp_path):
     experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
     workspace = Workspace(tmp_path, tmp_path / "results")

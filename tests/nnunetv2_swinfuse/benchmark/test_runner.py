@@ -1,13 +1,13 @@
 import numpy as np
 
 from nnunetv2_swinfuse.benchmark import runner as module
-from nnunetv2_swinfuse.benchmark.cells import RESULT, Cell, Workspace
+from nnunetv2_swinfuse.benchmark.cells import RESULT, Workspace
 from nnunetv2_swinfuse.benchmark.files import write_json
-from nnunetv2_swinfuse.benchmark.runner import Runner, estimate
+from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
 
 from .runners import make_runner
-from .tables import DATASET, result_of, rows_of
+from .tables import result_of, rows_of
 
 
 def test_a_failed_cell_is_reported_and_the_others_go_on(raw, cells_run, tmp_path, capsys):
@@ -59,9 +59,3 @@ def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, 
     other.run([first, second])
     assert cells_run["names"] == [second.name]
     assert set(read_kept(other.workspace.results)) == {first.name, second.name}
-
-
-def test_the_rest_costs_what_its_kind_took_before():
-    cells = [Cell(arm, DATASET, 3, seed, 0) for arm in ("nnunet", "resenc_m") for seed in (0, 1, 2)]
-    results = {cells[0].name: {"seconds": 100.0}}
-    assert estimate(cells, results) == (200.0, [("resenc_m", DATASET)])
