@@ -32,7 +32,7 @@ from pretraining.view_pairs import two_views
 CPU = torch.device("cpu")
 CROPS = 16
 SHOWN = ("divergence", "floor", "rank", "masked_error", "rotation_accuracy", "same", "other", "single")
-# What versions before 0.3 did, as far as today's settings express it: their standardisation was detached, too.
+# What earlier versions did, as far as today's settings express it: their standardisation was detached, too.
 BEFORE: dict[str, Any] = {
     "second_view": "paired", "complementary_masks": False, "contrastive_loss": "nt_xent", "density_levels": ("paired",),
     "variance_weight": 0.0, "covariance_weight": 0.0, "corrupted_share": 0.3, "masking": "blocks",
@@ -114,9 +114,7 @@ def main() -> None:
         runs = [measure(collection, *VARIANTS[variant], arguments.steps, seed) for seed in arguments.seeds]
         print(f"\n{variant}: before -> after, means of seeds {arguments.seeds}")
         for name in sorted(runs[0][1]):
-            if not name.startswith(
-                ("divergence", "floor", "rank", "masked_error", "rotation_acc", "same", "other", "single")
-            ):
+            if not name.startswith(SHOWN):
                 continue
             start, end = (fmean(run[part].get(name, float("nan")) for run in runs) for part in (0, 1))
             each = ", ".join(f"{run[1][name]:.3f}" for run in runs)

@@ -203,7 +203,7 @@ class Configuration:
         default=1.0, metadata=_about("losses", "weight of the contrastive loss within a modality")
     )
     contrastive_loss: ContrastiveLoss = field(
-        default="nt_xent",
+        default="vicreg",
         metadata=_about(
             "losses",
             "nt_xent: vectors of crops, with the other crops as negatives; vicreg: features at the same place of two "
@@ -221,7 +221,7 @@ class Configuration:
         default=1.0, metadata=_about("losses", "weight of VICReg's variance term, on the features of every stage")
     )
     covariance_weight: float = field(
-        default=0.04, metadata=_about("losses", "weight of VICReg's covariance term, on the features of every stage")
+        default=0.1, metadata=_about("losses", "weight of VICReg's covariance term, on the features of every stage")
     )
     rotation_weight: float = field(default=1.0, metadata=_about("losses", "weight of the rotation loss"))
     density_weight: float = field(default=1.0, metadata=_about("losses", "weight of density matching"))

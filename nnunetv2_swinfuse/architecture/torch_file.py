@@ -118,4 +118,7 @@ def check_zip(file: IO[bytes]) -> None:
 def _reason(error: Exception) -> str:
     lines = str(error).splitlines() or ["no message"]
     # PyTorch's first line advises to load without the restriction.
-    return next((line.strip() for line in lines if "WeightsUnpickler error" in line), lines[0])
+    for line in lines:
+        if "WeightsUnpickler error:" in line:
+            return line.split("WeightsUnpickler error:")[1].strip() or "no pickle of tensors"
+    return lines[0]

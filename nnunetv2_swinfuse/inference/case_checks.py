@@ -1,4 +1,4 @@
-"""All checks of one case in order. A check that cannot be made for a reason nobody thought of refuses the case."""
+"""All checks of one case in order. A check that fails for an unforeseen reason refuses the case."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 
 @dataclass(frozen=True)
 class CaseTask:
-    """What is to be predicted.
+    """A case to be predicted.
 
     Attributes:
         case: its name.
@@ -43,7 +43,7 @@ class CaseTask:
 
 @dataclass
 class CaseResult:
-    """What has become of it.
+    """The outcome for a case.
 
     Attributes:
         task: the case.

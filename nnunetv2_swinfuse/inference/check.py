@@ -116,7 +116,7 @@ def report(results: Sequence[CaseFindings], model: ModelDescription, accepted: S
 
 
 def print_findings(results: Sequence[CaseFindings]) -> None:
-    """Every case, checks that were not made, and how many cases passed."""
+    """Prints every case, the checks that were left out, and how many cases passed."""
     for result in results:
         print(result.to_text())
     for name, reason in {name: why for result in results for name, why in result.not_made.items()}.items():

@@ -13,8 +13,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-# A margin; not measured.
-_MARGIN = 1.1
+# Not measured yet: `python -m benchmarks.prediction_memory` compares the estimate without it with the measured peak.
+MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def estimate_case(
     preprocessing = channels * (12 * before + 12 * after)
     prediction = after * (8 * channels + 4 * (heads + 1))
     export = heads * (2 * after + 12 * before) + 8 * before
-    memory = int(_MARGIN * max(preprocessing, prediction, export))
+    memory = int(MARGIN * max(preprocessing, prediction, export))
     return CaseEstimate(windows * mirrorings * len(predictor.list_of_parameters), memory, resampled)
 
 

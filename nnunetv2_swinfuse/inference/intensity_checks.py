@@ -77,7 +77,7 @@ def profile(volume: VoxelVolume) -> Profile:
 
 
 def check_content(image: Profile) -> Finding | None:
-    """Not constant, and not all but constant."""
+    """Not constant, nor nearly so."""
     if image.commonest < CONSTANT_SHARE and image.minimum < image.maximum:
         return None
     return Finding(
@@ -95,7 +95,7 @@ def check_label_map(image: Profile) -> Finding | None:
     return Finding(
         "label_map", Severity.REFUSED,
         f"only {image.distinct} different values, all of them whole numbers: a segmentation, not an image",
-        "Give the image that it belongs to.",
+        "Give the image that it was drawn on.",
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ class OutputFolder:
         """Takes the folder for this process.
 
         Raises:
-            InputError: when it cannot be written or another process works in it.
+            InputError: when it cannot be written or another process uses it.
         """
         try:
             (self.folder / HIDDEN).mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ class OutputFolder:
             who = self._lock.read().strip() or "unknown"
             self._lock.close()
             raise InputError(
-                f"{self.folder}: another swinfuse_predict (process {who}) works in it. Wait for it, choose another "
+                f"{self.folder}: another swinfuse_predict (process {who}) is using it. Wait for it, choose another "
                 "folder, or divide the cases with -num_parts and -part_id"
             )
         self._lock.seek(0)

@@ -48,7 +48,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stock.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
     stock.add_argument("--verbose", action="store_true")
     stock.add_argument("--save_probabilities", action="store_true", help="for ensembles")
-    stock.add_argument("--continue_prediction", "--c", action="store_true", help="no effect: a run always goes on")
+    stock.add_argument("--continue_prediction", "--c", action="store_true", help="no effect: runs always resume")
     stock.add_argument("-chk", default="checkpoint_final.pth", help="default: checkpoint_final.pth")
     stock.add_argument("-npp", type=_count, default=1, help="cases that are read ahead; default: 1")
     stock.add_argument("-nps", type=_count, default=1, help="cases that are written meanwhile; default: 1")

@@ -36,7 +36,7 @@ from nnunetv2_swinfuse.inference.prediction_report import (
     write_report,
 )
 
-# Options that decide what a mask is: a mask made with others is not kept for one of these.
+# Options that decide what a mask is: a mask predicted with other values is not kept.
 DECISIVE = ("step_size", "disable_tta", "chk")
 
 

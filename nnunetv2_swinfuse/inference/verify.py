@@ -68,10 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"{PROGRAM}: REFUSED: {error}", file=sys.stderr)
         raise SystemExit(EXIT_REFUSED) from None
     print(f"{options.model}: sound; {result.files} files of {result.model}")
-    print(
-        f"SHA-256 {result.sha256}: compare it with what the publisher names. A hash in the model itself cannot say who"
-    )
-    print("made it.")
+    print(f"SHA-256 {result.sha256}: compare it with the publisher's. A hash within a model does not prove its origin.")
     if result.manifest is not None:
         print("licences: " + "; ".join(f"{what}: {which}" for what, which in result.manifest.licences.items()))
     if not options.model.is_dir():

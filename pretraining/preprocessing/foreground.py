@@ -53,7 +53,7 @@ def body_mask(volume: Volume, data: np.ndarray) -> np.ndarray:
     """
     body = _body(volume, data)
     if volume.removed is not None:
-        body[_read_mask(volume, volume.removed, data) > 0] = 0
+        body[read_mask(volume, volume.removed, data) > 0] = 0
         if not body.any():
             raise InputError(f"{volume.removed}: marks the whole body as removed; replace or remove the mask")
     return body
@@ -61,7 +61,7 @@ def body_mask(volume: Volume, data: np.ndarray) -> np.ndarray:
 
 def _body(volume: Volume, data: np.ndarray) -> np.ndarray:
     if volume.mask is not None:
-        mask = _read_mask(volume, volume.mask, data)
+        mask = read_mask(volume, volume.mask, data)
         if not (mask > 0).any():
             raise InputError(f"{volume.mask}: marks no voxel as body; replace or remove the mask")
         return (mask > 0).astype(np.uint8)
@@ -98,7 +98,17 @@ def fill_air(dense: np.ndarray) -> np.ndarray:
     return ~outside[air]
 
 
-def _read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
+def read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
+    """Voxels float32 (1, z, y, x) of a mask or of labels that belong to a volume.
+
+    Args:
+        volume: the volume.
+        path: of the mask.
+        data: the volume's voxels (1, z, y, x).
+
+    Raises:
+        InputError: when the file is unreadable or its shape is not the volume's.
+    """
     mask, _ = _read(path)
     if mask.shape != data.shape:
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,15 +102,38 @@ def _run_nnunet(
         natives.append(NativeGrid(native_spacing, properties["sitk_stuff"]["original_orientation"]))
         channels.append(voxels)
         masks.append(body_mask(volume, voxels))
-    plans = PlansManager(normalisation.plans([volume.domain for volume in volumes]))
     # The body mask is passed as a segmentation: nnU-Net crops and resamples it, and samples its voxels.
-    data, segmentation, properties = DefaultPreprocessor(verbose=False).run_case_npy(
-        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties, plans,
-        plans.get_configuration("swinfuse"), {"labels": {"background": 0, "body": 1}},
+    data, segmentation = run_case(
+        np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties,
+        [volume.domain for volume in volumes], normalisation,
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     step = max(1, -(-len(points) // FOREGROUND_POINTS))
-    return natives, data.astype(np.float32), segmentation, points[::step]
+    return natives, data, segmentation, points[::step]
+
+
+def run_case(
+    data: np.ndarray, segmentation: np.ndarray, properties: dict[str, Any], domains: Sequence[str],
+    normalisation: Normalisation,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """nnU-Net's cropping to nonzero, normalisation and resampling.
+
+    Args:
+        data: channels (C, z, y, x).
+        segmentation: int8 (S, z, y, x), resampled along; where it is 0 outside the nonzero voxels it becomes -1.
+        properties: of the reader; `class_locations` of label 1 are added.
+        domains: of the channels.
+        normalisation: of the collection.
+
+    Returns:
+        Channels float32 (C, z, y, x) and segmentation (S, z, y, x).
+    """
+    plans = PlansManager(normalisation.plans(domains))
+    preprocessed, segmentation, _ = DefaultPreprocessor(verbose=False).run_case_npy(
+        data, segmentation, properties, plans, plans.get_configuration("swinfuse"),
+        {"labels": {"background": 0, "body": 1}},
+    )  # fmt: skip
+    return preprocessed.astype(np.float32), segmentation
 
 
 def _origin(volumes: tuple[Volume, ...], normalisation: Normalisation) -> str:

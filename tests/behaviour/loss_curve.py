@@ -19,7 +19,10 @@ from tests.pretraining.synthetic import CPU, synthetic_collection, tiny
 
 RECORDED = Path(__file__).with_name("loss_curve.json")
 STEPS = 16
-LOSSES = ("total", "inpainting", "contrastive", "cross_modal", "rotation", "density", "gradient_norm")
+LOSSES = (
+    "total", "inpainting", "contrastive", "cross_modal", "rotation", "density", "variance", "covariance",
+    "gradient_norm",
+)  # fmt: skip
 # Rounding differs between processors and versions of PyTorch, and grows from step to step; whatever changes a loss,
 # a view or a draw changes the curve by more.
 TOLERANCE = 0.01

@@ -183,7 +183,13 @@ def training_state() -> bytes:
     model = PretrainingModel(tiny())
     optimizer = torch.optim.AdamW(model.parameters())
     state = TrainingState(
-        3, model.state_dict(), optimizer.state_dict(), torch.tensor(0.5), tiny(), {"name": "X", "hash": "h"}, (1, 1, 1)
+        3,
+        model.state_dict(),
+        optimizer.state_dict(),
+        {"single_image": torch.tensor([0.5, 0.01])},
+        tiny(),
+        {"name": "X", "hash": "h"},
+        (1, 1, 1),
     )
     with TemporaryDirectory() as folder:
         save_checkpoint(state, Path(folder, "a.pth"))
@@ -227,7 +233,7 @@ def judge_encoder(content: bytes, path: Path) -> bool:
 def volume_file() -> bytes:
     """A preprocessed volume of several chunks."""
     voxels = np.round(np.random.default_rng(0).normal(size=(1, 12, 14, 16)), 1).astype(np.float32)
-    metadata = VolumeMetadata(np.array([[1, 2, 3], [4, 5, 6]], np.int16), -1.0, (1.0, 1.0, 1.0), "origin")
+    metadata = VolumeMetadata(np.array([[1, 2, 3], [4, 5, 6]], np.int16), -1.0, (1.0, 1.0, 1.0), origin="origin")
     with TemporaryDirectory() as folder:
         write_volume(Path(folder, "a.b2nd"), voxels, metadata, (1, 8, 8, 8), (1, 4, 8, 8))
         return Path(folder, "a.b2nd").read_bytes()

@@ -24,6 +24,7 @@ TINY = {
     "num_heads": (2,),
     "window_size": 3,
     "dim_layers": 1,
+    "contrastive_loss": "nt_xent",
     "dim_max_cells": 64,
     "drop_path_rate": 0.2,
     "steps": 6,

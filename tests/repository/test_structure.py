@@ -21,6 +21,7 @@ WITHOUT_TEST_FILE = {
     "nnunetv2_swinfuse/benchmark/external_trainers/swinfuse_benchmark_trainers.py",
     "nnunetv2_swinfuse/discovery/external_trainers/swinfuse_trainers.py",
     "pretraining/__main__.py",
+    "pretraining/voxel_probe/__main__.py",
 }
 
 

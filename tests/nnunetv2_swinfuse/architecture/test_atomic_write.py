@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, move_into_place
 
 
 @pytest.mark.parametrize("name", ["plans.json", "c1.CT.b2nd", "no_suffix", ".hidden"])
@@ -92,3 +92,13 @@ def test_a_block_that_writes_nothing_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="file"), atomic_write(tmp_path / "file"):
         pass
     assert not list(tmp_path.iterdir())
+
+
+def test_a_finished_file_replaces_the_old_one_and_a_missing_one_does_not(tmp_path):
+    (tmp_path / "old").write_text("old")
+    with pytest.raises(FileNotFoundError):
+        move_into_place(tmp_path / "draft", tmp_path / "old")
+    assert (tmp_path / "old").read_text() == "old"
+    (tmp_path / "draft").write_text("new")
+    move_into_place(tmp_path / "draft", tmp_path / "old")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "new"}

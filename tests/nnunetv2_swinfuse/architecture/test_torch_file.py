@@ -1,5 +1,6 @@
 import errno
 import hashlib
+import io
 import os
 import pickle
 import zipfile
@@ -8,7 +9,13 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture import torch_file
-from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.architecture.torch_file import (
+    TorchFileError,
+    file_hash,
+    load_torch_file,
+    map_torch_file,
+    save_torch_file,
+)
 
 VALUE = -0.02
 
@@ -25,6 +32,20 @@ def test_round_trip(path):
     assert content["step"] == 3
     assert torch.equal(content["weights"], torch.full((64,), VALUE))
     assert [file.name for file in path.parent.iterdir()] == ["file.pth"]
+
+
+def test_content_in_memory_is_read_under_the_name_it_is_given(path):
+    content = path.read_bytes()
+    assert load_torch_file(io.BytesIO(content), "upload")["step"] == 3
+    with pytest.raises(TorchFileError, match=r"^upload: corrupted"):
+        load_torch_file(io.BytesIO(content[:-30]), "upload")
+
+
+def test_a_number_is_read_without_the_tensors(path):
+    assert map_torch_file(path)["step"] == 3
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(TorchFileError, match=r"file\.pth: cannot be read"):
+        map_torch_file(path)
 
 
 def test_equal_content_gives_equal_files(path, tmp_path):

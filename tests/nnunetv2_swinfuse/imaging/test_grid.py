@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason, read_grid
@@ -11,8 +12,11 @@ GRID = Grid((20, 22, 18), (1.0, 1.5, 3.0), (-5.0, 0.0, 7.0), (1.0, 0, 0, 0, 1.0,
 
 
 def test_a_header_is_read_in_itks_order(tmp_path):
-    path = write(tmp_path / "a.nii.gz", ct(), spacing=(1.0, 1.5, 3.0), origin=(-5.0, 0.0, 7.0))
-    assert read_grid(path).differs_from(GRID) is None
+    image = sitk.GetImageFromArray(ct())
+    image.SetSpacing((1.0, 1.5, 3.0))
+    image.SetOrigin((-5.0, 0.0, 7.0))
+    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
+    assert read_grid(tmp_path / "a.nii.gz").differs_from(GRID) is None
 
 
 @pytest.mark.parametrize(

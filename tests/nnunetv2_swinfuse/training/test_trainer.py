@@ -105,6 +105,16 @@ def test_the_callers_plans_stay_as_they_are(published):
     assert json.dumps(plans) == before
 
 
+def test_checkpoints_that_a_killed_training_left_half_written_are_removed(published):
+    fold = published.model() / "fold_0"
+    fold.mkdir(parents=True)
+    (fold / "checkpoint_best.pth.12ab34cd.tmp.pth").write_bytes(b"half")
+    (fold / "notes.txt").write_text("of the user")
+    make_trainer().on_train_start()
+    assert not list(fold.glob("*.tmp*"))
+    assert (fold / "notes.txt").is_file()
+
+
 def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):
     # A length of the user's own, in the user's own folder of trainers.
     longer = "nnUNetTrainerSwinFUSE_2epochs"

@@ -97,3 +97,32 @@ def test_a_failed_write_keeps_the_old_file_and_a_full_disk_is_recognised(path, v
         write_volume(path, voxels, VolumeMetadata(POINTS, 0.0), (1, 4, 4, 4), (1, 2, 2, 2))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e7])
+def test_intensities_that_no_normalised_volume_has_are_damage(tmp_path, voxels, value):
+    path = tmp_path / "a.b2nd"
+    voxels[0, 3, 3, 3] = value
+    write_volume(path, voxels, VolumeMetadata(POINTS, 0.0), (1, 4, 4, 4), (1, 2, 2, 2))
+    assert read_crop(path, open_volume(path), np.array([4, 0, 0]), (3, 8, 8)).shape == (1, 3, 8, 8)
+    with pytest.raises(InputError, match=r"a\.b2nd: damaged, intensities of .*preprocess again with --overwrite"):
+        read_crop(path, open_volume(path), np.array([2, 2, 2]), (3, 3, 3))
+
+
+def test_a_damaged_block_and_a_damaged_foreground_are_named(path, tmp_path):
+    content = path.read_bytes()
+    # The size of a compressed block: whatever is read then fails in blosc2.
+    refused = 0
+    for place in range(len(content) // 2, len(content), 7):
+        path.write_bytes(content[:place] + b"\xff\xff\xff\xff" + content[place + 4 :])
+        try:
+            read_crop(path, open_volume(path), np.zeros(3, int), SHAPE)
+        except InputError as error:
+            assert str(path) in str(error)  # noqa: PT017 - a crop of other blocks may also be read
+            refused += 1
+    assert refused > 3
+    odd = blosc2.asarray(
+        np.zeros((1, 4, 4, 4), np.float32), urlpath=str(tmp_path / "b.b2nd"), mode="w", meta={"foreground": b"12345"}
+    )
+    with pytest.raises(InputError, match=r"b\.b2nd: damaged foreground"):
+        foreground_points(tmp_path / "b.b2nd", odd)

@@ -1,0 +1,290 @@
+"""`python -m pretraining.voxel_probe`: what frozen features know of organs, next to random encoders and controls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.topology import Triple, triple
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.cli import required_paths
+from pretraining.collections.modalities import ModalityMap
+from pretraining.configuration import Configuration
+from pretraining.preprocessing.fingerprint import Normalisation
+from pretraining.preset_files import load_preset, preset_names, recipe_names
+from pretraining.voxel_probe.cases import load_case
+from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases
+from pretraining.voxel_probe.encoders import FrozenEncoder, TrainedEncoder, collection_normalisation, read_encoder
+from pretraining.voxel_probe.features import (
+    Features,
+    coordinate_features,
+    encoder_features,
+    handmade_features,
+    with_coordinates,
+)
+from pretraining.voxel_probe.probe import Arm, Plan, Task, run_arm
+from pretraining.voxel_probe.results import Results, format_table
+
+RANDOM, HANDMADE, COORDINATES = CONTROLS = ("random", "handmade", "coordinates")
+LABELLED = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """An arm before its features are built.
+
+    Attributes:
+        name, seed: of the arm.
+        build: returns the features.
+        divisor: what sizes of images must be divisible by.
+        description: of the features, for the digest of the inputs.
+        normalisation: of the images.
+    """
+
+    name: str
+    seed: int
+    build: Callable[[], Features]
+    divisor: Triple
+    description: object
+    normalisation: Normalisation
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. Exits with 2 on bad input."""
+    options = build_parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        run(options)
+    except InputError as error:
+        print(f"voxel_probe: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all options and their help."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pretraining.voxel_probe",
+        description="Fit a linear layer on the frozen features of voxels to organ labels, and measure it on other "
+        "cases. Explained in docs/probing.md.",
+    )  # fmt: skip
+    parser.add_argument(
+        "encoders", nargs="*", metavar="[NAME=]PATH",
+        help="folder of a run, checkpoint or encoder file; runs with the same NAME are seeds of one arm",
+    )  # fmt: skip
+    parser.add_argument(
+        "-d", "--datasets", nargs="+", required=True, help="labelled datasets in nnUNet_raw, such as 501"
+    )
+    parser.add_argument(
+        "--labelled", nargs="+", type=int, metavar="N",
+        help=f"numbers of labelled cases to fit on; default: {LABELLED} and all but the test cases",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test_on", nargs="+", default=[], metavar="DATASET",
+        help="zero-shot: also measure on the test cases of these datasets, for the labels in common",
+    )  # fmt: skip
+    parser.add_argument("--test", type=int, metavar="N", help="test cases; default: half of the cases, at most 40")
+    parser.add_argument("--split_seed", type=int, default=0, help="seed of the split of the cases; default 0")
+    parser.add_argument(
+        "--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS), help="arms without training; default: all"
+    )
+    parser.add_argument("--random_seeds", type=int, default=3, metavar="N", help="number of random encoders; default 3")
+    parser.add_argument("-p", "--preset", choices=preset_names(), help="random encoders of a preset, without a run")
+    parser.add_argument("--recipe", choices=recipe_names(), default="swinfuse", help="of these random encoders")
+    parser.add_argument(
+        "--collection", metavar="NAME",
+        help="preprocessed collection whose spacing and normalisation is used; default: that of each encoder",
+    )  # fmt: skip
+    parser.add_argument(
+        "--spacing", nargs=3, type=float, metavar=("Z", "Y", "X"), help="spacing in mm, instead of the collection's"
+    )
+    parser.add_argument(
+        "--crop", nargs=3, type=int, default=[96, 96, 96], metavar=("Z", "Y", "X"),
+        help="largest part of an image that is used, in voxels; default 96 96 96",
+    )  # fmt: skip
+    parser.add_argument("--channel", type=int, default=0, help="channel of cases with several; default 0")
+    parser.add_argument("--modality", nargs="+", default=[], metavar="NAME=CT|MR", help="modality of other names")
+    parser.add_argument("--output", type=Path, default=Path("voxel_probe.csv"), help="rows; default voxel_probe.csv")
+    parser.add_argument("--overwrite", action="store_true", help="compute the rows of these arms again")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default 1")
+    return parser
+
+
+def run(options: argparse.Namespace) -> None:
+    """Computes what is missing, writes the rows and prints the tables.
+
+    Raises:
+        InputError: for datasets, encoders or options that cannot be used.
+    """
+    raw, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
+    plan = make_plan(options, raw)
+    sources, floors = make_sources(options, preprocessed)
+    divisor = triple(np.lcm.reduce([source.divisor for source in sources]).tolist())
+    results = Results(options.output)
+    seconds: dict[str, float] = {}
+    for source in sources:
+        started = time.perf_counter()
+        run_arm(make_arm(source, divisor, options, preprocessed), plan, results, options.overwrite)
+        seconds[f"{source.name}, seed {source.seed}"] = round(time.perf_counter() - started, 1)
+    write_record(options, plan, sources, floors, seconds)
+    names = {source.name for source in sources}
+    fitted = {task.fitted.number for task in plan.tasks}
+    rows = [row for row in results.rows if row.key.arm in names and row.key.dataset in fitted]
+    tables = [format_table(rows, floors, zero_shot) for zero_shot in (False, True)]
+    print("\n\n".join(table for table in tables if table))
+    print(f"\n{options.output}: {len(results.rows)} rows; {sum(seconds.values()):.0f} s")
+
+
+def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
+    """Reads the datasets and splits their cases; raises InputError for what they do not have."""
+    modalities = ModalityMap.from_words(options.modality)
+    names = list(dict.fromkeys([*options.datasets, *options.test_on]))
+    datasets = {name: find_dataset(name, raw_root, modalities, options.channel) for name in names}
+    splits = {dataset.name: split_cases(dataset, options.split_seed, options.test) for dataset in datasets.values()}
+    tasks, labelled = [], {}
+    for name in options.datasets:
+        dataset = datasets[name]
+        available = len(splits[dataset.name].labelled)
+        numbers = options.labelled or sorted({min(LABELLED, available), available})
+        check_numbers(dataset, splits[dataset.name], numbers)
+        labelled[dataset.name] = tuple(sorted(set(numbers)))
+        others = [datasets[other] for other in options.test_on if datasets[other].name != dataset.name]
+        tasks += [Task(dataset, tested) for tested in (dataset, *others)]
+    for task in tasks:
+        # Raises an error for datasets without a label in common.
+        _ = task.labels
+    return Plan(tuple(tasks), splits, labelled, options.split_seed)
+
+
+def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[list[Source], dict[str, str]]:
+    """The arms in the order of the table, and the arm of random encoders that each is compared with.
+
+    Raises:
+        InputError: for unusable encoders, two with the same name and seed, or spacings that differ.
+    """
+    trained = [read_encoder(words, preprocessed_root) for words in options.encoders]
+    if options.preset:
+        trained.append(_of_preset(options.preset, options.recipe))
+    if not trained and RANDOM in options.controls:
+        raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")
+    own = collection_normalisation(options.collection, preprocessed_root) if options.collection else None
+    normalisations = [_with_spacing(own or arm.normalisation, arm.name, options.spacing) for arm in trained]
+    first = normalisations[0] if normalisations else _with_spacing(own, "the controls", options.spacing)
+    differing = [
+        a.name for a, n in zip(trained, normalisations, strict=True) if not np.allclose(n.spacing, first.spacing)
+    ]
+    if differing:
+        raise InputError(
+            f"{', '.join(differing)}: pretrained at another spacing than {trained[0].name} ({first.spacing} mm). All "
+            "arms are measured on the same voxels: give --spacing Z Y X"
+        )
+    sources: list[Source] = []
+    random_arms: dict[str, str] = {}
+    floors: dict[str, str] = {}
+    for arm, normalisation in zip(trained, normalisations, strict=True):
+        if arm.architecture not in random_arms:
+            name = RANDOM if not random_arms else f"{RANDOM} as {arm.name}"
+            random_arms[arm.architecture] = name
+            if RANDOM in options.controls:
+                sources += [_random_source(name, arm, normalisation, seed) for seed in range(options.random_seeds)]
+        floors[arm.name] = random_arms[arm.architecture]
+        if arm.encoder.weights:
+            sources.append(_trained_source(arm, normalisation))
+    controls = {HANDMADE: handmade_features, COORDINATES: coordinate_features}
+    for name, features in controls.items():
+        if name in options.controls:
+            build = with_coordinates(features) if name == HANDMADE else features
+            sources.append(Source(name, 0, lambda build=build: build, (2, 2, 2), name, first))  # type: ignore[misc]
+            floors[name] = RANDOM
+    repeated = {(s.name, s.seed) for s in sources if sum((o.name, o.seed) == (s.name, s.seed) for o in sources) > 1}
+    if repeated:
+        raise InputError(
+            f"several encoders are {', '.join(f'{name}, seed {seed}' for name, seed in sorted(repeated))}: give each "
+            "method a name of its own with NAME=PATH"
+        )
+    return sources, floors
+
+
+def make_arm(source: Source, divisor: Triple, options: argparse.Namespace, preprocessed_root: Path) -> Arm:
+    """An arm with its features; sizes of images are divisible by `divisor` in all arms, so that they see the same."""
+    crop = triple(options.crop)
+    description = [source.description, asdict(source.normalisation), list(divisor), list(crop), options.channel]
+    return Arm(
+        source.name, source.seed, source.build(),
+        lambda dataset, case: load_case(case, dataset, source.normalisation, crop, divisor, preprocessed_root),
+        description,
+    )  # fmt: skip
+
+
+def write_record(
+    options: argparse.Namespace,
+    plan: Plan,
+    sources: Sequence[Source],
+    floors: dict[str, str],
+    seconds: dict[str, float],
+) -> None:
+    """Writes what the rows were computed from beside them: cases, arms, settings, versions."""
+    record = {
+        "options": {name: str(v) if isinstance(v, Path) else v for name, v in sorted(vars(options).items())},
+        "cases": {
+            name: {"labelled": [c.name for c in split.labelled], "test": [c.name for c in split.test]}
+            for name, split in plan.splits.items()
+        },
+        "arms": [
+            {"arm": s.name, "seed": s.seed, "features": s.description, "normalisation": asdict(s.normalisation)}
+            for s in sources
+        ],
+        "floors": floors,
+        "seconds": seconds,
+        "versions": {name: version(name) for name in ("nnunetv2-swinfuse", "nnunetv2", "torch")},
+    }
+    with atomic_write(options.output.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _trained_source(arm: TrainedEncoder, normalisation: Normalisation) -> Source:
+    def build() -> Features:
+        network = arm.network(normalisation.spacing)
+        return with_coordinates(encoder_features(network.patch_embed, network.encoder))
+
+    return Source(arm.name, arm.seed, build, _divisor(arm), arm.digest, normalisation)
+
+
+def _random_source(name: str, arm: TrainedEncoder, normalisation: Normalisation, seed: int) -> Source:
+    def build() -> Features:
+        network = FrozenEncoder(arm.encoder.settings, arm.encoder.strides, normalisation.spacing, seed)
+        return with_coordinates(encoder_features(network.patch_embed, network.encoder))
+
+    return Source(name, seed, build, _divisor(arm), [arm.architecture, seed], normalisation)
+
+
+def _divisor(arm: TrainedEncoder) -> Triple:
+    return arm.encoder.settings.topology(arm.encoder.strides).downsampling
+
+
+def _of_preset(preset: str, recipe: str) -> TrainedEncoder:
+    """An encoder without weights, which only says what random encoders are built with."""
+    configuration = Configuration.from_dict(load_preset(preset, recipe))
+    encoder = Encoder({}, configuration.encoder_settings, configuration.topology.strides)
+    return TrainedEncoder(RANDOM, encoder, 0, None)
+
+
+def _with_spacing(found: Normalisation | None, name: str, spacing: Sequence[float] | None) -> Normalisation:
+    if found is None:
+        raise InputError(
+            f"{name}: the normalisation of its images is not known; name a preprocessed collection with --collection"
+        )
+    if spacing is None:
+        return found
+    z, y, x = spacing
+    return replace(found, spacing=(z, y, x))

@@ -1,0 +1,197 @@
+"""Labelled datasets in nnUNet_raw for the voxel probe, and their split into labelled and test cases."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.collections.collection import Volume, volume_stem
+from pretraining.collections.modalities import ModalityMap
+from pretraining.collections.names import dataset_folders
+from pretraining.collections.nnunet_raw import DESCRIPTION, LABELS, read
+
+BACKGROUND = "background"
+IGNORE = "ignore"
+# Test cases at most: more make intervals shorter, but the probe slower.
+MOST_TEST_CASES = 40
+# The words of a label's name, sorted: `kidney_right` and `Right kidney` are one organ.
+LabelKey = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LabelledCase:
+    """A case of a labelled dataset.
+
+    Attributes:
+        name: of the case.
+        volume: its image.
+        label: its label file.
+    """
+
+    name: str
+    volume: Volume
+    label: Path
+
+
+@dataclass(frozen=True)
+class LabelledDataset:
+    """A labelled dataset.
+
+    Attributes:
+        name: of its folder.
+        labels: name of each label by its value, without background and ignore, in ascending order of the values.
+        ignored: value of voxels that take part in nothing, None if there is none.
+        cases: sorted by name.
+    """
+
+    name: str
+    labels: Mapping[int, str]
+    ignored: int | None
+    cases: tuple[LabelledCase, ...]
+
+    @property
+    def number(self) -> str:
+        """`501` for `Dataset501_Hippocampus`; the whole name for other folders."""
+        match = re.match(r"Dataset(\d{3})_", self.name)
+        return match[1] if match else self.name
+
+
+@dataclass(frozen=True)
+class CaseSplit:
+    """Cases by purpose.
+
+    Attributes:
+        labelled: cases to fit on; a probe with n labelled cases uses the first n, so that smaller sets are subsets.
+        test: cases to measure on, the same for every number of labelled cases.
+    """
+
+    labelled: tuple[LabelledCase, ...]
+    test: tuple[LabelledCase, ...]
+
+
+def find_dataset(name: str, raw_root: Path, modalities: ModalityMap, channel: int = 0) -> LabelledDataset:
+    """Reads a labelled dataset.
+
+    Args:
+        name: folder in nnUNet_raw, or the number of an nnU-Net dataset.
+        raw_root: the folder nnUNet_raw.
+        modalities: which modality is CT and which MR.
+        channel: the channel to use of every case; encoders have a single one.
+
+    Raises:
+        InputError: when there is no such dataset, it has no labels, labels that are regions, or cases without a label.
+    """
+    folders = dataset_folders(name, raw_root) or (
+        [raw_root / name] if (raw_root / name / DESCRIPTION).is_file() else []
+    )
+    if len(folders) != 1:
+        listing = ", ".join(sorted(path.parent.name for path in raw_root.glob(f"*/{DESCRIPTION}"))) or "nothing"
+        raise InputError(
+            f"{name}: {len(folders)} datasets in {raw_root} have this name or number, expected one with a "
+            f"{DESCRIPTION}; available: {listing}"
+        )
+    root = folders[0]
+    collection = read(root.name, root, modalities)
+    label_files = _label_files(root)
+    labels, ignored = _labels(root)
+    cases, missing = [], []
+    for patient in collection.patients:
+        if not 0 <= channel < len(patient.volumes):
+            raise InputError(f"{root}: case {patient.identifier} has {len(patient.volumes)} channels, no {channel}")
+        if patient.identifier in label_files:
+            cases.append(LabelledCase(patient.identifier, patient.volumes[channel], label_files[patient.identifier]))
+        else:
+            missing.append(patient.identifier)
+    if missing:
+        raise InputError(
+            f"{root}: no label in {LABELS} for {len(missing)} case(s), such as {missing[0]}; add the labels, or "
+            "remove these images"
+        )
+    return LabelledDataset(root.name, labels, ignored, tuple(cases))
+
+
+def split_cases(dataset: LabelledDataset, seed: int, test: int | None = None) -> CaseSplit:
+    """Draws test cases, then the order of the others; depends only on the seed and the names of the cases.
+
+    Args:
+        dataset: the labelled dataset.
+        seed: of the draw.
+        test: number of test cases; half of the cases when None, at most 40.
+
+    Raises:
+        InputError: when no case remains for either purpose.
+    """
+    count = len(dataset.cases)
+    test = min(count // 2, MOST_TEST_CASES) if test is None else test
+    if not 1 <= test < count:
+        raise InputError(f"{dataset.name}: {test} test cases of {count}; expected at least 1, and 1 case to fit on")
+    order = [dataset.cases[index] for index in np.random.default_rng(seed).permutation(count)]
+    return CaseSplit(tuple(order[test:]), tuple(order[:test]))
+
+
+def common_labels(first: LabelledDataset, second: LabelledDataset) -> tuple[LabelKey, ...]:
+    """The labels that both datasets have, in the order of the first; raises InputError if there are none."""
+    others = {label_key(name) for name in second.labels.values()}
+    common = tuple(key for name in first.labels.values() if (key := label_key(name)) in others)
+    if not common:
+        raise InputError(
+            f"{first.name} has labels {', '.join(first.labels.values())}, {second.name} has "
+            f"{', '.join(second.labels.values())}; a probe of one on the other needs a name in common"
+        )
+    return common
+
+
+def label_key(name: str) -> LabelKey:
+    """What identifies a label across datasets: the words of its name, in lower case, sorted."""
+    return tuple(sorted(re.findall(r"[a-z0-9]+", name.lower())))
+
+
+def check_numbers(dataset: LabelledDataset, split: CaseSplit, labelled: Sequence[int]) -> None:
+    """Raises InputError for numbers of labelled cases that the split does not have."""
+    for number in labelled:
+        if not 1 <= number <= len(split.labelled):
+            raise InputError(
+                f"{dataset.name}: {number} labelled cases, but {len(split.labelled)} of {len(dataset.cases)} remain "
+                f"beside {len(split.test)} test cases; give fewer with --labelled, or fewer test cases with --test"
+            )
+
+
+def _labels(root: Path) -> tuple[dict[int, str], int | None]:
+    path = root / DESCRIPTION
+    content = json.loads(path.read_text())
+    try:
+        # Datasets of the Medical Segmentation Decathlon have names by value.
+        values = {
+            (str(name) if str(key).isdigit() else str(key)): (int(key) if str(key).isdigit() else name)
+            for key, name in content["labels"].items()
+        }
+    except (KeyError, AttributeError) as error:
+        raise InputError(f"{path}: no labels ({error!r}); expected such as {{'background': 0, 'liver': 1}}") from error
+    regions = [name for name, value in values.items() if not isinstance(value, int)]
+    if regions:
+        raise InputError(f"{path}: {', '.join(regions)} are regions of several values; the probe needs one value each")
+    ignored = values.pop(IGNORE, None)
+    labels = {value: name for name, value in sorted(values.items(), key=lambda item: item[1]) if value != 0}
+    if not labels:
+        raise InputError(f"{path}: no label but the background")
+    return labels, ignored
+
+
+def _label_files(root: Path) -> dict[str, Path]:
+    content = json.loads((root / DESCRIPTION).read_text())
+    if "dataset" in content:
+        return {
+            case: root / os.path.expandvars(entry["label"])
+            for case, entry in content["dataset"].items()
+            if "label" in entry
+        }
+    folder = root / LABELS
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    return {stem: path for path in files if (stem := volume_stem(path)) is not None}

@@ -1,0 +1,80 @@
+import os
+
+import pytest
+import torch
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, save_checkpoint
+from pretraining.model import PretrainingModel
+from pretraining.voxel_probe.encoders import ENCODER, FrozenEncoder, collection_normalisation, read_encoder
+
+from ..synthetic import RESENC, synthetic_collection, tiny
+
+SPACING = (2.0, 1.0, 1.0)
+NORMALISATION = {"ct": {"mean": 1.0}, "mr_use_mask": True}
+
+
+def checkpoint(folder, model, configuration, name="SynthRAD", digest="h"):
+    collection = {"name": name, "hash": digest}
+    state = TrainingState(3, model.state_dict(), {}, {}, configuration, collection, SPACING)
+    save_checkpoint(state, folder / CHECKPOINT)
+
+
+@pytest.mark.parametrize("changes", [{}, {"dim": "none"}, RESENC], ids=["swin", "no_dim", "resenc"])
+def test_the_encoder_of_a_run_gives_the_features_of_its_model(tmp_path, changes):
+    configuration = tiny(seed=5, **changes).for_spacing(SPACING)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.manual_seed(1)
+    model = PretrainingModel(configuration).eval()
+    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, folder / ENCODER, NORMALISATION)
+    checkpoint(folder, model, configuration)
+    image = torch.randn(1, 1, 16, 16, 16)
+    for file in (folder, folder / ENCODER, folder / CHECKPOINT):
+        found = read_encoder(f"mine={file}")
+        assert (found.name, found.seed) == ("mine", 5)
+        network = found.network(SPACING)
+        with torch.no_grad():
+            for ours, expected in zip(
+                network.encoder(network.patch_embed(image)), model.encoder(model.patch_embed(image)), strict=True
+            ):
+                assert torch.equal(ours, expected)
+    assert read_encoder(str(folder / ENCODER)).normalisation.ct == {"mean": 1.0}
+    assert read_encoder(str(folder)).name == "run"
+    assert read_encoder(str(folder / ENCODER)).digest == read_encoder(str(folder / CHECKPOINT)).digest
+
+
+def test_the_newer_file_of_a_run_is_read_and_its_normalisation_looked_up(tmp_path):
+    synthetic_collection(tmp_path, 2)
+    preprocessed = tmp_path / "preprocessed"
+    configuration = tiny().for_spacing(SPACING)
+    model = PretrainingModel(configuration)
+    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, tmp_path / ENCODER)
+    checkpoint(tmp_path, PretrainingModel(configuration), configuration)
+    old = (tmp_path / CHECKPOINT).stat().st_mtime - 100
+    os.utime(tmp_path / ENCODER, (old, old))
+    found = read_encoder(str(tmp_path), preprocessed)
+    assert found.encoder.path == str(tmp_path / CHECKPOINT)
+    assert found.normalisation.mr_use_mask is False
+    assert collection_normalisation("SynthRAD", preprocessed) is not None
+    with pytest.raises(InputError, match="missing or without"):
+        collection_normalisation("Other", preprocessed)
+
+
+def test_random_encoders_differ_by_seed_and_leave_the_generator_alone():
+    settings, strides = tiny().encoder_settings, tiny().strides
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first, again, other = (FrozenEncoder(settings, strides, SPACING, seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.rand(3), expected)
+    weights = [next(iter(network.patch_embed.parameters())) for network in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert not first.training
+    assert not any(parameter.requires_grad for parameter in first.parameters())
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"encoder\.pth: no such file"):
+        read_encoder(str(tmp_path))
