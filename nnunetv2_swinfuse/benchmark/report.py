@@ -68,7 +68,7 @@ def html_report(
         _section("Cost", experiment, analysis.costs),
         page.section(
             "Experiment",
-            page.paragraph("Goes on, or writes this page anew (--report_only):"),
+            page.paragraph("This command continues the experiment; with --report_only it only writes this page again:"),
             page.code(shlex.join(command)),
             page.facts({name: json.dumps(value) for name, value in experiment.to_dict().items()}),
             page.facts(surroundings(analysis)),
@@ -161,7 +161,7 @@ def _empties(experiment: Experiment, analysis: Analysis) -> str:
     if table.empty:
         return ""
     note = (
-        "Predictions in which a class is missing, or wrongly there, over all runs. missed and invented: Dice and "
+        "Predictions that miss a class or have one too many, over all runs. missed and invented: Dice and "
         "surface Dice 0, HD95 the diagonal of the image. both: rightly absent; no figure in the means, perfect in the "
         "differences."
     )

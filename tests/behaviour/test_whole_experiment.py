@@ -99,6 +99,7 @@ def run(environment: dict[str, str], *options: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("WHOLE_EXPERIMENT" not in os.environ, reason="takes about three minutes; set WHOLE_EXPERIMENT=1")
 def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(environment):
     root = Path(environment["nnUNet_results"]) / "swinfuse_benchmark" / "made"
     first = root / "cells" / f"scratch__{DATASET}__3_labels__seed_0__fold_0"
