@@ -7,14 +7,13 @@ The field of a setting is the only place that states its type, its default and i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings, Fusion
-from nnunetv2_swinfuse.architecture.topology import Topology, check_patch_size
+from nnunetv2_swinfuse.architecture.topology import Topology, Triple, check_patch_size
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS, Domain
 from pretraining.losses.density import DensityLoss
@@ -336,12 +335,11 @@ class Configuration:
         return self.dim != "none" and len(self.modalities) == len(DOMAINS)
 
     @property
-    def mask_cells(self) -> tuple[int, int, int]:
+    def mask_cells(self) -> Triple:
         """Voxels of a cell that is cut out (z, y, x)."""
         if self.mask_cell:
-            return (self.mask_cell,) * 3
-        z, y, x = (math.prod(steps) for steps in zip(*self.strides, strict=True))
-        return z, y, x
+            return self.mask_cell, self.mask_cell, self.mask_cell
+        return self.topology.downsampling
 
     @property
     def topology(self) -> Topology:

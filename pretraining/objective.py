@@ -15,12 +15,11 @@ from pretraining.model import Level, Outputs
 from pretraining.monitoring.health import attention_difference, attention_entropy
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.proxy_tasks import proxy_tasks
-from pretraining.randomness import derived_seed, sample_generators
+from pretraining.randomness import derived_seed, sample_generators, step_generator
 from pretraining.schedule import density_weight
 from pretraining.token_statistics import (
     DensityAverages,
     LevelSamples,
-    density_generator,
     density_health,
     density_levels,
     update_averages,
@@ -110,8 +109,7 @@ def evaluate(
     generators = sample_generators(seed, step, VIEWS + offset, numbers)
     turnable: dict[str, Tensor] = {name: batch[f"{name.lower()}_turnable"] for name in crops}
     views = two_views(crops, turnable, batch["paired"], configuration, generators, processes.other_crops)
-    outputs, of_pairs = _encode(model, views, validation, first.device.type)
-    pairs = outputs if of_pairs is None else of_pairs
+    outputs, pairs = _encode(model, views, validation, first.device.type)
 
     losses, health = proxy_tasks(views.views, outputs, turnable, batch["paired"], configuration, processes)
     health |= _pair_health(pairs, batch["paired"], processes)
@@ -124,7 +122,7 @@ def evaluate(
         chosen = density_levels(list(levels), configuration) if configuration.loss_weight("density") else []
         measured = [name for name in levels if name != "stage_0"] if validation else chosen
         if len(crops) == len(DOMAINS):
-            generator = density_generator(configuration, step, DENSITY + offset)
+            generator = step_generator(seed, step, DENSITY + offset)
             matches = {level: samples.match_densities(level, averages, generator) for level in measured}
         if chosen:
             losses["density"] = torch.stack([matches[level].loss for level in chosen]).mean()
@@ -143,15 +141,16 @@ def evaluate(
     return Evaluation(losses, total, averages, health, views.views, reconstructions)
 
 
-def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tuple[Outputs, Outputs | None]:
-    """Outputs for the views; in a validation as single images, and then of the same views in pairs if there are any."""
+def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tuple[Outputs, Outputs]:
+    """Outputs for the views, which are single images in a validation, and those with the measures of pairs."""
     corrupted = {name: view.corrupted for name, view in views.views.items()}
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         if not validation:
-            return model(corrupted, views.paired, views.partners), None
+            outputs = model(corrupted, views.paired, views.partners)
+            return outputs, outputs
         outputs = model(corrupted)
         if not views.paired:
-            return outputs, None
+            return outputs, outputs
         first = {name: images[: views.paired] for name, images in corrupted.items()}
         return outputs, model(first, views.paired, views.partners, need_weights=True)
 

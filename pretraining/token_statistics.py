@@ -18,7 +18,7 @@ from pretraining.losses.vicreg import covariance_loss, variance_loss
 from pretraining.model import Level
 from pretraining.monitoring.feature_rank import effective_rank
 from pretraining.processes import Processes
-from pretraining.randomness import sample_generators, step_generator
+from pretraining.randomness import sample_generators
 from pretraining.token_samples import TokenSamples, foreground_tokens, sample_tokens
 
 # By level: bandwidth and floor of the density loss, running averages.
@@ -144,8 +144,3 @@ def density_health(matches: Mapping[str, DensityMatch]) -> dict[str, Tensor]:
     if deployed is not None:
         health |= {"bandwidth": deployed.median_bandwidth, "feature_variance": deployed.feature_variance}
     return health
-
-
-def density_generator(configuration: Configuration, step: int, purpose: int) -> torch.Generator:
-    """The generator of the random projections of a step, the same in all processes."""
-    return step_generator(configuration.seed, step, purpose)

@@ -89,13 +89,7 @@ def fill_air(dense: np.ndarray) -> np.ndarray:
     # Connected within the slice only.
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[1] = ndimage.generate_binary_structure(2, 1)
-    air, count = ndimage.label(~body, in_plane)
-    outside = np.zeros(count + 1, bool)
-    for border in (air[:, 0], air[:, -1], air[:, :, 0], air[:, :, -1]):
-        outside[np.unique(border)] = True
-    # Label 0 is the body.
-    outside[0] = False
-    return ~outside[air]
+    return ndimage.binary_fill_holes(body, in_plane)
 
 
 def read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
