@@ -142,6 +142,12 @@ class Configuration:
         default="",
         metadata=_about("network", "encoder file of SwinFUSE or MONAI to start from; default: random weights"),
     )
+    freeze_encoder: bool = field(
+        default=False,
+        metadata=_about(
+            "network", "train only the heads: the control that shows what they learn without the encoder's training"
+        ),
+    )
     monai_legacy_merging: bool = field(
         default=False,
         metadata=_about("network", "patch merging of MONAI before version 1.5; set according to --init_from"),
@@ -313,6 +319,11 @@ class Configuration:
             self.contrastive_loss == "nt_xent" or not self.loss_weight("contrastive") or self.variance_weight > 0,
             "variance_weight", self.variance_weight,
             "more than 0 with --contrastive_loss vicreg, which otherwise makes all features alike",
+        )  # fmt: skip
+        with_heads = ("inpainting", "rotation", *(("contrastive",) if self.contrastive_loss == "nt_xent" else ()))
+        _require(
+            not self.freeze_encoder or any(self.loss_weight(task) for task in with_heads),
+            "freeze_encoder", self.freeze_encoder, f"False without a task that has a head: {', '.join(with_heads)}",
         )  # fmt: skip
         _require(
             self.partner == "other_modality" or self.masking == "cells",

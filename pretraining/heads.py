@@ -33,6 +33,10 @@ class LinearInpaintingHead(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv3d(c, math.prod(values), 1) for c, values in zip(channels, self.values, strict=True)
         )
+        # The first reconstruction is 0, the mean of normalised intensities, instead of noise that has to be unlearnt.
+        for layer in self.layers:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.

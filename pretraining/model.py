@@ -99,6 +99,9 @@ class PretrainingModel(nn.Module):
         for head, required in used.items():
             # DistributedDataParallel would wait for the gradients of a head that no loss uses.
             head.requires_grad_(required)
+        if configuration.freeze_encoder:
+            self.patch_embed.requires_grad_(False)
+            self.encoder.requires_grad_(False)
 
     def forward(
         self,

@@ -32,6 +32,7 @@ from .synthetic import tiny
         ({"density_loss": "kl"}, "density_loss is kl"),
         ({"density_levels": ()}, "density_levels is"),
         ({"partner": "pseudo_pair", "masking": "blocks"}, "pseudo-pairs need --masking cells"),
+        ({"freeze_encoder": True, "tasks": ("contrastive",), "contrastive_loss": "vicreg"}, "expected False without"),
         ({"contrastive_loss": "vicreg", "variance_weight": 0.0}, "variance_weight is 0.0; expected more than 0"),
     ],
 )

@@ -9,6 +9,14 @@ from pretraining.model import PretrainingModel, token_sizes
 from .synthetic import RESENC, synthetic_batch, tiny
 
 
+def random_head(channels, strides):
+    """A linear head with random weights, as after training; a new one is zero."""
+    head = LinearInpaintingHead(channels, strides)
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    return head
+
+
 def test_a_token_reconstructs_its_own_voxels_in_their_order():
     head = LinearInpaintingHead([2], [(1, 2, 2)])
     with torch.no_grad():
@@ -26,7 +34,7 @@ def test_a_token_reconstructs_its_own_voxels_in_their_order():
 
 def test_a_cut_out_token_without_information_cannot_be_reconstructed_by_the_head():
     """The head has no context: what the features of a token do not show, it cannot infer from those around."""
-    head = LinearInpaintingHead([3, 6], [(2, 2, 2), (4, 4, 4)])
+    head = random_head([3, 6], [(2, 2, 2), (4, 4, 4)])
     features = [torch.randn(1, 3, 4, 4, 4), torch.randn(1, 6, 2, 2, 2)]
     changed = [f.clone() for f in features]
     changed[0][..., 2:, :, :] += 1
@@ -38,8 +46,17 @@ def test_a_cut_out_token_without_information_cannot_be_reconstructed_by_the_head
     assert (voxels[:, :, 4:] - others[:, :, 4:]).abs().min() > 0
 
 
+def test_the_first_reconstruction_is_the_mean_and_every_layer_learns():
+    head = LinearInpaintingHead([3, 6], [(2, 2, 2), (4, 4, 4)])
+    features = [torch.randn(2, 3, 4, 4, 4), torch.randn(2, 6, 2, 2, 2)]
+    voxels = head(None, features)
+    assert torch.equal(voxels, torch.zeros(2, 1, 8, 8, 8))
+    (voxels - torch.randn(voxels.shape)).square().mean().backward()
+    assert all(layer.weight.grad.abs().max() > 0 for layer in head.layers)
+
+
 def test_deep_tokens_reconstruct_coarse_voxels():
-    head = LinearInpaintingHead([3, 6], [(8, 8, 8), (16, 16, 16)])
+    head = random_head([3, 6], [(8, 8, 8), (16, 16, 16)])
     assert [layer.out_channels for layer in head.layers] == [512, 512]
     voxels = head(None, [torch.zeros(1, 3, 2, 2, 2), torch.randn(1, 6, 1, 1, 1)])
     assert voxels.shape == (1, 1, 16, 16, 16)

@@ -11,6 +11,7 @@ from pretraining import loop
 from pretraining.checkpoint import load_checkpoint
 from pretraining.interruption import Interrupted
 from pretraining.loop import CHECKPOINT, DivergedError, train
+from pretraining.model import PretrainingModel
 from pretraining.monitoring.log import RunLog, read_records
 from pretraining.monitoring.scalars import UnreadScalars
 
@@ -114,6 +115,18 @@ def test_learning_lowers_the_losses(tmp_path, collection):
     run(tmp_path / "run", collection, configuration)
     inpainting = [r["inpainting"] for r in read_records(tmp_path / "run") if r["kind"] == "train"]
     assert sum(inpainting[-8:]) < 0.9 * sum(inpainting[:8])
+
+
+@pytest.mark.parametrize("backbone", [{}, RESENC])
+def test_a_frozen_encoder_stays_as_it_is_while_its_heads_learn(tmp_path, collection, backbone):
+    configuration = tiny(freeze_encoder=True, **backbone)
+    torch.manual_seed(configuration.seed)
+    before = PretrainingModel(configuration.for_spacing(collection.spacing)).state_dict()
+
+    after = train(tmp_path, collection, configuration, CPU).state_dict()
+
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"inpainting_head", "rotation_head", "projection_head"}
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_checkpoint(tmp_path, collection):
