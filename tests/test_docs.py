@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import redirect_stdout
+from functools import lru_cache
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -11,14 +16,22 @@ from nnunetv2_swinfuse.planning.plan_and_preprocess import build_parser as plann
 from pretraining.options import build_parser as pretraining_parser
 from pretraining.preset_files import load_preset, preset_names, recipe_names
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "benchmarks/README.md")),
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
 # Result pages show commands as they were on their day.
 CURRENT = [page for page in PAGES if "results" not in page.relative_to(ROOT).parts and page.name != "CHANGELOG.md"]
 PARSERS = {"swinfuse_pretrain": pretraining_parser(), "swinfuse_plan_and_preprocess": planning_parser()}
+COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+# Its options are those of nnUNetv2_train, which takes seconds to import.
+del COMMANDS["swinfuse_train"]
 
 
 def name_of(page: Path) -> str:
@@ -93,12 +106,37 @@ def options_in(page: Path, command: str) -> set[str]:
     return {option for line in lines for option in re.findall(r"(?<=\s)--?[a-z]\w*", line)}
 
 
-@pytest.mark.parametrize("command", PARSERS)
+@lru_cache
+def options_in_help(command: str) -> frozenset[str]:
+    """The options that `COMMAND --help` prints."""
+    module, function = COMMANDS[command].split(":")
+    with redirect_stdout(StringIO()) as printed, pytest.raises(SystemExit):
+        getattr(import_module(module), function)(["--help"])
+    return frozenset(re.findall(r"(?<![\w-])--?[a-z]\w*", printed.getvalue()))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_after_a_command_exists(command):
-    known = PARSERS[command]._option_string_actions
+    known = set(PARSERS[command]._option_string_actions) if command in PARSERS else options_in_help(command)
     used = {(option, name_of(page)) for page in CURRENT for option in options_in(page, command)}
     assert used
     assert not {(option, page) for option, page in used if option not in known}
+
+
+@pytest.mark.parametrize("page", CURRENT, ids=name_of)
+def test_every_script_and_module_that_python_runs_exists(page):
+    text = page.read_text()
+    for script in re.findall(r"\bpython (\w[\w/]*\.py)\b", text):
+        assert (ROOT / script).is_file(), script
+    for module in re.findall(r"\bpython -m ((?:benchmarks|nnunetv2_swinfuse|pretraining|tests)[\w.]*)", text):
+        path = ROOT.joinpath(*module.rstrip(".").split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def test_every_benchmark_is_listed():
+    page = (ROOT / "benchmarks" / "README.md").read_text()
+    scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py"}
+    assert not {name for name in scripts if f"`{name}`" not in page}
 
 
 @pytest.mark.parametrize(
