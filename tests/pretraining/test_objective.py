@@ -133,7 +133,7 @@ def test_bandwidth_and_floor_are_averaged_in_training_only():
 
 
 def test_densities_are_matched_where_the_encoder_is_deployed():
-    """Matching the densities of pairs alone left single images no gradient."""
+    """Matching only the densities of pairs left single images no gradient."""
     configuration = tiny(density_levels=("single_image",), tasks=("inpainting",))
     torch.manual_seed(0)
     model = PretrainingModel(configuration)

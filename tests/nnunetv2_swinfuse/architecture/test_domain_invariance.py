@@ -49,9 +49,9 @@ def test_single_image_is_the_average_of_both_blocks(module):
 def test_a_sample_does_not_depend_on_its_batch(module):
     ct, mr = torch.randn(2, 3, 12, 4, 5, 4)
     together = module.forward_pair(ct, mr)
-    alone = module.forward_pair(ct[1:2], mr[1:2])
-    torch.testing.assert_close(together.ct[1:2], alone.ct)
-    torch.testing.assert_close(together.mr[1:2], alone.mr)
+    single = module.forward_pair(ct[1:2], mr[1:2])
+    torch.testing.assert_close(together.ct[1:2], single.ct)
+    torch.testing.assert_close(together.mr[1:2], single.mr)
 
 
 def test_context_is_a_set_when_positions_are_left_out():

@@ -67,7 +67,7 @@ def turned(x):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_features_and_gradients_of_every_stage_equal_monais(merging, shape, dtype, tolerance):
     peer = peer_network(merging).to(dtype)
-    ours = Ours(encoder_from_monai(peer.state_dict(), MonaiReading(merging), "made")).to(dtype)
+    ours = Ours(encoder_from_monai(peer.state_dict(), MonaiReading(merging), "monai.pt")).to(dtype)
     image = torch.randn(2, 1, *shape, dtype=dtype)
     expected = [turned(feature) for feature in peer(turned(image), normalize=True)]
     found = ours(image)
@@ -82,7 +82,7 @@ def test_features_and_gradients_of_every_stage_equal_monais(merging, shape, dtyp
         # Reading is a permutation, so that gradients can be read as weights are.
         named = {name: p.grad for name, p in peer.named_parameters() if p.grad is not None}
         filled = {name: named.get(name, torch.zeros_like(tensor)) for name, tensor in peer.state_dict().items()}
-        gradients = encoder_from_monai(filled, MonaiReading(merging), "made").weights
+        gradients = encoder_from_monai(filled, MonaiReading(merging), "monai.pt").weights
         scale = max(gradient.norm() for gradient in gradients.values())
         for name, parameter in ours.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -92,7 +92,7 @@ def test_features_and_gradients_of_every_stage_equal_monais(merging, shape, dtyp
 def test_true_offsets_differ_from_monais_only_where_windows_are_clamped():
     state = peer_network("mergingv2", window=5).double().state_dict()
     as_monai, by_offset = (
-        Ours(encoder_from_monai(state, MonaiReading("mergingv2", bias), "made")).double()
+        Ours(encoder_from_monai(state, MonaiReading("mergingv2", bias), "monai.pt")).double()
         for bias in ("monai", "offsets")
     )
     image = torch.randn(1, 1, 64, 64, 64, dtype=torch.float64)  # maps of 32, 16, 8, 4
@@ -106,7 +106,7 @@ def test_true_offsets_differ_from_monais_only_where_windows_are_clamped():
 @pytest.mark.parametrize("container", [None, "state_dict"])
 def test_files_of_any_prefix(prefix, container, tmp_path):
     state = peer_network("merging", channels=2).state_dict()
-    expected = encoder_from_monai(state, MonaiReading("merging"), "made")
+    expected = encoder_from_monai(state, MonaiReading("merging"), "monai.pt")
     renamed = {
         prefix + name.replace("mlp.linear", "mlp.fc" if prefix == "module." else "mlp.linear"): tensor
         for name, tensor in state.items()
@@ -134,7 +134,7 @@ def test_a_whole_swin_unetr(tmp_path):
 
 
 def test_transfer_into_the_network_with_and_without_all_halvings():
-    encoder = encoder_from_monai(peer_network("legacy").state_dict(), MonaiReading("legacy"), "made")
+    encoder = encoder_from_monai(peer_network("legacy").state_dict(), MonaiReading("legacy"), "monai.pt")
     halvings = [[1, 1, 1], *[[2, 2, 2]] * 5]
     network = build(halvings, encoder.settings)
     report = transfer_encoder(network, encoder)
