@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--labels", nargs="+", type=labels, metavar="N", help="labelled cases, or all (default)")
     chosen.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of the runs; default 0 1 2")
     chosen.add_argument("--folds", nargs="+", type=int, metavar="N", help="of nnU-Net's cross-validation; default all")
-    chosen.add_argument("--test_cases", type=int, metavar="N", help="a test split of so many cases in place of folds")
+    chosen.add_argument("--test_cases", type=int, metavar="N", help="a test split of N cases in place of folds")
     chosen.add_argument("--configuration", help="of the plans; default 3d_fullres")
     chosen.add_argument("--epochs", type=int, help="of a training; default 1000")
     chosen.add_argument("--iterations", type=int, help="of an epoch; default 250")
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--results",
         type=Path,
-        help="what is kept between sittings: per-case table and provenance; default OUTPUT/results",
+        help="what is kept between sessions: per-case table and provenance; default OUTPUT/results",
     )
     return parser
 
@@ -99,7 +99,7 @@ def chosen_experiment(options: argparse.Namespace) -> Experiment:
 
 
 def output_folder(options: argparse.Namespace, experiment: Experiment) -> Path:
-    """The folder for everything that can be made again."""
+    """The folder for everything that can be created again."""
     if options.output is not None:
         return Path(options.output).absolute()
     results = os.environ.get("nnUNet_results")

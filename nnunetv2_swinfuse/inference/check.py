@@ -126,7 +126,7 @@ def print_findings(results: Sequence[CaseFindings]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
         InputError: when it cannot be written.

@@ -48,7 +48,7 @@ def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predi
         folder: the model's.
         folds: None for all that have the checkpoint.
         checkpoint: name of the file in each fold's folder.
-        predictor: nnU-Net's predictor, made but not initialised.
+        predictor: nnU-Net's predictor, constructed but not initialised.
 
     Raises:
         InputError: when something is missing, damaged, differs from the model's manifest, could run code, or does not

@@ -19,7 +19,7 @@ PROGRAM = "swinfuse_predict"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point. Exits with 0 when all masks are there, 3 with warnings, 4 when a case has none, 2 without any."""
+    """Entry point. Exits with 0 when all masks exist, 3 with warnings, 4 when a case has none, 2 without any."""
     options = parse(arguments)
     # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2_swinfuse.inference.prediction import predict

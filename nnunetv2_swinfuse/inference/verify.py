@@ -1,4 +1,4 @@
-"""`swinfuse_verify`: whether a model, zipped or installed, is whole and safe to open, before anything opens it."""
+"""`swinfuse_verify`: whether a model, zipped or installed, is complete and safe to open, before anything opens it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Verified:
 
     Attributes:
         model: its folder below nnUNet_results.
-        manifest: its manifest, None where it was agreed to do without.
+        manifest: its manifest, None where a missing one was accepted.
         files: how many files were looked at.
         sha256: of the zip, or of an installed model's manifest.
     """
@@ -48,7 +48,7 @@ class Verified:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point. Exits with 0 for a sound model, 4 for a refused one, 2 when there is none at that path."""
+    """Entry point. Exits with 0 for a valid model, 4 for a refused one, 2 when there is none at that path."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("model", type=Path, help="a model zip, or the folder of an installed model")
     parser.add_argument("--sha256", metavar="HEX", help="refuse a zip with another SHA-256 than its publisher names")
@@ -104,7 +104,7 @@ def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None
 
 
 def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None = None) -> Verified:
-    """The same of an installed model; files that inference and training add to it are not in its way.
+    """The same for an installed model; files that inference and training add to it are accepted.
 
     Raises:
         InputError: naming the first thing that is not as it must be.
