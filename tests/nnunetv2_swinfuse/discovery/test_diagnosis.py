@@ -1,4 +1,4 @@
-"""The words of `swinfuse_register --check`; what nnU-Net answers is made up here, tests/installation asks it."""
+"""The words of `swinfuse_register --check`; nnU-Net's answers are simulated here, tests/installation asks it."""
 
 import json
 import os
@@ -47,12 +47,12 @@ def says(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
-def alone(monkeypatch):
+def no_site_packages(monkeypatch):
     """No nnunetv2 but those of the test."""
     monkeypatch.setattr(sys, "path", [path for path in sys.path if "site-packages" not in path])
 
 
-def test_two_installations_of_nnunet_are_told_apart(says, alone, tmp_path, monkeypatch):
+def test_two_installations_of_nnunet_are_told_apart(says, no_site_packages, tmp_path, monkeypatch):
     wheel = distribution(tmp_path / "site", "2.8.1")
     sources = distribution(tmp_path / "other_site", "2.8.0", editable=tmp_path / "sources of mine")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), str(tmp_path / "other_site"), *sys.path])
@@ -64,7 +64,7 @@ def test_two_installations_of_nnunet_are_told_apart(says, alone, tmp_path, monke
     assert f"2.8.1, installed in {wheel} (not the one that Python imports)" in said
 
 
-def test_sources_before_the_installed_nnunet_are_named(says, alone, tmp_path, monkeypatch):
+def test_sources_before_the_installed_nnunet_are_named(says, no_site_packages, tmp_path, monkeypatch):
     wheel = distribution(tmp_path / "site", "2.8.1")
     monkeypatch.setattr(sys, "path", [str(wheel), *sys.path])
     _, said = says(tmp_path / "checkout", NOT_FOUND)
@@ -72,7 +72,7 @@ def test_sources_before_the_installed_nnunet_are_named(says, alone, tmp_path, mo
     assert f"2.8.1, installed in {wheel} (not the one" in said
 
 
-def test_an_older_nnunet_is_named_as_the_cause(says, alone, tmp_path, monkeypatch):
+def test_an_older_nnunet_is_named_as_the_cause(says, no_site_packages, tmp_path, monkeypatch):
     site = distribution(tmp_path / "site", "2.7.0")
     monkeypatch.setattr(sys, "path", [str(site), *sys.path])
     found, said = says(site, "ModuleNotFoundError: No module named 'nnunetv2.utilities.find_objects'")
@@ -81,7 +81,7 @@ def test_an_older_nnunet_is_named_as_the_cause(says, alone, tmp_path, monkeypatc
     assert 'To do: this nnunetv2 has no nnUNet_extTrainer: pip install "nnunetv2>=2.8.0,<2.9"' in said
 
 
-def test_a_missing_nnunet_is_named_as_the_cause(says, alone):
+def test_a_missing_nnunet_is_named_as_the_cause(says, no_site_packages):
     found, said = says(None, "ModuleNotFoundError: No module named 'nnunetv2'")
     assert not found
     assert "nnU-Net                not installed in this environment" in said
