@@ -45,8 +45,8 @@ def plan(dataset: int, *options: str) -> None:
 
 
 def preprocess(dataset: int, *configurations: str, plans: str = "nnUNetPlans") -> None:
-    which = ("-plans_name", plans, "-c", *configurations)
-    nnunet("preprocess", "-d", dataset, *which, "-np", *[1] * len(configurations))
+    plan_options = ("-plans_name", plans, "-c", *configurations)
+    nnunet("preprocess", "-d", dataset, *plan_options, "-np", *[1] * len(configurations))
 
 
 def train(dataset: int, configuration: str, fold: object, trainer_name: str, *options: str) -> None:
@@ -57,6 +57,6 @@ def predict(
     dataset: int, configuration: str, trainer_name: str, images: object, output: object, *options: object
 ) -> None:
     """Without mirroring, in this process."""
-    where = ("-d", dataset, "-c", configuration, "-tr", trainer_name, "-i", images, "-o", output)
+    model_options = ("-d", dataset, "-c", configuration, "-tr", trainer_name, "-i", images, "-o", output)
     folds = () if "-f" in options else ("-f", 0)
-    nnunet("predict", *where, *folds, "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0, *options)
+    nnunet("predict", *model_options, *folds, "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0, *options)

@@ -74,8 +74,8 @@ def test_npz_leaves_probabilities_that_agree_with_the_masks(models):
 def test_the_best_configuration_ensembles_and_postprocesses_with_a_stock_model(models, images, tmp_path):
     nnunet("find_best_configuration", 901, "-c", "3d_fullres", "-tr", TRAINER, STOCK, "-f", 0, "-np", 1)
     results = models.results / PLAIN
-    found = json.loads((results / "inference_information.json").read_text())
-    assert len(found["considered_models"]) == 2
+    result = json.loads((results / "inference_information.json").read_text())
+    assert len(result["considered_models"]) == 2
     (ensemble,) = (results / "ensembles").glob("ensemble___*")
     assert TRAINER in ensemble.name
     assert STOCK in ensemble.name
@@ -92,7 +92,7 @@ def test_the_best_configuration_ensembles_and_postprocesses_with_a_stock_model(m
     for case, probabilities in ours.items():
         mean = (probabilities.astype(np.float32) + theirs[case].astype(np.float32)) / 2
         np.testing.assert_array_equal(both[f"{case}.nii.gz"], mean.argmax(0))
-    best = found["best_model_or_ensemble"]
+    best = result["best_model_or_ensemble"]
     how = ("-pp_pkl_file", best["postprocessing_file"], "-plans_json", best["some_plans_file"])
     nnunet("apply_postprocessing", "-i", tmp_path / "both", "-o", tmp_path / "post", *how, "-np", 1)
     assert masks_in(tmp_path / "post").keys() == both.keys()
@@ -160,8 +160,8 @@ def test_several_folds_are_averaged_not_one_of_them(models, images):
 
 def test_a_model_zip_predicts_elsewhere(models, images, tmp_path, monkeypatch):
     archive = tmp_path / "model.zip"
-    which = ("-d", PLAIN, "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetPlans", "-f", 0, 1)
-    nnunet("export_model_to_zip", *which, "-o", archive)
+    model_options = ("-d", PLAIN, "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetPlans", "-f", 0, 1)
+    nnunet("export_model_to_zip", *model_options, "-o", archive)
     predict(901, "3d_fullres", TRAINER, images, tmp_path / "here", "-f", 0, 1)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -25,18 +25,18 @@ def attend_by_definition(attention: WindowAttention, x: torch.Tensor, shifted: b
         return tuple(((p - s) // w) if p >= s else -1 for p, s, w in zip(position, shift, window, strict=True))
 
     positions = list(itertools.product(*map(range, padded_shape)))
-    for here in positions:
-        mates = [there for there in positions if cell(there) == cell(here)]
+    for query_at in positions:
+        mates = [key_at for key_at in positions if cell(key_at) == cell(query_at)]
         rows = []
-        for there in mates:
-            offset = [h - t + f - 1 for h, t, f in zip(here, there, full, strict=True)]
+        for key_at in mates:
+            offset = [h - t + f - 1 for h, t, f in zip(query_at, key_at, full, strict=True)]
             rows.append((offset[0] * (2 * full[1] - 1) + offset[1]) * (2 * full[2] - 1) + offset[2])
         bias = table[rows].T
-        keys = torch.stack([key[(slice(None), *there)] for there in mates], 1).unflatten(-1, (heads, width))
-        values = torch.stack([value[(slice(None), *there)] for there in mates], 1).unflatten(-1, (heads, width))
-        q = query[(slice(None), *here)].unflatten(-1, (heads, width))
+        keys = torch.stack([key[(slice(None), *key_at)] for key_at in mates], 1).unflatten(-1, (heads, width))
+        values = torch.stack([value[(slice(None), *key_at)] for key_at in mates], 1).unflatten(-1, (heads, width))
+        q = query[(slice(None), *query_at)].unflatten(-1, (heads, width))
         logits = torch.einsum("bhd,bnhd->bhn", q, keys) / width**0.5 + bias
-        out[(slice(None), *here)] = torch.einsum("bhn,bnhd->bhd", logits.softmax(-1), values).flatten(1)
+        out[(slice(None), *query_at)] = torch.einsum("bhn,bnhd->bhd", logits.softmax(-1), values).flatten(1)
     return attention.proj(out)[:, : shape[0], : shape[1], : shape[2]]
 
 

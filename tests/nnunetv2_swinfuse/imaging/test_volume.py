@@ -188,7 +188,7 @@ def test_another_length_of_the_compressed_stream(tmp_path, capfd):
 
 def test_an_uncompressed_file_of_the_same_name(tmp_path):
     # Found by damaging files at random: a volume came out with the damage of another file.
-    path, beside = write(tmp_path / "a.nii.gz"), write(tmp_path / "a.nii", VOXELS + np.int16(1))
+    path, uncompressed = write(tmp_path / "a.nii.gz"), write(tmp_path / "a.nii", VOXELS + np.int16(1))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), VOXELS + 1)
     assert "a.nii is in the same folder" in refusal(path).reason
-    np.testing.assert_array_equal(read_volume(beside).voxels, VOXELS + 1)
+    np.testing.assert_array_equal(read_volume(uncompressed).voxels, VOXELS + 1)

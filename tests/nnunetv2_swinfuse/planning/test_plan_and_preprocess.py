@@ -69,11 +69,11 @@ def test_what_is_preprocessed_is_not_preprocessed_again(planned, tmp_path, capsy
     before = written(planned)
     publish_encoder(tmp_path / "mine.pth")
     main(["-d", "903", "-pretrained", str(tmp_path / "mine.pth"), "-gpu_memory_target", "0.2", *QUICK])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert written(planned) == before
-    assert "3d_fullres shares the preprocessed data in" in said
-    assert "3d_lowres is not planned for this dataset" in said
-    assert "| 3d_fullres | 24 x 24 x 24 |" in said
+    assert "3d_fullres shares the preprocessed data in" in output
+    assert "3d_lowres is not planned for this dataset" in output
+    assert "| 3d_fullres | 24 x 24 x 24 |" in output
 
 
 def test_a_changed_label_is_preprocessed_again(planned, tmp_path):

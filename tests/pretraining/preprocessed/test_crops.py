@@ -116,7 +116,7 @@ def test_crops_of_a_pair_are_of_the_same_place(tmp_path):
         item = crops[step]
         assert item["paired"].all()
         assert torch.equal(item["ct"], item["mr"])
-        assert all(of_ct == of_mr for of_ct, of_mr in item["patients"])
+        assert all(ct_patient == mr_patient for ct_patient, mr_patient in item["patients"])
 
 
 def test_a_crop_is_a_part_of_the_volume_that_it_names(tmp_path):

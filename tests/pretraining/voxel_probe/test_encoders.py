@@ -32,9 +32,9 @@ def test_the_encoder_of_a_run_gives_the_features_of_its_model(tmp_path, changes)
     checkpoint(folder, model, configuration)
     image = torch.randn(1, 1, 16, 16, 16)
     for file in (folder, folder / ENCODER_FILE, folder / CHECKPOINT):
-        found = read_encoder(f"mine={file}")
-        assert (found.name, found.seed) == ("mine", 5)
-        network = found.network(SPACING)
+        result = read_encoder(f"mine={file}")
+        assert (result.name, result.seed) == ("mine", 5)
+        network = result.network(SPACING)
         with torch.no_grad():
             for ours, expected in zip(
                 network.encoder(network.patch_embed(image)), model.encoder(model.patch_embed(image)), strict=True
@@ -54,9 +54,9 @@ def test_the_newer_file_of_a_run_is_read_and_its_normalisation_looked_up(tmp_pat
     checkpoint(tmp_path, PretrainingModel(configuration), configuration)
     old = (tmp_path / CHECKPOINT).stat().st_mtime - 100
     os.utime(tmp_path / ENCODER_FILE, (old, old))
-    found = read_encoder(str(tmp_path), preprocessed)
-    assert found.encoder.path == str(tmp_path / CHECKPOINT)
-    assert found.normalisation.mr_use_mask is False
+    result = read_encoder(str(tmp_path), preprocessed)
+    assert result.encoder.path == str(tmp_path / CHECKPOINT)
+    assert result.normalisation.mr_use_mask is False
     assert collection_normalisation("SynthRAD", preprocessed) is not None
     with pytest.raises(InputError, match="missing or without"):
         collection_normalisation("Other", preprocessed)
