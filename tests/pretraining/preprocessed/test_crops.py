@@ -187,8 +187,12 @@ def test_crops_at_the_border_stay_inside():
 
 
 def test_a_volume_without_body_is_cropped_anywhere(tmp_path):
-    item = dataset(make_collection(tmp_path, points=np.empty((0, 3))), foreground_share=1.0)[0]
-    assert item["ct"].shape == (3, 1, 8, 10, 6)
+    crops = dataset(make_collection(tmp_path, points=np.empty((0, 3))), foreground_share=1.0)
+    first_voxels = torch.cat([crops[step]["ct"][:, 0, 0, 0, 0] for step in range(10)]).long().numpy()
+    starts = np.array(np.unravel_index(first_voxels, (20, 24, 22)))
+    # Drawn centres near a border give the outermost crops.
+    assert starts.min(1).tolist() == [0, 0, 0]
+    assert starts.max(1).tolist() == [12, 14, 16]
 
 
 def test_a_missing_or_damaged_volume_is_named(tmp_path):
