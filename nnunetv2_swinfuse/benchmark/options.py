@@ -22,10 +22,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="swinfuse_benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare ways to train: every cell (arm, dataset, labels, seed, fold) through nnU-Net's own "
-        "commands,\nthen measures, statistics and a report. Goes on wherever it was stopped.",
+        "commands,\nthen measures, statistics and a report. Resumes where it was stopped.",
         epilog=f"arms:\n{listing}\n\nWhat an experiment's file holds, and how to read a verdict: docs/benchmark.md",
     )
-    parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.json")
+    parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.json", help="an experiment as a file")
     chosen = parser.add_argument_group("an experiment without a file")
     chosen.add_argument("-d", dest="datasets", type=int, nargs="+", metavar="ID", help="datasets in nnUNet_raw")
     chosen.add_argument("--arms", nargs="+", metavar="ARM", help="see below")

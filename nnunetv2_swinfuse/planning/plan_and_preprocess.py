@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with nnU-Net's own network)",
     )  # fmt: skip
     stock.add_argument("-np", type=int, nargs="+", help="processes, one number or one for each configuration")
-    stock.add_argument("--verbose", action="store_true")
+    stock.add_argument("--verbose", action="store_true", help="print nnU-Net's messages on every step")
     stock.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return parser
 

@@ -197,7 +197,7 @@ def _seconds(folder: Path) -> float | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m pretraining.monitoring.report`."""
     parser = argparse.ArgumentParser(description="Write report.html of a pretraining run from the files in its folder.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of the run")
     parser.add_argument("--without_pictures", action="store_true", help="leave out pictures of patients")
     options = parser.parse_args(arguments)
     try:
