@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import RESULTS
 
 # Fields of the experiment that can be options on the command line instead of a file.
 FIELDS = ("name", "datasets", "arms", "labels", "seeds", "folds", "test_cases", "configuration", "device")
@@ -102,7 +103,7 @@ def output_folder(options: argparse.Namespace, experiment: Experiment) -> Path:
     """The folder for everything that can be created again."""
     if options.output is not None:
         return Path(options.output).absolute()
-    results = os.environ.get("nnUNet_results")
+    results = os.environ.get(RESULTS)
     if not results:
         raise BenchmarkError("nnUNet_results is not set: export it, or name a folder with -o")
     return Path(results).absolute() / "swinfuse_benchmark" / experiment.name

@@ -19,7 +19,7 @@ from pathlib import Path
 from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw, write_synthrad
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from nnunetv2_swinfuse.errors import errors_without_traceback
-from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, PATHS, RAW, RESULTS, TRAINER
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, EXTERNAL_TRAINERS, PATHS, PLANS_FILE, RAW, RESULTS, TRAINER
 
 COLLECTION = "SynthRAD"
 DATASET_ID = 501
@@ -169,11 +169,11 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
     print_step(6, "nnU-Net evaluates, and a picture is drawn")
     call(
         ["nnUNetv2_evaluate_folder", str(dataset / "labelsTs"), str(predictions), "-np", "1",
-         "-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json")],
+         "-djfile", str(predictions / DATASET_FILE), "-pfile", str(predictions / PLANS_FILE)],
         stock,
     )  # fmt: skip
     mean = json.loads((predictions / "summary.json").read_text())["mean"]
-    labels = {v: k for k, v in json.loads((dataset / "dataset.json").read_text())["labels"].items()}
+    labels = {v: k for k, v in json.loads((dataset / DATASET_FILE).read_text())["labels"].items()}
     return predictions, {labels[int(label)]: values["Dice"] for label, values in mean.items()}
 
 

@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
 
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "brainstem": 3}
 
@@ -171,7 +172,7 @@ def write_nnunet_raw(
         "numTraining": train_cases,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(dataset, indent=4))
+    (folder / DATASET_FILE).write_text(json.dumps(dataset, indent=4))
     return folder
 
 

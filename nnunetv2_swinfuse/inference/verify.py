@@ -22,6 +22,7 @@ from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
 
 PROGRAM = "swinfuse_verify"
@@ -148,7 +149,7 @@ def _verify(
         _check_name(where, name, models, manifest is not None)
         if name.endswith(".json"):
             content = _json(where, name, sizes[name], read)
-            if PurePosixPath(name).name == "plans.json":
+            if PurePosixPath(name).name == PLANS_FILE:
                 check_plans(content, f"{where}: {name}")
     for name in (name for name in names if name.endswith(".pth")):
         with opened(name) as file:
@@ -156,7 +157,7 @@ def _verify(
             file.seek(0)
             _check_weights(file, f"{where}: {name}")
     for folder in sorted(models):
-        for needed in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+        for needed in (PLANS_FILE, DATASET_FILE, FINGERPRINT_FILE):
             if f"{folder}/{needed}" not in sizes:
                 raise InputError(f"{where}: {folder}/{needed} is missing; export the model again")
         if not any(name.startswith(f"{folder}/fold_") and name.endswith(".pth") for name in names):

@@ -25,6 +25,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.errors import errors_without_traceback
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
@@ -209,7 +210,7 @@ def _dataset_name(number: int) -> str:
     try:
         nnUNet_preprocessed.require()
         name = convert_id_to_dataset_name(number)
-        raw = Path(nnUNet_raw.require()) / name / "dataset.json"
+        raw = Path(nnUNet_raw.require()) / name / DATASET_FILE
     except RuntimeError as error:
         raise PlanningError(str(error)) from error
     if not raw.is_file():

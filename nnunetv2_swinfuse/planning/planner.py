@@ -21,7 +21,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
 from nnunetv2_swinfuse.errors import SwinFUSEError
-from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.provenance import Provenance
@@ -61,8 +61,8 @@ PRESETS = {
 
 def check_fingerprint(dataset_name: str) -> None:
     """Raises PlanningError when a file that planning reads is missing."""
-    raw = Path(nnUNet_raw.require()) / dataset_name / "dataset.json"
-    fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / "dataset_fingerprint.json"
+    raw = Path(nnUNet_raw.require()) / dataset_name / DATASET_FILE
+    fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / FINGERPRINT_FILE
     if not raw.is_file():
         raise PlanningError(f"{raw}: no such file; planning reads the raw dataset's channels and labels from it")
     if not fingerprint.is_file():
