@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from importlib.metadata import entry_points
-from multiprocessing.pool import ThreadPool
-from types import SimpleNamespace
 
 import pytest
-
-# What of the spawning context stays what it is: prediction's reader is a process with a queue.
-KEPT = ("Process", "Queue", "Event", "Manager")
-
-
-def use_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools of threads where nnU-Net asks for spawned processes, each of which costs seconds of imports.
-
-    Not for all tests: what must survive pickling and a new process is seen only in spawned ones.
-    """
-    get_context = multiprocessing.get_context
-
-    def with_threads(method: str | None = None) -> object:
-        context = get_context(method)
-        if method != "spawn":
-            return context
-        return SimpleNamespace(Pool=ThreadPool, **{name: getattr(context, name) for name in KEPT})
-
-    monkeypatch.setattr(multiprocessing, "get_context", with_threads)
 
 
 def nnunet(command: str, *arguments: object) -> None:

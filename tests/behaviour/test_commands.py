@@ -14,8 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from tests.nnunetv2_swinfuse.training.workshop import CASES, PLAIN, TRAINER, Workshop, publish_encoder
+from tests.threads import use_threads
 
-from .commands import nnunet, predict, train, use_threads
+from .commands import nnunet, predict, train
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANS
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN, RESIDUAL, TRAINER, Workshop, make_trainer, publish_encoder
+from tests.threads import use_threads
 
-from .commands import plan, train, use_threads
+from .commands import plan, train
 from .test_stock_inference import PREDICT
 
 

@@ -13,6 +13,7 @@ from nnunetv2_swinfuse.planning.plan_and_preprocess import build_parser, main
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.train import main as train
+from tests.threads import use_threads
 
 from ..training.workshop import RESIDUAL, SETTINGS, publish_encoder, write_dataset
 from .folders import Folders
@@ -76,7 +77,8 @@ def test_what_is_preprocessed_is_not_preprocessed_again(planned, tmp_path, capsy
     assert "| 3d_fullres | 24 x 24 x 24 |" in output
 
 
-def test_a_changed_label_is_preprocessed_again(planned, tmp_path):
+def test_a_changed_label_is_preprocessed_again(planned, tmp_path, monkeypatch):
+    use_threads(monkeypatch)
     before = written(planned)
     later = max((planned.preprocessed / NAME).rglob("*.pkl"), key=lambda path: path.stat().st_mtime).stat().st_mtime + 1
     os.utime(planned.raw / NAME / "labelsTr" / "case_3.nii.gz", (later, later))
