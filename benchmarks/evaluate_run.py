@@ -59,7 +59,7 @@ def retained_voxels(model: PretrainingModel, crops: CropDataset) -> dict[str, fl
         maps["after the DIM"].append(after)
         maps["finest features"].append(model.encoder.features(after)[0])
         images.append(image)
-    return {name: linear_error(of_name, images) for name, of_name in maps.items()}
+    return {name: linear_error(channels, images) for name, channels in maps.items()}
 
 
 def main() -> None:

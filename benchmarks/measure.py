@@ -186,7 +186,7 @@ def _resident(name: str) -> int:
 
 
 def compare(competitors: Competitors, options: Options) -> list[dict[str, Any]]:
-    """One row for each competitor, shape and batch; a network that refuses the input says so in its row."""
+    """One row for each competitor, shape and batch; the row of a network that refuses the input gives the reason."""
     rows: list[dict[str, Any]] = []
     for shape in options.shapes:
         for batch in options.batches:

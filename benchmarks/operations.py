@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
-from pretraining.configuration import Configuration, load_preset, preset_names
+from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
+from pretraining.preset_files import load_preset, preset_names
 
 
 def count(module: nn.Module, inputs: torch.Tensor) -> float:

@@ -22,7 +22,7 @@ from nnunetv2_swinfuse.inference.case_runner import CaseTask, run_cases
 
 
 def measure(side: int, spacing_factor: float) -> tuple[int, int]:
-    """Peak and estimate in bytes, for a cube of that many voxels whose spacing is so many times the plan's."""
+    """Peak and estimate in bytes, for a cube of that many voxels with a multiple of the plan's spacing."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     from nnunetv2_swinfuse.inference.loading import load_model

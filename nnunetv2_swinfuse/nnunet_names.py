@@ -13,6 +13,10 @@ STOCK_PLANS = "nnUNetPlans"
 SWINFUSE_PLANS = "nnUNetSwinFUSEPlans"
 PLANS_FILE = "plans.json"
 
+# Files and folders of a dataset; the first two are copied into a model's folder.
+DATASET_FILE, FINGERPRINT_FILE = "dataset.json", "dataset_fingerprint.json"
+IMAGES, LABELS = "imagesTr", "labelsTr"
+
 # Trainers.
 STOCK_TRAINER = "nnUNetTrainer"
 TRAINER = "nnUNetTrainerSwinFUSE"

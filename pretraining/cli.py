@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from nnunetv2_swinfuse.architecture.encoder import Backbone
-from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
+from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW, RESULTS
 from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
-from pretraining.configuration import Configuration, changed_settings
+from pretraining.configuration import Configuration
 from pretraining.next_commands import planning_command, training_command
+from pretraining.nnunet_paths import required_paths
 from pretraining.options import build_parser, check_options, setting_overrides
-from pretraining.plan_sizes import DEFAULT_CONFIGURATION, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
-from pretraining.preset_files import load_preset
-
-RUN_FOLDER = "swinfuse__{preset}"
+from pretraining.run_configuration import chosen_preset, new_configuration, run_configuration, run_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         run(options, argv)
     except InputError as error:
-        where = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
-        print(f"swinfuse_pretrain{where}: {error}", file=sys.stderr)
+        rank = f", rank {os.environ['RANK']}" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else ""
+        print(f"swinfuse_pretrain{rank}: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         print(
@@ -76,12 +70,13 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     # These take seconds to import: not for --help or a missing path.
     from pretraining.checkpoint import CHECKPOINT
     from pretraining.interruption import Interrupted
+    from pretraining.monitoring.panels import PANELS_FOLDER
     from pretraining.monitoring.report import REPORT
     from pretraining.run import Run, find_device, run_pretraining, should_resume
     from pretraining.run_time import duration_warning
 
-    needed = ("nnUNet_preprocessed", "nnUNet_results")
-    preprocessed, results = required_paths(*(needed if options.train_only else ("nnUNet_raw", *needed)))[-2:]
+    variables = (PREPROCESSED, RESULTS)
+    preprocessed, results = required_paths(*(variables if options.train_only else (RAW, *variables)))[-2:]
     overrides = setting_overrides(options)
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
@@ -123,68 +118,9 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     except Interrupted as stopped:
         print(f"{stopped}. Resume with: {resume_command}", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"Report: {folder / REPORT}   pictures: {folder / 'panels'}")
-    print(f"Published: {work.published} (a copy of {folder / 'encoder.pth'})")
+    print(f"Report: {folder / REPORT}   pictures: {folder / PANELS_FOLDER}")
+    print(f"Published: {work.published} (a copy of {folder / ENCODER_FILE})")
     print_next_command(configuration.backbone)
-
-
-def run_configuration(
-    options: argparse.Namespace, overrides: dict[str, Any], folder: Path, resume: bool
-) -> Configuration:
-    """The settings of a run, new or resumed, checked against the number of processes and what is installed.
-
-    Raises:
-        InputError: for settings that cannot be used, or a folder that already holds another run.
-    """
-    from pretraining.checkpoint import CHECKPOINT, load_checkpoint
-    from pretraining.monitoring.tensorboard import require_tensorboard
-    from pretraining.processes import Processes
-    from pretraining.warm_start import load_initial
-
-    if resume:
-        configuration = resumed_configuration(load_checkpoint(folder / CHECKPOINT).configuration, overrides, folder)
-    else:
-        configuration, _ = load_initial(new_configuration(options, overrides))
-        if (folder / CHECKPOINT).exists() and not options.overwrite:
-            raise InputError(
-                f"{folder} already holds a run. Resume it: --c; start it again: --overwrite; "
-                "or keep it and move the folder away"
-            )
-    Processes(world_size=options.num_gpus).samples(configuration.batch_size)
-    if configuration.tensorboard:
-        require_tensorboard()
-    return configuration
-
-
-def run_folder(preset: str, recipe: str, made_for: Sequence[str] | None = None) -> str:
-    """Name of the run's folder in the results of the collection; includes other recipes and the datasets of `--for`."""
-    words = [preset] if recipe == "swinfuse" else [preset, recipe]
-    words += ["for", *(dataset_number(dataset) for dataset in made_for)] if made_for else []
-    return RUN_FOLDER.format(preset="_".join(words))
-
-
-def chosen_preset(options: argparse.Namespace, overrides: dict[str, Any]) -> str:
-    """The selected preset, otherwise the one that suits the device."""
-    return options.preset or ("base" if torch.cuda.is_available() and overrides.get("device") != "cpu" else "tiny")
-
-
-def new_configuration(options: argparse.Namespace, overrides: dict[str, Any]) -> Configuration:
-    """Preset and recipe, the sizes of `--for`, and the settings of the command line, in this order."""
-    settings = load_preset(chosen_preset(options, overrides), options.recipe or "swinfuse")
-    if options.made_for:
-        settings |= sizes_for_datasets(options, Configuration.from_dict(settings), "spacing" not in overrides)
-    return Configuration.from_dict({**settings, **overrides}, "command line")
-
-
-def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
-    """The settings that `--for` takes from the plans of datasets, see :func:`fitted_sizes`."""
-    (preprocessed,) = required_paths("nnUNet_preprocessed")
-    plans, configuration = options.for_plans or STOCK_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
-    datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
-    sizes = fitted_sizes(datasets, preset, spacing)
-    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())
-    print(f"For {', '.join(plan.dataset for plan in datasets)} ({plans}, {configuration}): {listing}")
-    return sizes
 
 
 def print_list(options: argparse.Namespace) -> None:
@@ -194,7 +130,7 @@ def print_list(options: argparse.Namespace) -> None:
     from pretraining.collections.modalities import ModalityMap
 
     if not options.dataset:
-        (raw,) = required_paths("nnUNet_raw")
+        (raw,) = required_paths(RAW)
         print(describe_all(raw, ModalityMap.from_words(options.modality)))
         return
     collection = find(options)
@@ -206,14 +142,14 @@ def find(options: argparse.Namespace) -> Collection:
     from pretraining.collections.modalities import ModalityMap
     from pretraining.collections.resolve import find_collections
 
-    (raw,) = required_paths("nnUNet_raw")
+    (raw,) = required_paths(RAW)
     modalities = ModalityMap.from_words(options.modality)
     return find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
 
 
 def preprocess_only(options: argparse.Namespace) -> None:
     """Preprocesses the collection, or a part of it."""
-    _, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
+    _, preprocessed = required_paths(RAW, PREPROCESSED)
     overrides = setting_overrides(options)
     configuration = new_configuration(options, overrides)
     collection = find(options)
@@ -290,42 +226,6 @@ def open_preprocessed(folder: Path, configuration: Configuration) -> Preprocesse
 def make_resume_command(argv: Sequence[str]) -> str:
     """The command that resumes the run of a command line: the same, so that no setting differs, with `--c`."""
     return "swinfuse_pretrain " + shlex.join([*(word for word in argv if word not in ("--overwrite", "--c")), "--c"])
-
-
-def required_paths(*names: str) -> tuple[Path, ...]:
-    """The folders of nnU-Net's path variables.
-
-    Raises:
-        InputError: listing all variables that are not set, or when nnUNet_raw is no folder.
-    """
-    missing = [name for name in names if not os.environ.get(name)]
-    if missing:
-        raise InputError(
-            f"not set: {', '.join(missing)}. These are nnU-Net's path variables; for example: "
-            + " ".join(f"export {name}=/data/{name}" for name in missing)
-        )
-    paths = {name: Path(os.environ[name]) for name in names}
-    if "nnUNet_raw" in paths and not paths["nnUNet_raw"].is_dir():
-        raise InputError(
-            f"nnUNet_raw is {paths['nnUNet_raw']}, which is no folder; expected the folder that contains the collection"
-        )
-    return tuple(paths.values())
-
-
-def resumed_configuration(saved: Configuration, overrides: dict[str, Any], folder: Path) -> Configuration:
-    """The settings of a resumed run: its own, except those that change neither the losses nor the result.
-
-    Raises:
-        InputError: listing settings on the command line that differ from the run's.
-    """
-    requested = replace(saved, **overrides)
-    changes = changed_settings(saved, requested)
-    if changes:
-        raise InputError(
-            f"{folder}: --c cannot resume with other settings ({'; '.join(changes)}). "
-            "Leave them out, or start a new run with --overwrite"
-        )
-    return requested
 
 
 def print_next_command(backbone: Backbone) -> None:

@@ -69,10 +69,10 @@ def apply_contrast(images: Tensor, parameters: ContrastParameters) -> Tensor:
     mean, deviation = images.mean((1, 2, 3, 4), keepdim=True), images.std((1, 2, 3, 4), keepdim=True)
     low = images.amin((1, 2, 3, 4), keepdim=True)
     scaled = (images - low) / (images.amax((1, 2, 3, 4), keepdim=True) - low).clamp_min(1e-6)
-    curved = _curve(scaled, parameters.knots)
+    remapped = _curve(scaled, parameters.knots)
     convolved = _convolve(F.leaky_relu(_convolve(scaled, parameters.first)), parameters.second)
     share = parameters.share.reshape(-1, 1, 1, 1, 1)
-    mixed = (1 - share) * _standardised(curved) + share * _standardised(convolved)
+    mixed = (1 - share) * _standardised(remapped) + share * _standardised(convolved)
     # The field multiplies what differs from the air, which must not get a gradient that shows the crop's position.
     air = mixed.flatten(1).gather(1, images.flatten(1).argmin(1, keepdim=True)).reshape(-1, 1, 1, 1, 1)
     field = F.interpolate(parameters.field, size=images.shape[2:], mode="trilinear", align_corners=True).exp()
@@ -82,10 +82,10 @@ def apply_contrast(images: Tensor, parameters: ContrastParameters) -> Tensor:
 def _curve(scaled: Tensor, knots: Tensor) -> Tensor:
     """Interpolates linearly between the knots; intensities (B, 1, z, y, x) from 0 to 1."""
     position = scaled.clamp(0, 1) * (KNOTS - 1)
-    below = position.floor().clamp_max(KNOTS - 2)
-    flat = below.long().flatten(1)
-    left, right = knots.gather(1, flat), knots.gather(1, flat + 1)
-    return torch.lerp(left, right, (position - below).flatten(1)).reshape(scaled.shape)
+    lower = position.floor().clamp_max(KNOTS - 2)
+    lower_index = lower.long().flatten(1)
+    lower_value, upper_value = knots.gather(1, lower_index), knots.gather(1, lower_index + 1)
+    return torch.lerp(lower_value, upper_value, (position - lower).flatten(1)).reshape(scaled.shape)
 
 
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:

@@ -22,12 +22,12 @@ def stop_signals() -> Iterator[list[str]]:
     received: list[str] = []
     previous: dict[signal.Signals, Any] = {}
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def record(number: int, frame: FrameType | None) -> None:
         received.append(signal.Signals(number).name)
         signal.signal(number, previous[signal.Signals(number)])
 
     for number in (signal.SIGINT, signal.SIGTERM):
-        previous[number] = signal.signal(number, note)
+        previous[number] = signal.signal(number, record)
     try:
         yield received
     finally:

@@ -18,12 +18,13 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, save_checkpoint
-from pretraining.configuration import LOSS_WEIGHTS, Configuration
+from pretraining.configuration import Configuration
 from pretraining.interruption import Interrupted, ignore_stop_signals, stop_signals
 from pretraining.model import PretrainingModel
 from pretraining.monitoring.curves import draw_progress
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import RunLog, SilentLog
+from pretraining.monitoring.panels import PANELS_FOLDER
 from pretraining.monitoring.scalars import UnreadScalars
 from pretraining.objective import evaluate
 from pretraining.out_of_memory import explain_out_of_memory
@@ -35,6 +36,7 @@ from pretraining.preprocessed.turnable import turning_notes
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.run_time import format_duration
 from pretraining.schedule import learning_rate
+from pretraining.settings import LOSS_WEIGHTS
 from pretraining.token_statistics import DensityAverages
 from pretraining.validation import to_device, validate
 from pretraining.warm_start import initialize
@@ -184,8 +186,7 @@ def train(
                 evaluation = evaluate(
                     wrapped_model, batch, configuration, training.step, training.averages, processes=processes
                 )
-            optimizer.zero_grad(set_to_none=True)
-            with explain_out_of_memory(configuration, device, len(samples)):
+                optimizer.zero_grad(set_to_none=True)
                 evaluation.total.backward()
                 norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
                 optimizer.step()
@@ -198,13 +199,7 @@ def train(
             last = training.step == steps
             if training.step % configuration.validate_every == 0 or last:
                 records.read()
-                means = validate(
-                    model, collection, configuration, device, training.step, training.averages, folder / "panels",
-                    processes,
-                )  # fmt: skip
-                _log_validation(log, means, training.step, steps)
-                if processes.first:
-                    draw_progress(folder)
+                _validate(training, collection, configuration, device, folder, log, processes)
             stopping = processes.any(bool(received))
             if stopping or last or training.step % configuration.checkpoint_every == 0:
                 records.read()
@@ -283,11 +278,25 @@ def _log_start(
             log.info(note)
 
 
-def _log_validation(log: RunLog, means: Mapping[str, float], step: int, steps: int) -> None:
+def _validate(
+    training: Training,
+    collection: PreprocessedCollection,
+    configuration: Configuration,
+    device: torch.device,
+    folder: Path,
+    log: RunLog,
+    processes: Processes,
+) -> None:
+    """Validates in all processes; the first writes records, warnings and pictures."""
+    step = training.step
+    panels = folder / PANELS_FOLDER
+    means = validate(training.model, collection, configuration, device, step, training.averages, panels, processes)
     log.record(step, "validation", means)
     log.info(f"step {step}: validation {_format_values(means)}")
-    for warning in health_warnings(means, step / steps):
+    for warning in health_warnings(means, step / configuration.steps):
         log.info(f"WARNING: {warning}")
+    if processes.first:
+        draw_progress(folder)
 
 
 def _format_values(values: Mapping[str, Any]) -> str:

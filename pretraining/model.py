@@ -114,8 +114,8 @@ class PretrainingModel(nn.Module):
 
         Args:
             images: crops (B, 1, z, y, x) by modality, `CT` and `MR` or one of them.
-            paired: so many crops, the first ones, pass the Domain Invariance Module with a partner; the others singly,
-                as in fine-tuning. 0 with one modality.
+            paired: number of crops, counted from the first, that pass the Domain Invariance Module with a partner; the
+                others pass it as single images, as in fine-tuning. 0 with one modality.
             partners: of these first crops (paired, 1, z, y, x) by modality; None: CT and MR are each other's.
             need_weights: keep the module's attention weights in `fused`.
         """
@@ -128,8 +128,8 @@ class PretrainingModel(nn.Module):
         fused, change = None, None
         if paired:
             ct, mr = by_modality["CT"][:paired], by_modality["MR"][:paired]
-            of_partners = embedding[len(names) * crops :].chunk(2) if partners else ()
-            fused = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *of_partners)
+            partner_embedding = embedding[len(names) * crops :].chunk(2) if partners else ()
+            fused = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *partner_embedding)
             with torch.no_grad():
                 added = (fused.ct - ct).norm() + (fused.mr - mr).norm()
                 change = added / (ct.norm() + mr.norm()).clamp_min(1e-12)
@@ -137,16 +137,16 @@ class PretrainingModel(nn.Module):
             parts["MR"].append(fused.mr)
             levels["paired"] = Level({"CT": fused.ct_tokens, "MR": fused.mr_tokens}, fused.grid)
         if paired < crops:
-            single = self.encoder.mix_single(torch.cat([e[paired:] for e in by_modality.values()]))
-            for name, of_modality in zip(names, single.map.chunk(len(names)), strict=True):
-                parts[name].append(of_modality)
+            single = self.encoder.mix_single(torch.cat([embedded[paired:] for embedded in by_modality.values()]))
+            for name, feature_map in zip(names, single.map.chunk(len(names)), strict=True):
+                parts[name].append(feature_map)
             tokens = dict(zip(names, single.tokens.chunk(len(names)), strict=True))
             levels["single_image"] = Level(tokens, single.grid)
-        maps = self.encoder.features(torch.cat([part for of_name in parts.values() for part in of_name]))
+        maps = self.encoder.features(torch.cat([part for chunks in parts.values() for part in chunks]))
         features: dict[str, list[Tensor]] = {name: [] for name in names}
         for stage, joint in enumerate(maps):
-            for name, of_modality in zip(names, joint.chunk(len(names)), strict=True):
-                features[name].append(of_modality)
+            for name, feature_map in zip(names, joint.chunk(len(names)), strict=True):
+                features[name].append(feature_map)
             first = paired if paired < crops else 0
             tokens = {name: features[name][stage][first:].flatten(2).transpose(1, 2) for name in names}
             levels[f"stage_{stage}"] = Level(tokens, triple(joint.shape[2:]))

@@ -12,12 +12,19 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, plans_architecture
+from nnunetv2_swinfuse.architecture.tensor_names import (
+    ENCODER,
+    PATCH_EMBEDDING,
+    PATCH_WEIGHT,
+    SECOND_NAME,
+    STEM_WEIGHT,
+)
 from pretraining.configuration import Configuration
 
 # Layers whose input is the image; dynamic-network-architectures registers the stem's convolution under two names.
 IMAGE_PROJECTIONS: dict[Backbone, list[str]] = {
-    "swin": ["patch_embed.proj"],
-    "resenc": ["patch_embed.convs.0.conv", "patch_embed.convs.0.all_modules.0"],
+    "swin": [PATCH_WEIGHT.removesuffix(".weight")],
+    "resenc": [STEM_WEIGHT.removesuffix(".weight"), f"{PATCH_EMBEDDING}convs.0{SECOND_NAME}0"],
 }
 
 # nnU-Net prints these, grouped by type, when it fine-tunes from a checkpoint.
@@ -81,8 +88,8 @@ def adaptation_plan(
         },
         "pretrain_num_input_channels": 1,
         "recommended_downstream_patchsize": [int(s) for s in configuration.crop_size],
-        "key_to_encoder": "encoder",
-        "key_to_stem": "patch_embed",
+        "key_to_encoder": ENCODER.removesuffix("."),
+        "key_to_stem": PATCH_EMBEDDING.removesuffix("."),
         "keys_to_in_proj": IMAGE_PROJECTIONS[configuration.backbone],
         "key_to_lpe": None,
     }

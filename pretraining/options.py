@@ -9,9 +9,9 @@ from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
-from pretraining.configuration import GROUPS, LISTS_OF_CHOICES, Configuration, setting_choices
 from pretraining.plan_sizes import DECIDED, DEFAULT_CONFIGURATION
 from pretraining.preset_files import preset_names, recipe_names
+from pretraining.settings import GROUPS, LISTS_OF_CHOICES, Settings, setting_choices
 
 # Settings without an option of their own: -p and --recipe set them.
 NAMES = ("preset", "recipe")
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_collection_options(parser)
     _add_process_options(parser)
     groups = {name: parser.add_argument_group(f"settings: {name} (defaults: the preset's)") for name in GROUPS}
-    for field in fields(Configuration):
+    for field in fields(Settings):
         if field.name not in NAMES:
             groups[field.metadata["group"]].add_argument(f"--{field.name}", default=None, **_option(field))
     return parser
@@ -117,7 +117,7 @@ def check_options(options: argparse.Namespace) -> None:
 
 def setting_overrides(options: argparse.Namespace) -> dict[str, Any]:
     """The settings that the command line changes."""
-    names = [field.name for field in fields(Configuration) if field.name not in NAMES]
+    names = [field.name for field in fields(Settings) if field.name not in NAMES]
     return {name: getattr(options, name) for name in names if getattr(options, name) is not None}
 
 

@@ -86,10 +86,10 @@ def read_plan(
     try:
         content = json.loads(file.read_text())
         configurations = content["configurations"]
-        three = [name for name in configurations if "2d" not in name]
-        if configuration not in three:
+        available = [name for name in configurations if "2d" not in name]
+        if configuration not in available:
             raise InputError(
-                f"{file}: no 3d configuration {configuration!r}; expected --for_configuration with one of {three}"
+                f"{file}: no 3d configuration {configuration!r}; expected --for_configuration with one of {available}"
             )
         return _read(folders[0].name, content, _resolved(configurations, configuration))
     except InputError as error:
@@ -151,8 +151,8 @@ def _read(dataset: str, content: Mapping[str, Any], block: Mapping[str, Any]) ->
     strides = plan_topology(arguments["strides"], len(arguments["strides"])).strides
     # The axis of the plans for each axis of the image.
     axes = triple(content.get("transpose_backward", (0, 1, 2)))
-    of_images = tuple(triple([stride[axis] for axis in axes]) for stride in strides)
-    if of_images != strides:
+    image_strides = tuple(triple([stride[axis] for axis in axes]) for stride in strides)
+    if image_strides != strides:
         raise InputError(
             f"{dataset}: its plans transpose the images (transpose_forward {content['transpose_forward']}) and do not "
             f"halve the exchanged axes alike (strides {[list(stride) for stride in strides]}), which pretraining does "

@@ -81,8 +81,8 @@ class Processes:
         """For each crop (B, ...) the previous one in the batch of all processes; None if there is only one."""
         if self.world_size == 1:
             return previous_crop(crops)
-        lasts = self.gather(crops[-1:].detach())
-        return torch.cat([lasts[self.rank - 1][None], crops[:-1]])
+        last_crops = self.gather(crops[-1:].detach())
+        return torch.cat([last_crops[self.rank - 1][None], crops[:-1]])
 
     def any(self, condition: bool) -> bool:
         """Whether a condition holds in any process."""

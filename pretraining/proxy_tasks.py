@@ -14,7 +14,7 @@ from torch import Tensor
 from pretraining.configuration import Configuration
 from pretraining.losses.consistency import consistency
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
-from pretraining.losses.inpainting import error_sums, loss_of_sums
+from pretraining.losses.inpainting import error_sums, loss_from_sums
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Outputs
 from pretraining.processes import Processes
@@ -53,7 +53,7 @@ def proxy_tasks(
             name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
             for name, p in outputs.predictions.items()
         }
-        losses["inpainting"] = _mean(loss_of_sums(s, configuration.visible_weight) for s in sums.values())
+        losses["inpainting"] = _mean(loss_from_sums(s, configuration.visible_weight) for s in sums.values())
         health |= _inpainting_health(views, sums, processes)
     if configuration.loss_weight("contrastive"):
         by_vectors = configuration.contrastive_loss == "nt_xent"
@@ -65,8 +65,8 @@ def proxy_tasks(
             for name, features in outputs.features.items()
         )
     if configuration.loss_weight("rotation"):
-        losses["rotation"], of_rotation = _rotation(views, outputs, turnable, processes)
-        health |= of_rotation
+        losses["rotation"], rotation_health = _rotation(views, outputs, turnable, processes)
+        health |= rotation_health
     return Results(losses, health)
 
 
@@ -126,13 +126,13 @@ def _contrast_maps(
         )
     }
     if configuration.loss_weight("cross_modal"):
-        every = processes.gather(registered)
-        if bool(every.any()):
+        all_registered = processes.gather(registered)
+        if bool(all_registered.any()):
             crops = len(registered)
             turns = (views[name].turns[crops:] for name in ("CT", "MR"))
             maps = (outputs.features[name] for name in ("CT", "MR"))
-            differences = _difference(*([m[crops:] for m in of_name] for of_name in maps), *turns)
-            chosen = every.to(differences)
+            differences = _difference(*([m[crops:] for m in stage_maps] for stage_maps in maps), *turns)
+            chosen = all_registered.to(differences)
             losses["cross_modal"] = (processes.gather(differences) * chosen).sum() / chosen.sum()
     return losses
 
@@ -161,9 +161,9 @@ def _inpainting_health(
         # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
         target, visible = view.target.float(), (~view.mask).float()
         fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
-        of_fill = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
-        filled = processes.gather(of_fill[None]).sum(0)
-        mean_errors[name] = filled[0] / filled[1]
+        fill_sums = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
+        total = processes.gather(fill_sums[None]).sum(0)
+        mean_errors[name] = total[0] / total[1]
     return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)
 
 

@@ -12,12 +12,13 @@ from typing import Any
 import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, explain_write_errors, export_encoder, load_checkpoint
 from pretraining.configuration import Configuration
 from pretraining.interruption import Interrupted
 from pretraining.loop import DivergedError, train
-from pretraining.monitoring.report import REPORT, write_facts, write_report
+from pretraining.monitoring.report import CONFIGURATION, REPORT, write_facts, write_report
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.processes import Processes, process_group, was_restarted
 from pretraining.warm_start import load_initial
@@ -95,7 +96,7 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
                 write_report(run.folder, reason)
             raise
         if processes.first:
-            encoder = run.folder / "encoder.pth"
+            encoder = run.folder / ENCODER_FILE
             identity = {"name": volumes.name, "hash": volumes.hash}
             normalisation = volumes.header.get("normalisation", {})
             export_encoder(
@@ -130,7 +131,7 @@ def prepare_folder(run: Run, state: TrainingState | None) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     for temporary in run.folder.rglob("*.tmp*"):
         temporary.unlink(missing_ok=True)
-    with atomic_write(run.folder / "configuration.json") as temporary:
+    with atomic_write(run.folder / CONFIGURATION) as temporary:
         temporary.write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")
 
 

@@ -35,15 +35,15 @@ def device_speed(device: torch.device) -> float:
     volume = torch.randn(1, 32, 32, 32, 32, device=device)
     operations = 2 * 32 * 32 * 27 * 32**3
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
-    best = math.inf
+    shortest = math.inf
     with torch.no_grad(), autocast:
         for _ in range(5):
             _synchronize(device)
             start = time.perf_counter()
             convolution(volume)
             _synchronize(device)
-            best = min(best, time.perf_counter() - start)
-    return operations / best
+            shortest = min(shortest, time.perf_counter() - start)
+    return operations / shortest
 
 
 def expected_seconds(configuration: Configuration, device: torch.device) -> float:

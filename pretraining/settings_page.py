@@ -12,9 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from pretraining.configuration import GROUPS, Configuration, setting_choices
+from pretraining.configuration import Configuration
 from pretraining.options import NAMES
 from pretraining.preset_files import load_preset, preset_names, recipe_names
+from pretraining.settings import GROUPS, Settings, setting_choices
 
 HEAD = """# Settings of pretraining
 
@@ -36,7 +37,7 @@ def _settings(group: str) -> str:
     presets = {name: Configuration.from_dict(load_preset(name)).to_dict() for name in preset_names()}
     rows = [
         (f"`{field.name}`", *(_value(values[field.name]) for values in presets.values()), _explanation(field))
-        for field in fields(Configuration)
+        for field in fields(Settings)
         if field.metadata["group"] == group and field.name not in NAMES
     ]
     return _table(("setting", *presets, "meaning"), rows)

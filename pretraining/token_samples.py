@@ -62,9 +62,9 @@ def sample_tokens(
         foreground = foreground.gather(1, chosen)
     tokens, foreground = processes.gather(tokens.float()), processes.gather(foreground)
     mask = foreground.flatten()
-    of_crops = processes.gather(group.to(tokens.device))
+    crop_groups = processes.gather(group.to(tokens.device))
     return TokenSamples(
-        tokens.flatten(0, 1), mask | (mask.sum() < MIN_FOREGROUND), of_crops.repeat_interleave(tokens.shape[1])
+        tokens.flatten(0, 1), mask | (mask.sum() < MIN_FOREGROUND), crop_groups.repeat_interleave(tokens.shape[1])
     )
 
 

@@ -92,11 +92,11 @@ class LevelSamples:
 
     def regularity(self) -> dict[str, Tensor]:
         """The variance and covariance terms: means over stages and modalities."""
-        every = [samples for level in self.stages() for samples in self.samples[level].values()]
+        all_samples = [samples for level in self.stages() for samples in self.samples[level].values()]
         losses = {}
         for name, loss in (("variance", variance_loss), ("covariance", covariance_loss)):
             if self.configuration.loss_weight(name):
-                losses[name] = torch.stack([loss(samples.tokens, samples.mask) for samples in every]).mean()
+                losses[name] = torch.stack([loss(samples.tokens, samples.mask) for samples in all_samples]).mean()
         return losses
 
     def ranks(self) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def density_health(matches: Mapping[str, DensityMatch]) -> dict[str, Tensor]:
         health[f"divergence_{level}"] = match.divergence / math.log(2)
         if match.floor is not None:
             health[f"floor_{level}"] = match.floor / math.log(2)
-    deployed = matches.get("single_image") or matches.get("paired")
-    if deployed is not None:
-        health |= {"bandwidth": deployed.median_bandwidth, "feature_variance": deployed.feature_variance}
+    deployed_mode = matches.get("single_image") or matches.get("paired")
+    if deployed_mode is not None:
+        health |= {"bandwidth": deployed_mode.median_bandwidth, "feature_variance": deployed_mode.feature_variance}
     return health

@@ -25,7 +25,7 @@ class Views:
 
     Attributes:
         views: by modality, the first views of all crops and then the second views (2B, ...).
-        paired: so many of them, the first ones, have a partner: 0, B or 2B.
+        paired: number of views, counted from the first, that have a partner: 0, B or 2B.
         partners: of these (paired, 1, z, y, x) by modality; None where CT and MR views are each other's partners.
     """
 
@@ -71,17 +71,17 @@ def two_views(
             contrast, rendered = None, None
             if configuration.random_contrast:
                 contrast = draw_contrast(generators)
-                chances = torch.stack([torch.rand((), generator=generator) for generator in generators])
-                rendered = chances < configuration.random_contrast
+                draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
+                rendered = draws < configuration.random_contrast
             view = apply_view(images, geometry[name], intensity, generators, other_crops, contrast, rendered)
             views[name].append(view)
         if number in numbers_paired and _needs_partners(configuration):
-            of_number = {name: both[number] for name, both in views.items()}
-            for name, images in _partners(of_number, registered, configuration, generators).items():
+            current_views = {name: pair[number] for name, pair in views.items()}
+            for name, images in _partners(current_views, registered, configuration, generators).items():
                 partners[name].append(images)
     count = len(numbers_paired) * len(registered)
     joined = {name: torch.cat(images) for name, images in partners.items()} if any(partners.values()) else None
-    return Views({name: _join(both) for name, both in views.items()}, count, joined)
+    return Views({name: _join(pair) for name, pair in views.items()}, count, joined)
 
 
 def _draw_geometry(
@@ -96,11 +96,11 @@ def _draw_geometry(
     z, y, x = next(iter(crops.values())).shape[2:]
     geometry: dict[str, ViewParameters] = {}
     for name in crops:
-        own = draw_view((z, y, x), settings, generators)
+        parameters = draw_view((z, y, x), settings, generators)
         if paired and geometry:
             shared = next(iter(geometry.values()))
-            own = replace(shared, turns=torch.where(registered, shared.turns, own.turns))
-        geometry[name] = replace(own, turns=torch.where(turnable[name], own.turns, 0))
+            parameters = replace(shared, turns=torch.where(registered, shared.turns, parameters.turns))
+        geometry[name] = replace(parameters, turns=torch.where(turnable[name], parameters.turns, 0))
     return geometry
 
 
@@ -117,7 +117,7 @@ def _partners(
     A registered crop of the other modality, or a rendering of the crop itself, shows what is cut out of the crop, if
     masks are complementary. A crop that is not registered is the other modality's view as it is.
     """
-    of_sample = registered.to(next(iter(views.values())).target.device).reshape(-1, 1, 1, 1, 1)
+    is_registered = registered.to(next(iter(views.values())).target.device).reshape(-1, 1, 1, 1, 1)
     partners = {}
     for name, view in views.items():
         other = views[next(domain for domain in DOMAINS if domain != name)]
@@ -126,7 +126,7 @@ def _partners(
         unaligned = other.corrupted
         if configuration.partner == "pseudo_pair":
             unaligned = apply_contrast(view.target, draw_contrast(generators)).masked_fill(mask, 0.0)
-        partners[name] = torch.where(of_sample, aligned, unaligned)
+        partners[name] = torch.where(is_registered, aligned, unaligned)
     return partners
 
 

@@ -172,7 +172,7 @@ def apply_view(
         generators: of the noise, one per sample.
         other_crops: returns another crop of the batch for each crop, or None if there is no other.
         contrast: random contrasts to render crops in, from :func:`draw_contrast`.
-        rendered: which crops to render so, bool (B,); none when None.
+        rendered: which crops to render in their contrast, bool (B,); none when None.
     """
     device = images.device
     turned = torch.stack(

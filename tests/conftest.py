@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-# Set before torch and nnunetv2 are imported, which read these once.
+# Set before torch and nnunetv2 are imported, which read these once; commands that tests start inherit them.
 # Two cores whose idle threads spin slow each other down many times over; sleeping costs nothing here.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# pytest-xdist runs one worker per core (pyproject.toml): further threads of a worker would only wait for each other.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # nnU-Net would start eight processes for every validation and prediction.
 os.environ.setdefault("nnUNet_def_n_proc", "1")
 

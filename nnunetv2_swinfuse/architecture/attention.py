@@ -2,7 +2,7 @@
 
 Differs from MONAI's Swin UNETR, whose weights it can carry, in that no tensor depends on the size of the map, and that
 the relative position bias of a window clamped to a small map is looked up at the true offsets, unless MONAI's lookup is
-asked for.
+requested.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def relative_position_index(
         window: the window in use (z, y, x), along no axis larger than `table_window`.
         table_window: the window of the table; the table has prod(2 * table_window - 1) rows.
         device: of the result.
-        as_monai: look a clamped window up as MONAI does, for weights that were trained so: its tokens, numbered with z
+        as_monai: look up a clamped window as MONAI does, for weights trained that way: its tokens, numbered with z
             running fastest, are treated as the first ones of the unclamped window.
 
     Returns:
@@ -78,7 +78,7 @@ class WindowAttention(nn.Module):
         layout = window_layout(x.shape[0], shape, window, shift, x.device)
         index = relative_position_index(window, self.window_size, x.device, self.monai_clamped_bias)
         bias = self.relative_position_bias[index].permute(2, 0, 1)
-        # Padded tokens take part, as in Swin UNETR: masking them would part with every published checkpoint.
+        # Padded tokens take part, as in Swin UNETR: masking them would be incompatible with every published checkpoint.
         qkv = self.qkv(layout.to_windows(x)).unflatten(-1, (3, self.num_heads, -1))
         attended = biased_attention(qkv, bias, layout.groups).flatten(2)
         return layout.from_windows(self.proj(attended), tuple(x.shape[:4]))

@@ -49,16 +49,16 @@ def _attend(qkv: Tensor, bias: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     results = []
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
     for windows, masked in _masked(bias, groups):
-        mine = (part[windows] for part in (query, key, value))
-        results.append(F.scaled_dot_product_attention(*mine, attn_mask=masked[None]).transpose(1, 2))
+        operands = (part[windows] for part in (query, key, value))
+        results.append(F.scaled_dot_product_attention(*operands, attn_mask=masked[None]).transpose(1, 2))
     # ONNX export decomposes attention into operations that leave another memory layout than the fused kernel's, and
     # fails at the next view of its output unless that was copied.
-    one = len(results) == 1 and not torch.compiler.is_compiling()
-    return results[0] if one else torch.cat(results)
+    single_group = len(results) == 1 and not torch.compiler.is_compiling()
+    return results[0] if single_group else torch.cat(results)
 
 
 def _masked(bias: Tensor, groups: Sequence[WindowGroup]) -> Iterator[tuple[slice, Tensor]]:
-    """The windows of each group and the bias with -inf where its mask says so."""
+    """The windows of each group, and the bias with -inf where attention is masked."""
     first = 0
     for group in groups:
         masked = bias if group.separated is None else bias.masked_fill(group.separated, float("-inf"))

@@ -38,7 +38,7 @@ def token_spacing(spacing: Sequence[float] | None, stride: Triple) -> Spacing:
 
 @lru_cache(maxsize=1024)
 def choose_grid(shape: Triple, spacing: Spacing, max_cells: float) -> Triple:
-    """The finest grid of at most so many cells, with edges as equal in mm as whole numbers of cells allow.
+    """The finest grid of at most `max_cells` cells, with edges as equal in mm as whole numbers of cells allow.
 
     Args:
         shape: size of the map in tokens (z, y, x).
@@ -65,15 +65,15 @@ def choose_grid(shape: Triple, spacing: Spacing, max_cells: float) -> Triple:
     low, high = 0, len(edges)  # in the interval after edges[high - 1] every axis has one cell
     while low < high:
         middle = (low + high) // 2
-        above = edges[middle + 1] if middle + 1 < len(edges) else 2 * edges[middle]
-        if math.prod(grid(math.sqrt(edges[middle] * above))) <= max_cells:
+        next_edge = edges[middle + 1] if middle + 1 < len(edges) else 2 * edges[middle]
+        if math.prod(grid(math.sqrt(edges[middle] * next_edge))) <= max_cells:
             high = middle
         else:
             low = middle + 1
     if low >= len(edges):
         return 1, 1, 1
-    above = edges[low + 1] if low + 1 < len(edges) else 2 * edges[low]
-    return grid(math.sqrt(edges[low] * above))
+    next_edge = edges[low + 1] if low + 1 < len(edges) else 2 * edges[low]
+    return grid(math.sqrt(edges[low] * next_edge))
 
 
 def pooling_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
@@ -90,8 +90,8 @@ def pooling_matrix(size: int, cells: int, device: torch.device | None = None) ->
     Returns:
         float32 (cells, size); each row sums to 1.
     """
-    places = (_centres(size, device) * (cells / size) - 0.5).clamp(0, cells - 1)
-    weights = _hats(places, cells).T
+    positions = (_centres(size, device) * (cells / size) - 0.5).clamp(0, cells - 1)
+    weights = _hat_functions(positions, cells).T
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -113,16 +113,16 @@ def interpolation_matrix(size: int, cells: int, device: torch.device | None = No
     means = pooling_matrix(size, cells, device) @ tokens
     # The mean positions are not equidistant: the sum of the clamped steps is a token's position counted in cells.
     steps = (tokens[:, None] - means[:-1]) / (means[1:] - means[:-1])
-    return _hats(steps.clamp(0, 1).sum(1), cells)
+    return _hat_functions(steps.clamp(0, 1).sum(1), cells)
 
 
 def _centres(size: int, device: torch.device | None) -> Tensor:
     return torch.arange(size, device=device, dtype=torch.float32) + 0.5
 
 
-def _hats(places: Tensor, cells: int) -> Tensor:
-    """Weights (places, cells) of the two nearest cells; places are counted in cells from the first one."""
-    return (1 - (places[:, None] - torch.arange(cells, device=places.device)).abs()).clamp_min(0)
+def _hat_functions(positions: Tensor, cells: int) -> Tensor:
+    """Weights (positions, cells) of the two nearest cells; positions are counted in cells from the first one."""
+    return (1 - (positions[:, None] - torch.arange(cells, device=positions.device)).abs()).clamp_min(0)
 
 
 def resample(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:

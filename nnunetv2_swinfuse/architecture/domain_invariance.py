@@ -42,7 +42,7 @@ class DomainInvarianceSettings:
 
     Attributes:
         layers: attention layers of each block (the paper's 4).
-        max_cells: cells attended over at most; larger maps are pooled.
+        max_cells: largest number of cells in attention; larger maps are pooled.
         mlp_ratio: hidden channels of the feed-forward networks, relative to the embedding's.
     """
 
@@ -104,7 +104,7 @@ class CoAttentionLayer(nn.Module):
     def forward(
         self, tokens: Tensor, context: Tensor, positions: Tensor | None, need_weights: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the new tokens (B, tokens, C) and, if asked for, attention weights (B, heads, tokens, context)."""
+        """Returns the new tokens (B, tokens, C) and, if requested, attention weights (B, heads, tokens, context)."""
         query_input, context = self.norm_query(tokens), self.norm_context(context)
         key_input = context
         if positions is not None:
@@ -137,7 +137,7 @@ class CoAttentionBlock(nn.Module):
     def forward(
         self, tokens: Tensor, context: Tensor, positions: Tensor | None, need_weights: bool = False
     ) -> tuple[Tensor, list[Tensor]]:
-        """Returns the new tokens (B, tokens, C) and each layer's attention weights, an empty list unless asked for."""
+        """Returns the new tokens (B, tokens, C) and each layer's attention weights, an empty list unless requested."""
         all_weights = []
         for layer in self.layers:
             tokens, weights = layer(tokens, context, positions, need_weights)
@@ -153,7 +153,7 @@ class Fused(NamedTuple):
         ct, mr: the maps (B, C, z, y, x), each with the interpolated output of its block added.
         ct_tokens, mr_tokens: outputs of the two blocks (B, tokens, C), the samples for density matching.
         grid: cells per axis (z, y, x), one token each; its product is the number of tokens.
-        ct_weights, mr_weights: attention weights of each layer, empty unless asked for.
+        ct_weights, mr_weights: attention weights of each layer, empty unless requested.
     """
 
     ct: Tensor
@@ -267,7 +267,7 @@ class DomainInvariance(nn.Module):
         )
 
     def grid(self, shape: Triple) -> Triple:
-        """Cells per axis (z, y, x) for a map of so many tokens (z, y, x)."""
+        """Cells per axis (z, y, x) for a map of `shape` tokens (z, y, x)."""
         cells = float(self.settings.max_cells)
         if self.operations is not None:
             layers, ratio = self.settings.layers, self.settings.mlp_ratio

@@ -32,7 +32,7 @@ SWIN_ONLY = ("window_size", "mlp_ratio", "monai_legacy_merging", "monai_clamped_
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """Sizes of the encoder, independent of patch size, strides and input channels; JSON-able.
+    """Sizes of the encoder, independent of patch size, strides and input channels; JSON-serialisable.
 
     The defaults are those of SwinFUSE and Swin UNETR. With the backbone `resenc` the settings of Swin blocks
     (`window_size`, `mlp_ratio`, `monai_...`) mean nothing and are set to their defaults.
@@ -47,9 +47,9 @@ class EncoderSettings:
         mlp_ratio: hidden channels of the feed-forward networks, relative to their input's.
         domain_invariance: sizes of the module, also accepted as a dictionary; None for an encoder without it.
         monai_legacy_merging: patch merging joins the sub-grids that MONAI joined before version 1.5, two of them twice
-            and two never. For weights trained so, which give wrong features otherwise.
+            and two never. For weights trained that way, which give wrong features otherwise.
         monai_clamped_bias: windows clamped to small maps look up their bias as MONAI's do, at wrong offsets. For
-            weights trained so.
+            weights trained that way.
         backbone: `swin`, or `resenc`, nnU-Net's residual encoder.
     """
 
@@ -112,7 +112,7 @@ class EncoderSettings:
         return plan_topology(strides, len(self.depths))
 
     def stage_depths(self, stages: int) -> tuple[int, ...]:
-        """Blocks of each of so many stages of a residual encoder."""
+        """Blocks of each stage of a residual encoder with this number of stages."""
         return (*self.depths, *[self.depths[-1]] * (stages - len(self.depths)))[:stages]
 
 
@@ -190,8 +190,8 @@ class DomainInvariantEncoder(nn.Module):
         if self.domain_invariance is not None:
             fused = self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
         else:
-            (of_ct, grid), (of_mr, _) = self.tokens(ct), self.tokens(mr)
-            fused = Fused(ct, mr, of_ct, of_mr, grid, [], [])
+            (ct_tokens, grid), (mr_tokens, _) = self.tokens(ct), self.tokens(mr)
+            fused = Fused(ct, mr, ct_tokens, mr_tokens, grid, [], [])
         if fusion == "mean":
             mean = (fused.ct + fused.mr) / 2
             return fused._replace(ct=mean, mr=mean)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import build_backbone
-from nnunetv2_swinfuse.architecture.tensor_names import PRETRAINED
+from nnunetv2_swinfuse.architecture.tensor_names import ENCODER, PATCH_EMBEDDING, PRETRAINED
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
 from nnunetv2_swinfuse.errors import UPGRADE
@@ -28,8 +28,10 @@ from nnunetv2_swinfuse.errors import UPGRADE
 FORMAT = "swinfuse-encoder"
 # 2: the Domain Invariance Module's cells and positions share one geometry; the weights' digest.
 FORMAT_VERSION = 2
+# In the folder of a run.
+ENCODER_FILE = "encoder.pth"
 # Where, below nnUNet_results, pretraining publishes its encoder and fine-tuning looks for one.
-PUBLISHED = Path("swinfuse") / "encoder.pth"
+PUBLISHED = Path("swinfuse") / ENCODER_FILE
 # Keys of the file that are no `details`.
 KEYS = frozenset(
     {
@@ -235,8 +237,8 @@ def check_architecture(
         raise ValueError(f"settings ask for {blocks} blocks and {layers} layers, found {len(weights)} tensors in all")
     with torch.device("meta"):
         patches, encoder = build_backbone(settings, topology, input_channels)
-    shapes = {f"patch_embed.{name}": tuple(tensor.shape) for name, tensor in patches.state_dict().items()}
-    shapes |= {f"encoder.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    shapes = {f"{PATCH_EMBEDDING}{name}": tuple(tensor.shape) for name, tensor in patches.state_dict().items()}
+    shapes |= {f"{ENCODER}{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     differing = [
         f"{name}: {f'shape {tuple(weights[name].shape)}' if name in weights else 'missing'}, expected shape {shape}"
         for name, shape in shapes.items()

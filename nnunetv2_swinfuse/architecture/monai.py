@@ -22,7 +22,14 @@ from nnunetv2_swinfuse.architecture.encoder_file import (
     check_architecture,
     check_tensors,
 )
-from nnunetv2_swinfuse.architecture.tensor_names import MERGING, PATCH_BIAS, PATCH_WEIGHT, stage_of, stage_prefix
+from nnunetv2_swinfuse.architecture.tensor_names import (
+    MERGING,
+    PATCH_BIAS,
+    PATCH_WEIGHT,
+    block_of,
+    stage_of,
+    stage_prefix,
+)
 from nnunetv2_swinfuse.architecture.topology import Triple
 
 Merging = Literal["legacy", "merging", "mergingv2"]
@@ -91,10 +98,10 @@ def encoder_from_monai(content: Mapping[str, Any], reading: MonaiReading, path: 
         inner = name.removeprefix(prefix)
         if inner.endswith("relative_position_index"):
             continue
-        ours = _our_name(inner)
-        if ours is not None and ours not in weights:
-            weights[ours] = tensor
-        elif ours is not None or re.match(r"(layers\d|patch_embed\.|norm\.)", inner):
+        our_name = _our_name(inner)
+        if our_name is not None and our_name not in weights:
+            weights[our_name] = tensor
+        elif our_name is not None or re.match(r"(layers\d|patch_embed\.|norm\.)", inner):
             foreign.append(name)
         else:
             left_out.append(inner)
@@ -176,10 +183,10 @@ def _our_name(name: str) -> str | None:
     match = re.fullmatch(r"layers(\d+)\.0\.(.+)", name)
     if match is None:
         return None
-    stage, rest = stage_prefix(int(match[1]) - 1), match[2]
-    if rest in ("downsample.norm.weight", "downsample.norm.bias", "downsample.reduction.weight"):
-        return stage + rest.replace("downsample", "merging")
-    block = re.fullmatch(r"(blocks\.\d+\.)(.+)", rest)
+    stage, suffix = stage_prefix(int(match[1]) - 1), match[2]
+    if suffix in ("downsample.norm.weight", "downsample.norm.bias", "downsample.reduction.weight"):
+        return stage + suffix.replace("downsample", "merging")
+    block = re.fullmatch(r"(blocks\.\d+\.)(.+)", suffix)
     if block is None:
         return None
     if block[2] == _BIAS_TABLE:
@@ -197,12 +204,12 @@ def _turn(name: str, tensor: Tensor, reading: MonaiReading) -> Tensor:
         return tensor.reshape(side, side, side, -1).permute(2, 1, 0, 3).reshape(tensor.shape).contiguous()
     if MERGING in name and reading.merging != "legacy":  # legacy networks join the same sub-grids here as there
         subgrids = tensor.unflatten(-1, (8, -1))
-        source = [_place_in_monai(x, y, z, reading.merging) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
+        source = [_subgrid_index(x, y, z, reading.merging) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
         return subgrids[..., source, :].flatten(-2).contiguous()
     return tensor.clone()
 
 
-def _place_in_monai(x: int, y: int, z: int, merging: Merging) -> int:
+def _subgrid_index(x: int, y: int, z: int, merging: Merging) -> int:
     return _MERGING_SUBGRIDS.index((x, y, z)) if merging == "merging" else 4 * x + 2 * y + z
 
 
@@ -213,9 +220,9 @@ def _read_settings(weights: Mapping[str, Tensor], reading: MonaiReading) -> Enco
         raise ValueError(f"patch size {kernel}, expected (2, 2, 2)")
     blocks: dict[int, set[str]] = {}
     for name in weights:
-        stage = stage_of(name)
-        if stage is not None and ".blocks." in name:
-            blocks.setdefault(stage, set()).add(name.split(".blocks.")[1].split(".")[0])
+        stage, block = stage_of(name), block_of(name)
+        if stage is not None and block is not None:
+            blocks.setdefault(stage, set()).add(block)
     stages = sorted(blocks)
     tables = [weights[f"{stage_prefix(stage)}blocks.0.attention.relative_position_bias"] for stage in stages]
     expand = weights[f"{stage_prefix(0)}blocks.0.mlp.expand.weight"]

@@ -17,9 +17,9 @@ STRIDED = ".blocks.0.conv1.conv.weight"
 def name_in_network(name: str, known: Collection[str]) -> str:
     """The name of a tensor in the network: a shortcut's projection follows pooling only in stages with a stride."""
     if name not in known:
-        for ours, theirs in ((".skip.1.", ".skip.0."), (".skip.0.", ".skip.1.")):
-            if ours in name and name.replace(ours, theirs) in known:
-                return name.replace(ours, theirs)
+        for old, new in ((".skip.1.", ".skip.0."), (".skip.0.", ".skip.1.")):
+            if old in name and name.replace(old, new) in known:
+                return name.replace(old, new)
     return name
 
 

@@ -18,10 +18,10 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unk
 
 
 class ResEncFUSEUNet(nn.Module):
-    """A U-Net on the residual encoder; all keyword arguments are JSON-able and are stored in plans.json.
+    """A U-Net on the residual encoder; all keyword arguments are JSON-serialisable and stored in plans.json.
 
     Without the module it is dynamic-network-architectures' `ResidualEncoderUNet`: the encoder's features are the skips.
-    `patch_embed` (the stem) and `encoder` are what pretraining gives; `decoder` starts afresh.
+    `patch_embed` (the stem) and `encoder` are pretrained; `decoder` starts from random weights.
 
     Args:
         input_channels: image channels, a cascade's one-hot channels included.

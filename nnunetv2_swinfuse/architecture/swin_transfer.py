@@ -73,7 +73,7 @@ def _with_constant(reduction: Tensor, constant: Tensor, shift: Tensor) -> tuple[
 
     Solving `reduction @ x = constant` for the norm's shift would give values tens of times the pretrained ones where
     there are as many inputs as outputs, and no solution where there are fewer. But the mean over the channels of a
-    normalised token is zero: a number added to a whole row of the reduction does not change what it makes of them, and
+    normalised token is zero: a number added to a whole row of the reduction does not change its output for them, and
     with a shift that is the same for all channels it gives any constant.
 
     Args:

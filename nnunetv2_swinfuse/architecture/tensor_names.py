@@ -12,6 +12,7 @@ PRETRAINED = (PATCH_EMBEDDING, ENCODER)
 DOMAIN_INVARIANCE = "encoder.domain_invariance."
 STAGES = "encoder.stages."
 MERGING = ".merging."
+BLOCKS = ".blocks."
 # What sees the image: the only tensors whose shape depends on its channels. Swin's, then the residual encoder's.
 PATCH_WEIGHT = "patch_embed.proj.weight"
 PATCH_BIAS = "patch_embed.proj.bias"
@@ -43,6 +44,12 @@ def stage_of(name: str) -> int | None:
     """The encoder stage that a tensor belongs to, counted from 0; None for a tensor of no stage."""
     stage = name.removeprefix(STAGES).split(".")[0]
     return int(stage) if name.startswith(STAGES) and stage.isdecimal() else None
+
+
+def block_of(name: str) -> str | None:
+    """The number, as text, of the block of its stage that a tensor belongs to; None for a tensor of no block."""
+    _, separator, block = name.partition(BLOCKS)
+    return block.split(".")[0] if separator else None
 
 
 def part_of(name: str) -> str:

@@ -23,7 +23,7 @@ Triple = tuple[int, int, int]
 
 
 def triple(values: Sequence[int]) -> Triple:
-    """Three whole numbers (z, y, x), from a list of JSON say; ValueError for more or fewer."""
+    """Three whole numbers (z, y, x), for example from a JSON list; ValueError for more or fewer."""
     z, y, x = values
     return int(z), int(y), int(x)
 
@@ -57,7 +57,7 @@ def plan_topology(strides: Sequence[Sequence[int]], swin_stages: int) -> Topolog
 
     Args:
         strides: the plan's `strides`, one (z, y, x) per stage; stage 0 has stride 1.
-        swin_stages: how many Swin stages the encoder has at most (the number of its depths).
+        swin_stages: largest number of Swin stages of the encoder (the number of its depths).
 
     Raises:
         ValueError: naming the field of the plan, when the strides are not those of a 3d plan of two stages or more.
@@ -132,7 +132,7 @@ def stage_kernels(kernel_sizes: Sequence[Sequence[int]] | None, stages: int) -> 
     """The convolution kernel of each stage (z, y, x); 3 x 3 x 3 where the plan names none.
 
     Raises:
-        ValueError: when the plan's kernels are not of so many stages.
+        ValueError: when the plan lists kernels for another number of stages.
     """
     if kernel_sizes is None:
         return [(3, 3, 3)] * stages

@@ -45,7 +45,7 @@ class TransferReport:
 
     Attributes:
         matched: copied as they are.
-        adapted: copied after a change, with the change in words.
+        adapted: copied after a change, with its description.
         fresh: tensors of the network that keep their random initialisation.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
         network_parameters: of the whole network.
@@ -86,7 +86,7 @@ class TransferReport:
             f"  {len(self.matched)} tensors matched, {len(self.adapted)} adapted, {len(self.fresh)} fresh, "
             f"{len(self.unused)} unused",
         ]
-        lines += [f"  adapted {name}: {how}" for name, how in self.adapted.items()]
+        lines += [f"  adapted {name}: {change}" for name, change in self.adapted.items()]
         lines += [f"  {kind}: {_parts(names)}" for kind, names in (("fresh", self.fresh), ("unused", self.unused))
                   if names]  # fmt: skip
         return "\n".join(lines)
@@ -146,30 +146,15 @@ def transfer_encoder(
     for name, weight in weights.items():
         if name not in target:
             continue
-        adapted, steps = weight, []
-        if name in (PATCH_WEIGHT, STEM_WEIGHT):
-            channels = target[name].shape[1]
-            adapted, how = _adapt_channels(weight, channels, channels if image_channels is None else image_channels)
-            steps.append(how)
-        if name == PATCH_WEIGHT:
-            adapted, how = adapt_patch(adapted, network.topology.patch_stride)
-            steps.append(how)
-        elif MERGING in name:
+        if MERGING in name:
             old, new = (side[stage_of(name) or 0] for side in strides)
-            if old != new:
-                if name not in adapted_merging:
-                    adapted_merging |= adapt_merging(weights, name, old, new, encoder.settings.monai_legacy_merging)
-                adapted = adapted_merging[name]
-                steps.append(f"stride {old} to {new}")
-        elif weight.ndim == 5:
-            adapted, how = adapt_kernel(adapted, tuple(target[name].shape[2:]))
-            steps += [how, stride_change(name, *strides)]
+            if old != new and name not in adapted_merging:
+                adapted_merging |= adapt_merging(weights, name, old, new, encoder.settings.monai_legacy_merging)
+            adapted, change = adapted_merging.get(name, weight), f"stride {old} to {new}" if old != new else ""
+        else:
+            adapted, change = _adapt(name, weight, target[name], network, strides, image_channels)
         if adapted.shape != target[name].shape:
-            changed = (
-                ""
-                if adapted.shape == weight.shape
-                else f", {tuple(adapted.shape)} after {', '.join(filter(None, steps))}"
-            )
+            changed = "" if adapted.shape == weight.shape else f", {tuple(adapted.shape)} after {change}"
             raise TransferError(
                 f"{name}: shape {tuple(weight.shape)} in {source}{changed}, {tuple(target[name].shape)} in the "
                 "network; both must be built with the same encoder settings"
@@ -177,14 +162,45 @@ def transfer_encoder(
         filled[name] = adapted
         report.used_parameters += weight.numel()
         report.pretrained_parameters += adapted.numel()
-        if any(steps):
-            report.adapted[name] = ", ".join(filter(None, steps))
+        if change:
+            report.adapted[name] = change
         else:
             report.matched.append(name)
     with torch.no_grad():
         for name, tensor in filled.items():
             target[name].copy_(tensor)
     return report
+
+
+def _adapt(
+    name: str,
+    weight: Tensor,
+    target: Tensor,
+    network: Target,
+    strides: tuple[tuple[Triple, ...], tuple[Triple, ...]],
+    image_channels: int | None,
+) -> tuple[Tensor, str]:
+    """A tensor of the encoder, other than of patch merging, for its place in the network; also says what changed.
+
+    Args:
+        name, weight: of the encoder.
+        target: the network's parameter of this name.
+        network: the network.
+        strides: of the stages of the encoder and of the network.
+        image_channels: see :func:`transfer_encoder`.
+    """
+    changes: list[str] = []
+    if name in (PATCH_WEIGHT, STEM_WEIGHT):
+        channels = target.shape[1]
+        weight, change = _adapt_channels(weight, channels, channels if image_channels is None else image_channels)
+        changes.append(change)
+    if name == PATCH_WEIGHT:
+        weight, change = adapt_patch(weight, network.topology.patch_stride)
+        changes.append(change)
+    elif weight.ndim == 5:
+        weight, change = adapt_kernel(weight, tuple(target.shape[2:]))
+        changes += [change, stride_change(name, *strides)]
+    return weight, ", ".join(filter(None, changes))
 
 
 def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str] = frozenset()) -> None:
@@ -198,15 +214,15 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
     Raises:
         TransferError: listing what differs.
     """
-    ours, theirs = settings.to_dict(), encoder.settings.to_dict()
-    names = ["backbone"] if ours["backbone"] != theirs["backbone"] else list(ours)
+    network_values, encoder_values = settings.to_dict(), encoder.settings.to_dict()
+    names = ["backbone"] if network_values["backbone"] != encoder_values["backbone"] else list(network_values)
     differing = {
-        name: (theirs[name], ours[name])
+        name: (encoder_values[name], network_values[name])
         for name in names
-        if name not in ignored and _comparable(ours[name]) != _comparable(theirs[name])
+        if name not in ignored and _comparable(network_values[name]) != _comparable(encoder_values[name])
     }
-    pretrained = _of_pretrained_stages(encoder.settings, encoder, settings)
-    for name, value in _of_pretrained_stages(settings, encoder, encoder.settings).items():
+    pretrained = _settings_of_common_stages(encoder.settings, encoder, settings)
+    for name, value in _settings_of_common_stages(settings, encoder, encoder.settings).items():
         if value == pretrained.get(name):
             differing.pop(name, None)
     if differing:
@@ -217,12 +233,14 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
         )
 
 
-def _of_pretrained_stages(one: EncoderSettings, encoder: Encoder, other: EncoderSettings) -> dict[str, object]:
+def _settings_of_common_stages(
+    settings: EncoderSettings, encoder: Encoder, other: EncoderSettings
+) -> dict[str, object]:
     """Settings that list a value for each stage, cut to the stages that the encoder and a network may both have."""
-    if one.backbone == "resenc":
-        return {"depths": one.stage_depths(len(encoder.strides))}
-    common = min(len(one.depths), len(other.depths))
-    return {"depths": one.depths[:common], "num_heads": one.num_heads[:common]}
+    if settings.backbone == "resenc":
+        return {"depths": settings.stage_depths(len(encoder.strides))}
+    common = min(len(settings.depths), len(other.depths))
+    return {"depths": settings.depths[:common], "num_heads": settings.num_heads[:common]}
 
 
 def _comparable(value: object) -> object:
@@ -262,11 +280,11 @@ def _adapt_channels(weight: Tensor, channels: int, image_channels: int) -> tuple
     if channels == pretrained and image_channels == channels:
         return weight, ""
     mean = weight.mean(1, keepdim=True) * (pretrained / image_channels)
-    further = mean.new_zeros(weight.shape[0], channels - image_channels, *weight.shape[2:])
-    how = f"{pretrained} to {image_channels} image channels"
+    zeros = mean.new_zeros(weight.shape[0], channels - image_channels, *weight.shape[2:])
+    change = f"{pretrained} to {image_channels} image channels"
     if channels > image_channels:
-        how += f", {channels - image_channels} further channels zero"
-    return torch.cat([mean.expand(-1, image_channels, -1, -1, -1), further], dim=1), how
+        change += f", {channels - image_channels} further channels zero"
+    return torch.cat([mean.expand(-1, image_channels, -1, -1, -1), zeros], dim=1), change
 
 
 def _parts(names: list[str]) -> str:

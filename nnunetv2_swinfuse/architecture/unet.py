@@ -20,13 +20,13 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unk
 
 
 class SwinFUSEUNet(nn.Module):
-    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-able and are stored in plans.json.
+    """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-serialisable and stored in plans.json.
 
     Stage 0 is convolved at full resolution, stage 1 is the patch embedding and the Domain Invariance Module, stages 2
     and on are Swin stages, and those beyond the Swin encoder strided convolutions. A convolution adapts each stage's
     features to its skip, and dynamic-network-architectures' `UNetDecoder` turns the skips into a segmentation.
 
-    `patch_embed` and `encoder` are what pretraining gives; `stem`, `skips`, `bottleneck` and `decoder` start afresh.
+    `patch_embed` and `encoder` are pretrained; `stem`, `skips`, `bottleneck` and `decoder` start from random weights.
 
     Args:
         input_channels: image channels, a cascade's one-hot channels included.

@@ -8,14 +8,14 @@ from torch import nn
 
 
 def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay is for it: norms, biases and relative position biases do not decay."""
+    """Whether weight decay applies to a parameter: not to norms, biases and relative position biases."""
     return parameter.ndim > 1 and not name.endswith("relative_position_bias")
 
 
 def weight_decay_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for AdamW: what decays, then what does not."""
+    """Groups for AdamW: parameters with weight decay, then those without."""
     decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        (decayed if decays(name, parameter) else kept).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        (decayed if decays(name, parameter) else undecayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]

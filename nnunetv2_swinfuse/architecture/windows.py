@@ -88,8 +88,8 @@ def _window_layout(
     # Along a shifted axis the last window holds tokens from both ends of the map.
     parts: list[list[tuple[slice, bool]]] = []
     for count, step in zip(counts, shift, strict=True):
-        both = [(slice(0, count - 1), False), (slice(count - 1, count), True)]
-        parts.append(both if step else [(slice(None), False)])
+        inner_and_last = [(slice(0, count - 1), False), (slice(count - 1, count), True)]
+        parts.append(inner_and_last if step else [(slice(None), False)])
     groups, order = [], []
     for (z, last_z), (y, last_y), (x, last_x) in itertools.product(*parts):
         members = windows[:, z, y, x].reshape(-1)
@@ -97,10 +97,10 @@ def _window_layout(
         separated = separated_pairs(window, shift, last, device) if any(last) else None
         order.append(members)
         groups.append(WindowGroup(members.numel() // math.prod(window), separated))
-    place = torch.empty_like(rolled).reshape(-1)
-    place[torch.cat(order)] = torch.arange(place.numel(), device=device)
-    place = place.reshape(batch, *padded)[:, : shape[0], : shape[1], : shape[2]].reshape(-1)
-    return WindowLayout(place, tuple(groups), math.prod(window))
+    position = torch.empty_like(rolled).reshape(-1)
+    position[torch.cat(order)] = torch.arange(position.numel(), device=device)
+    position = position.reshape(batch, *padded)[:, : shape[0], : shape[1], : shape[2]].reshape(-1)
+    return WindowLayout(position, tuple(groups), math.prod(window))
 
 
 @functools.lru_cache(maxsize=64)

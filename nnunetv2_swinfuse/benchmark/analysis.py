@@ -71,7 +71,7 @@ class Analysis:
 
     @property
     def sentences(self) -> list[str]:
-        """The verdicts in words."""
+        """The verdicts as sentences."""
         return [sentence(comparison) for comparison in self.comparisons[PRIMARY]]
 
     def to_dict(self) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
 
     Args:
         experiment, workspace, cells: what and where.
-        command: that goes on with the experiment, for cells that are not finished.
+        command: that resumes the experiment, for cells that are not finished.
 
     Raises:
         BenchmarkError: when the kept table does not hold what the splits say.

@@ -70,7 +70,7 @@ SWINFUSE = "nnUNetTrainerSwinFUSE"
 
 
 def takes_weights(trainer: str) -> bool:
-    """Whether a trainer takes the weights of an encoder; the twin from scratch takes only its sizes."""
+    """Whether a trainer takes the weights of an encoder; the trainer from scratch takes only its sizes."""
     return "Scratch" not in trainer
 
 
@@ -82,7 +82,7 @@ ARMS: dict[str, Arm] = {
         Arm("resenc_l", planner="nnUNetPlannerResEncL"),
         Arm("swin_unetr", trainer="nnUNetTrainerSwinUNETR"),
         Arm("swinfuse", SWINFUSE, recipe="swinfuse"),
-        # Sizes of the network come from the encoder: the only arm that differs from `swinfuse` in its start alone.
+        # The network has the sizes of the encoder that `swinfuse` starts from.
         Arm("scratch", f"{SWINFUSE}Scratch", recipe="swinfuse"),
         Arm("frozen", f"{SWINFUSE}Frozen", recipe="swinfuse"),
         Arm("ct", SWINFUSE, recipe="ct"),

@@ -192,7 +192,7 @@ class CellRun:
 
         Args:
             plans: that the cell was trained with.
-            seconds: that training and validation took, over all sittings.
+            seconds: that training and validation took, over all sessions.
         """
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
@@ -281,7 +281,7 @@ def learning_curve(checkpoint: Path) -> dict[str, list[float]]:
 
 
 def installed(package: str) -> str:
-    """The version of a package, in words where it is not installed."""
+    """The version of a package, or that it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:

@@ -42,7 +42,7 @@ class Workspace:
     """Folders of an experiment.
 
     Attributes:
-        root: holds everything that can be made again: preprocessed data, encoders, models.
+        root: holds everything that can be created again: preprocessed data, encoders, models.
         results: what is kept and may be committed: the per-case table, what each cell was, the splits.
     """
 
@@ -61,7 +61,7 @@ class Workspace:
         return self.root / "cells" / cell.name
 
     def state(self, cell: Cell, kept: Mapping[str, Any]) -> State:
-        """`kept` are the results of earlier sittings, by the cell's name."""
+        """`kept` are the results of earlier sessions, by the cell's name."""
         folder = self.cell(cell)
         if cell.name in kept or (folder / RESULT).is_file():
             return "done"
@@ -93,7 +93,7 @@ def measured_seconds(cells: Sequence[Cell], results: Mapping[str, Mapping[str, A
 
 
 def read_results(workspace: Workspace, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """The records of finished cells, by name, from earlier sittings and from the cells' folders."""
+    """The records of finished cells, by name, from earlier sessions and from the cells' folders."""
     from nnunetv2_swinfuse.benchmark.table import read_kept
 
     results = dict(read_kept(workspace.results))

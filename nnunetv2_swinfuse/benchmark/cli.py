@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
 
 EXPERIMENT = "experiment.json"
-# These fields may change between sittings: they select and compare cells, but do not change what a cell trains.
+# These fields may change between sessions: they select and compare cells, but do not change what a cell trains.
 FREE = {
     "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "baseline", "alpha", "transductive"
 }  # fmt: skip
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with errors_without_traceback("swinfuse_benchmark"):
             raise SystemExit(run(options))
     except KeyboardInterrupt:
-        print("swinfuse_benchmark: interrupted; the same command goes on.", file=sys.stderr)
+        print("swinfuse_benchmark: interrupted; run the same command again to resume.", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         outcome = runner.run(cells, options.minutes)
         failed = len(outcome.failed)
         if outcome.left:
-            print(f"{len(outcome.left)} cells are left for the next sitting; the same command goes on.")
+            print(f"{len(outcome.left)} cells are left; run the same command again to resume.")
         if options.cell:
             return int(bool(failed))
     from nnunetv2_swinfuse.benchmark.report import write_report
@@ -98,7 +98,7 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
         now = experiment.to_dict()
         changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
         if "pretraining" in changed and _same_but_budget(before, now) and not _pretrained_cells(workspace):
-            # The twin from scratch takes only the encoder's sizes.
+            # The arm `scratch` takes only the encoder's sizes.
             changed.remove("pretraining")
         arms = {arm["name"]: arm for arm in before["arms"]}
         changed += [f"arm {arm['name']}" for arm in now["arms"] if arms.get(arm["name"], arm) != arm]

@@ -58,7 +58,7 @@ def reasons_against(
         first, second: the cells of either arm, in the same order of seeds and folds.
         results: what is known of finished cells, by name.
         experiment: says whether pretraining may have seen test cases.
-        command: that goes on with the experiment.
+        command: that resumes the experiment.
     """
     unfinished = [cell.name for cell in (*first, *second) if cell.name not in results]
     if unfinished:

@@ -202,7 +202,7 @@ def mean_ranks(score: Scores, draws: int = 2000) -> dict[str, tuple[float, float
 
 
 def sentence(comparison: Comparison) -> str:
-    """The verdict in words."""
+    """The verdict as a sentence."""
     error = comparison.estimate
     low, high = error.interval()
     where = f"{comparison.dataset}, {comparison.labels} labels"
@@ -227,7 +227,7 @@ def sentence(comparison: Comparison) -> str:
         more = (
             f"A difference of this size would take {comparison.needed} runs of each arm, {missing} more (power 80 %)."
             if missing > 0
-            else "So many runs show a difference of this size four times in five; another sitting may."
+            else "With so many runs the power is 80 % for a difference of this size: other seeds may show it."
         )
     return f"{subject}: not shown ({size}; {tests}). {more}"
 

@@ -29,7 +29,7 @@ SUMMARY = "summary.json"
 
 
 def emptiness(reference: int, prediction: int) -> str:
-    """The value of the column `empty` for a class with so many voxels in reference and prediction."""
+    """The value of the column `empty` for a class, from its voxels in reference and prediction."""
     if reference and prediction:
         return ""
     return "missed" if reference else "invented" if prediction else "both"

@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import RESULTS
 
 # Fields of the experiment that can be options on the command line instead of a file.
 FIELDS = ("name", "datasets", "arms", "labels", "seeds", "folds", "test_cases", "configuration", "device")
@@ -22,10 +23,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="swinfuse_benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare ways to train: every cell (arm, dataset, labels, seed, fold) through nnU-Net's own "
-        "commands,\nthen measures, statistics and a report. Goes on wherever it was stopped.",
+        "commands,\nthen measures, statistics and a report. Resumes where it was stopped.",
         epilog=f"arms:\n{listing}\n\nWhat an experiment's file holds, and how to read a verdict: docs/benchmark.md",
     )
-    parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.json")
+    parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.json", help="an experiment as a file")
     chosen = parser.add_argument_group("an experiment without a file")
     chosen.add_argument("-d", dest="datasets", type=int, nargs="+", metavar="ID", help="datasets in nnUNet_raw")
     chosen.add_argument("--arms", nargs="+", metavar="ARM", help="see below")
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--labels", nargs="+", type=labels, metavar="N", help="labelled cases, or all (default)")
     chosen.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of the runs; default 0 1 2")
     chosen.add_argument("--folds", nargs="+", type=int, metavar="N", help="of nnU-Net's cross-validation; default all")
-    chosen.add_argument("--test_cases", type=int, metavar="N", help="a test split of so many cases in place of folds")
+    chosen.add_argument("--test_cases", type=int, metavar="N", help="a test split of N cases in place of folds")
     chosen.add_argument("--configuration", help="of the plans; default 3d_fullres")
     chosen.add_argument("--epochs", type=int, help="of a training; default 1000")
     chosen.add_argument("--iterations", type=int, help="of an epoch; default 250")
@@ -57,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--results",
         type=Path,
-        help="what is kept between sittings: per-case table and provenance; default OUTPUT/results",
+        help="what is kept between sessions: per-case table and provenance; default OUTPUT/results",
     )
     return parser
 
@@ -99,10 +100,10 @@ def chosen_experiment(options: argparse.Namespace) -> Experiment:
 
 
 def output_folder(options: argparse.Namespace, experiment: Experiment) -> Path:
-    """The folder for everything that can be made again."""
+    """The folder for everything that can be created again."""
     if options.output is not None:
         return Path(options.output).absolute()
-    results = os.environ.get("nnUNet_results")
+    results = os.environ.get(RESULTS)
     if not results:
         raise BenchmarkError("nnUNet_results is not set: export it, or name a folder with -o")
     return Path(results).absolute() / "swinfuse_benchmark" / experiment.name

@@ -38,7 +38,7 @@ def write_report(
 
     Args:
         experiment, workspace, cells: what and where.
-        command: that goes on with the experiment.
+        command: that resumes the experiment.
         pictures: whether to show test cases, which are pictures of patients; they are in the HTML only.
     """
     analysis = analyse(experiment, workspace, cells, command)

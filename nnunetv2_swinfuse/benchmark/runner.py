@@ -28,7 +28,7 @@ Finished = tuple[dict[str, Any], pd.DataFrame]
 
 @dataclass
 class Outcome:
-    """The result of a sitting: cells done, cells that failed (with the message), cells left for the next one."""
+    """The result of a session: cells done, cells that failed (with the message), cells left for the next session."""
 
     done: list[Cell] = field(default_factory=list)
     failed: dict[Cell, str] = field(default_factory=dict)

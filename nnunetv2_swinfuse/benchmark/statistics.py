@@ -18,17 +18,17 @@ import numpy as np
 from scipy import stats
 
 POWER = 0.8
-MOST_RUNS = 1000
+MAX_RUNS = 1000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean difference and what is known of its error.
+    """A mean difference and its error.
 
     Attributes:
         mean: over cases and runs.
         variance: of the mean.
-        degrees: of freedom of that variance (Satterthwaite); 0 with a single run, which says nothing of others.
+        degrees: of freedom of that variance (Satterthwaite); 0 with a single run, which says nothing about others.
         run, case, rest: variance components, never below 0.
         runs, cases, folds: how many; a run is one training of each arm in each fold.
     """
@@ -77,21 +77,21 @@ def estimate(folds: Sequence[np.ndarray]) -> Estimate:
     other cases and other trainings, so their means are independent; with one run of each the folds are the clusters.
 
     Args:
-        folds: differences (runs, cases) of each fold; all with as many runs.
+        folds: differences (runs, cases) of each fold; all folds have the same number of runs.
 
     Raises:
         ValueError: for differences that are not finite, or folds with different numbers of runs.
     """
     folds = [np.asarray(fold, dtype=float) for fold in folds]
     if not folds or any(fold.ndim != 2 or not fold.size or not np.isfinite(fold).all() for fold in folds):
-        raise ValueError("expected finite differences (runs, cases) of one fold at least")
+        raise ValueError("expected finite differences (runs, cases) of at least one fold")
     if len({len(fold) for fold in folds}) != 1:
-        raise ValueError(f"folds with {[len(fold) for fold in folds]} runs; expected as many in each")
+        raise ValueError(f"folds with {[len(fold) for fold in folds]} runs; expected the same number in each")
     runs, cases = len(folds[0]), sum(fold.shape[1] for fold in folds)
     weights = [fold.shape[1] / cases for fold in folds]
     mean = float(sum(weight * fold.mean() for weight, fold in zip(weights, folds, strict=True)))
     if runs == 1:
-        return _of_folds(folds, weights, mean, cases)
+        return _estimate_of_folds(folds, weights, mean, cases)
     variance = uncertainty = run = case = rest = 0.0
     for weight, fold in zip(weights, folds, strict=True):
         (run_square, _), (case_square, of_cases), (rest_square, _) = components = _mean_squares(fold)
@@ -125,8 +125,8 @@ def _mean_squares(fold: np.ndarray) -> list[tuple[float, int]]:
     return [(run_square, runs - 1), (case_square, cases - 1), (rest_square, degrees)]
 
 
-def _of_folds(folds: Sequence[np.ndarray], weights: Sequence[float], mean: float, cases: int) -> Estimate:
-    """One run: folds are the clusters; a single fold says nothing of other runs."""
+def _estimate_of_folds(folds: Sequence[np.ndarray], weights: Sequence[float], mean: float, cases: int) -> Estimate:
+    """One run: folds are the clusters; a single fold says nothing about other runs."""
     count = len(folds)
     within = float(np.mean([fold.var(ddof=1) if fold.size > 1 else 0.0 for fold in folds]))
     if count == 1:
@@ -141,12 +141,12 @@ def _of_folds(folds: Sequence[np.ndarray], weights: Sequence[float], mean: float
 def runs_needed(difference: Estimate, level: float = 0.95, power: float = POWER) -> int | None:
     """How many runs of each arm would show a difference as large as the observed one, with this power.
 
-    Test cases stay as many; None where no number of runs is enough, because the cases differ too much.
+    For the same number of test cases; None where no number of runs is enough, because the cases differ too much.
     """
     if difference.mean == 0:
         return None
     # Two runs on one test split differ once, which says too little of how much runs differ.
-    for runs in range(3 if difference.folds == 1 else 2, MOST_RUNS + 1):
+    for runs in range(3 if difference.folds == 1 else 2, MAX_RUNS + 1):
         by_run = (difference.run / difference.folds + difference.rest / difference.cases) / runs
         by_case = difference.case / difference.cases
         total = by_run + by_case

@@ -1,4 +1,4 @@
-"""The per-case table, long: one row for each cell, case, class and metric; what is kept between sittings."""
+"""The per-case table, long: one row for each cell, case, class and metric; what is kept between sessions."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_kept(results: Path) -> dict[str, dict[str, Any]]:
-    """The records of the cells of earlier sittings, by name.
+    """The records of the cells of earlier sessions, by name.
 
     Raises:
         BenchmarkError: when the table lacks one of them.

@@ -25,7 +25,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from torch import nn
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, move_into_place
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 SUFFIX = "Seeded"
@@ -80,10 +80,10 @@ class SeededTraining(nnUNetTrainer):
         temporary = Path(f"{filename}.tmp")
         super().save_checkpoint(str(temporary))
         if temporary.is_file():
-            os.replace(temporary, filename)
+            move_into_place(temporary, Path(filename))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """Validates as nnU-Net does, without mirroring if the experiment says so."""
+        """Validates as nnU-Net does, without mirroring if the experiment switches it off."""
         axes = self.inference_allowed_mirroring_axes
         if not self.mirroring:
             self.inference_allowed_mirroring_axes = None

@@ -32,7 +32,7 @@ def draw_demo(path: Path, dataset: Path, predictions: Path, pretraining_panel: P
         image = _read(dataset / "imagesTs" / f"{case}_0000.nii.gz")
         reference = _read(dataset / "labelsTs" / f"{case}.nii.gz")
         prediction = _read(prediction_file)
-        # The slice that shows most structures, and most of them.
+        # The slice with the most structures; of these, the one with the most labelled voxels.
         z = max(range(len(reference)), key=lambda z: (len(np.unique(reference[z])), (reference[z] > 0).sum()))
         for axis, overlay, title in zip(
             row, (None, reference, prediction), ("image", "reference", "prediction"), strict=True

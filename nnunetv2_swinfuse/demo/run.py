@@ -19,7 +19,7 @@ from pathlib import Path
 from nnunetv2_swinfuse.demo.volumes import DemoError, write_nnunet_raw, write_synthrad
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from nnunetv2_swinfuse.errors import errors_without_traceback
-from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, PATHS, RAW, RESULTS, TRAINER
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, EXTERNAL_TRAINERS, PATHS, PLANS_FILE, RAW, RESULTS, TRAINER
 
 COLLECTION = "SynthRAD"
 DATASET_ID = 501
@@ -118,10 +118,10 @@ def run_demo(folder: Path, seed: int = SEED) -> None:
     environment = demo_environment(folder)
     raw, results = folder / RAW, folder / RESULTS
     dataset = raw / f"Dataset{DATASET_ID}_{DATASET_NAME}"
-    say(1, "writing 12 synthetic CT/MR patients and 13 labelled MR cases")
+    print_step(1, "writing 12 synthetic CT/MR patients and 13 labelled MR cases")
     write_volumes(raw, seed)
 
-    say(2, "pretraining the encoder without labels")
+    print_step(2, "pretraining the encoder without labels")
     call(
         ["swinfuse_pretrain", "-d", COLLECTION, "-p", "tiny", "--device", "cpu", "--seed", str(seed), *PRETRAINING],
         environment,
@@ -149,16 +149,16 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
         The folder of predictions, and the mean Dice by structure.
     """
     dataset = folder / RAW / f"Dataset{DATASET_ID}_{DATASET_NAME}"
-    say(3, "nnU-Net plans and preprocesses the labelled dataset")
+    print_step(3, "nnU-Net plans and preprocesses the labelled dataset")
     call(
         ["nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "-np", "2",
          "-gpu_memory_target", GPU_MEMORY_TARGET],
         environment,
     )  # fmt: skip
-    say(4, "nnU-Net trains fold 0 with the pretrained encoder")
+    print_step(4, "nnU-Net trains fold 0 with the pretrained encoder")
     call(["nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", "-tr", SHORT_TRAINER, "-device", "cpu"], environment)
 
-    say(5, "stock nnU-Net predicts unseen cases, without knowing of this package's trainers")
+    print_step(5, "stock nnU-Net predicts unseen cases, without knowing of this package's trainers")
     predictions = folder / "predictions"
     stock = {name: value for name, value in environment.items() if name != EXTERNAL_TRAINERS}
     call(
@@ -166,14 +166,14 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
          "-device", "cpu", "-i", str(dataset / "imagesTs"), "-o", str(predictions), "-npp", "1", "-nps", "1"],
         stock,
     )  # fmt: skip
-    say(6, "nnU-Net evaluates, and a picture is drawn")
+    print_step(6, "nnU-Net evaluates, and a picture is drawn")
     call(
         ["nnUNetv2_evaluate_folder", str(dataset / "labelsTs"), str(predictions), "-np", "1",
-         "-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json")],
+         "-djfile", str(predictions / DATASET_FILE), "-pfile", str(predictions / PLANS_FILE)],
         stock,
     )  # fmt: skip
     mean = json.loads((predictions / "summary.json").read_text())["mean"]
-    labels = {v: k for k, v in json.loads((dataset / "dataset.json").read_text())["labels"].items()}
+    labels = {v: k for k, v in json.loads((dataset / DATASET_FILE).read_text())["labels"].items()}
     return predictions, {labels[int(label)]: values["Dice"] for label, values in mean.items()}
 
 
@@ -203,8 +203,8 @@ def unused_folder(folder: Path) -> Path:
     return candidate
 
 
-def say(number: int, what: str) -> None:
-    print(f"\n=== {number} of 6: {what}", flush=True)
+def print_step(number: int, title: str) -> None:
+    print(f"\n=== {number} of 6: {title}", flush=True)
 
 
 def call(command: list[str], environment: Mapping[str, str]) -> None:

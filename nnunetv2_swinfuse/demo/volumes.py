@@ -18,6 +18,7 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from nnunetv2_swinfuse.errors import SwinFUSEError
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
 
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "brainstem": 3}
 
@@ -83,7 +84,7 @@ def make_patient(
 
     tissue = np.zeros(shape, np.uint8)
     labels = np.zeros(shape, np.uint8)
-    wide = random.uniform(0.75, 1.35)
+    ventricle_width = random.uniform(0.75, 1.35)
     shift = random.uniform(-0.03, 0.03, 3)
     _paint_head(tissue, coordinates, inside)
     _paint_brain(tissue, coordinates, inside, random)
@@ -94,22 +95,22 @@ def make_patient(
         ("stem", "brainstem", (-0.50, 0.10, 0.0), (0.38, 0.21, 0.20)),
         ("nucleus", "brain", (0.04, -0.02, -0.33), (0.18, 0.22, 0.10)),
         ("nucleus", "brain", (0.04, -0.02, 0.33), (0.18, 0.22, 0.10)),
-        ("fluid", "ventricles", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * wide)),
-        ("fluid", "ventricles", (0.14, 0.02, 0.13), (0.20, 0.36, 0.095 * wide)),
+        ("fluid", "ventricles", (0.14, 0.02, -0.13), (0.20, 0.36, 0.095 * ventricle_width)),
+        ("fluid", "ventricles", (0.14, 0.02, 0.13), (0.20, 0.36, 0.095 * ventricle_width)),
     ]
     for name, label, centre, radii in structures:
         moved = [c + s for c, s in zip(centre, shift, strict=True)]
         # The horns of the ventricles diverge at the front and at the back.
         spread = 0.7 * np.sign(centre[2]) * np.square(coordinates[1] - moved[1]) if label == "ventricles" else 0.0
-        where = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
-        tissue[where] = TISSUES.index(name)
-        labels[where] = LABELS[label]
+        voxels = inside((moved[0], moved[1], moved[2] + spread), [r * random.uniform(0.85, 1.15) for r in radii])
+        tissue[voxels] = TISSUES.index(name)
+        labels[voxels] = LABELS[label]
 
     hounsfield, brightness = (np.array([CONTRASTS[t][i] for t in TISSUES], np.float32) for i in range(2))
     # Voxels at borders hold a bit of both tissues.
     ct = ndimage.gaussian_filter(hounsfield[tissue], 0.45) + random.normal(0, 8, shape)
-    varied = brightness * random.uniform(0.9, 1.1, len(brightness)).astype(np.float32)
-    mr = ndimage.gaussian_filter(varied[tissue], 0.45) * _bias_field(coordinates, random)
+    mr_brightness = brightness * random.uniform(0.9, 1.1, len(brightness)).astype(np.float32)
+    mr = ndimage.gaussian_filter(mr_brightness[tissue], 0.45) * _bias_field(coordinates, random)
     # Noise of a magnitude image is Rician: the length of a complex number.
     mr = np.hypot(mr + random.normal(0, 18, shape), random.normal(0, 18, shape))
     mask = ndimage.binary_fill_holes(tissue > 0)
@@ -171,19 +172,19 @@ def write_nnunet_raw(
         "numTraining": train_cases,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(dataset, indent=4))
+    (folder / DATASET_FILE).write_text(json.dumps(dataset, indent=4))
     return folder
 
 
 def _paint_head(tissue: np.ndarray, coordinates: Sequence[np.ndarray], inside: Inside) -> None:
     """Neck, scalp, skull, eyes and sinuses; the skull is filled with fluid."""
     z, y, x = coordinates
-    below = z < -0.45
+    neck_region = z < -0.45
     neck = np.hypot((y - 0.16) / 0.46, x / 0.44)
     for name, radius in (("skin", 1.0), ("fat", 0.92), ("muscle", 0.80)):
-        tissue[below & (neck < radius)] = TISSUES.index(name)
-    tissue[below & (np.hypot((y + 0.08) / 0.10, x / 0.12) < 1)] = TISSUES.index("air")
-    tissue[below & (np.hypot((y - 0.14) / 0.27, x / 0.27) < 1)] = TISSUES.index("skull")
+        tissue[neck_region & (neck < radius)] = TISSUES.index(name)
+    tissue[neck_region & (np.hypot((y + 0.08) / 0.10, x / 0.12) < 1)] = TISSUES.index("air")
+    tissue[neck_region & (np.hypot((y - 0.14) / 0.27, x / 0.27) < 1)] = TISSUES.index("skull")
     for name, height, radii in (
         ("skin", 0.0, (0.94, 0.93, 0.84)),
         ("fat", 0.01, (0.89, 0.88, 0.79)),

@@ -61,13 +61,13 @@ def check(path_file: Path, line: str, folder: Path, site: Path | None = None) ->
     for words in variable_words(os.environ.get(EXTERNAL_TRAINERS), folder):
         print(f"{EXTERNAL_TRAINERS}      {words}")
     if result.returncode == 0 and answer["module"] == TRAINER_MODULE:
-        where = (
+        scope = (
             "every new process of this environment"
             if registered
             else f"processes that are given {EXTERNAL_TRAINERS} only"
         )
         print(
-            f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}, in {where}: nnUNetv2_train ... -tr {TRAINER} works."
+            f"nnU-Net finds {TRAINER} and its own {STOCK_TRAINER}, in {scope}: nnUNetv2_train ... -tr {TRAINER} works."
         )
         if not registered:
             print("To do, to make it permanent: swinfuse_register")
@@ -111,20 +111,22 @@ def variable_words(value: str | None, folder: Path) -> Iterator[str]:
 
 def _nnunet_words(imported: str | None) -> Iterator[str]:
     """Which nnunetv2 is imported; whether there are others, and whether this version was tested."""
-    installed = {_source(each): each for each in reversed(list(distributions(name="nnunetv2")))}
+    installed = {_source(distribution): distribution for distribution in reversed(list(distributions(name="nnunetv2")))}
     if not imported and not installed:
         yield "not installed in this environment"
         return
-    versions = {source: each.version for source, each in installed.items()}
+    versions = {source: distribution.version for source, distribution in installed.items()}
     if imported is None:
         yield "cannot be imported; installed are: " + ", ".join(f"{v} ({s})" for s, v in versions.items())
         return
     root = Path(imported).resolve().parent
     if root not in installed:
         yield f"{imported}, which is not the installed package (PYTHONPATH, or a folder of sources, comes first)"
-    for source, each in sorted(installed.items(), key=lambda item: item[0] != root):
-        kind = "editable" if _is_editable(each) else "installed"
-        yield f"{each.version}, {kind} in {source}" + ("" if source == root else " (not the one that Python imports)")
+    for source, distribution in sorted(installed.items(), key=lambda item: item[0] != root):
+        kind = "editable" if _is_editable(distribution) else "installed"
+        yield f"{distribution.version}, {kind} in {source}" + (
+            "" if source == root else " (not the one that Python imports)"
+        )
     if root in versions and (warning := nnunet_warning(versions[root])):
         yield f"WARNING: {warning}"
 
@@ -148,11 +150,11 @@ def _command_words(command: str) -> str:
     path = shutil.which(command)
     if path is None:
         return "not on PATH; activate this environment"
-    ours = {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent}
+    own_folders = {Path(sysconfig.get_path("scripts")), Path(sys.executable).parent}
     # A user's installation has its commands elsewhere; their first line names the Python.
     with open(path, "rb") as file:
         interpreter = Path(file.readline().decode(errors="replace").lstrip("#!").strip()).parent
-    if Path(path).parent in ours or interpreter in ours:
+    if Path(path).parent in own_folders or interpreter in own_folders:
         return path
     return f"{path} belongs to another Python; this registration has no effect there"
 
@@ -169,9 +171,9 @@ def _remedy(problem: str, output: str, answer: dict[str, Any], registered: bool,
         return f'this nnunetv2 has no {EXTERNAL_TRAINERS}: pip install "nnunetv2>={NNUNET_FROM},<{NNUNET_BELOW}"'
     searched = [line.split(": ", 1)[1] for line in output.splitlines() if line.startswith("Searching in: ")]
     if searched and "Could not find requested" not in problem:
-        whose = "this package's" if Path(searched[-1]).resolve() == folder else "not this package's"
+        owner = "this package's" if Path(searched[-1]).resolve() == folder else "not this package's"
         remedy = f"repair it or remove the folder from {EXTERNAL_TRAINERS}"
-        return f"a module in {searched[-1]} ({whose}) cannot be imported; {remedy}"
+        return f"a module in {searched[-1]} ({owner}) cannot be imported; {remedy}"
     if registered and not answer.get("variable"):
         return (
             f"registered, but Python does not act on {path_file}: it was started without site-packages (-S), or "

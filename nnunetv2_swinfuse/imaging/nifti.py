@@ -16,7 +16,7 @@ from nnunetv2_swinfuse.errors import InputError
 
 _HEADER_BYTES = 540
 _BLOCK_BYTES = 1 << 22
-_MOST_SURPLUS_BYTES = 1 << 26
+_MAX_SURPLUS_BYTES = 1 << 26
 # NIfTI's datatype codes of the types that can hold NaN.
 _FLOATS = {16: "f4", 64: "f8"}
 
@@ -41,13 +41,13 @@ class Scan:
     """What reading a file to its end has shown.
 
     Attributes:
-        announced, found: bytes of voxels in the header's words and in truth.
+        announced, present: bytes of voxels according to the header, and in the file.
         surplus: bytes after the voxels, counted up to 64 MiB.
         broken: voxels that are NaN or infinite.
     """
 
     announced: int
-    found: int
+    present: int
     surplus: int
     broken: int
 
@@ -62,9 +62,9 @@ def check_nifti(path: Path) -> None:
     scan = scan_nifti(path)
     if scan is None:
         return
-    if scan.found < scan.announced:
+    if scan.present < scan.announced:
         raise InputError(
-            f"{path}: truncated, {scan.found} of {scan.announced} bytes of voxels are present; replace or remove it"
+            f"{path}: truncated, {scan.present} of {scan.announced} bytes of voxels are present; replace or remove it"
         )
     if scan.broken:
         raise InputError(f"{path}: {scan.broken} NaN or infinite voxel(s); repair or remove it")
@@ -128,13 +128,13 @@ def parse_header(header: bytes) -> Layout | None:
 
 def _read_voxels(file: BinaryIO | gzip.GzipFile, layout: Layout) -> Scan:
     file.seek(layout.offset)
-    found = broken = surplus = 0
-    while block := file.read(min(_BLOCK_BYTES, layout.length - found)):
-        found += len(block)
+    present = broken = surplus = 0
+    while block := file.read(min(_BLOCK_BYTES, layout.length - present)):
+        present += len(block)
         if layout.floats is not None:
-            whole = len(block) // np.dtype(layout.floats).itemsize
-            broken += int((~np.isfinite(np.frombuffer(block, layout.floats, whole))).sum())
+            count = len(block) // np.dtype(layout.floats).itemsize
+            broken += int((~np.isfinite(np.frombuffer(block, layout.floats, count))).sum())
     # What follows the voxels tells whether a compressed stream is sound; it need not be read without end.
-    while surplus < _MOST_SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
+    while surplus < _MAX_SURPLUS_BYTES and (block := file.read(_BLOCK_BYTES)):
         surplus += len(block)
-    return Scan(layout.length, found, surplus, broken)
+    return Scan(layout.length, present, surplus, broken)

@@ -1,4 +1,4 @@
-"""Fields of a NIfTI header that contradict each other or are no numbers, and that ITK resolves without a word."""
+"""Fields of a NIfTI header that contradict each other or are not numbers, and that ITK resolves without a warning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPPOSITE = np.array(list("LPI")), np.array(list("RAS"))
 
 
 def header_conflicts(path: Path) -> list[str]:
-    """What two programs could read differently in the header of a sound NIfTI file, in words.
+    """What two programs could read differently in the header of an intact NIfTI file, as messages.
 
     Two fields can hold the orientation, qform and sform. Programs differ in which one they prefer. Files of other
     formats have no conflicts.
@@ -45,17 +45,17 @@ def conflicts(header: bytes) -> list[str]:
             handedness = struct.unpack_from(f"{order}d", header, 104)[0]
         else:
             continue
-        found = []
+        problems = []
         if not all(map(math.isfinite, scaling)):
-            found.append(
-                f"scl_slope {scaling[0]:.4g} and scl_inter {scaling[1]:.4g} are no numbers: voxels are read unscaled"
+            problems.append(
+                f"scl_slope {scaling[0]:.4g} and scl_inter {scaling[1]:.4g} are not numbers: voxels are read unscaled"
             )
         if min(codes) > 0:
             by_qform = _axes(_rotation(quaternion, handedness))
             by_sform = _axes(np.reshape(rows, (3, 4))[:, :3])
             if by_qform != by_sform:
-                found.append(f"its axes point to {by_qform} by its qform and to {by_sform} by its sform")
-        return found
+                problems.append(f"its axes point to {by_qform} by its qform and to {by_sform} by its sform")
+        return problems
     return []
 
 

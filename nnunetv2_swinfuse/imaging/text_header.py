@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-_LONGEST = 1 << 16
+_MAX_HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 22
 
 
@@ -47,14 +47,14 @@ def parse_text_header(content: bytes, ending: str) -> Attached:
     return _parse_metaimage(content) if ending == ".mha" else _parse_nrrd(content)
 
 
-def count_voxel_bytes(path: Path, ending: str, most: int) -> int:
+def count_voxel_bytes(path: Path, ending: str, limit: int) -> int:
     """Bytes of voxels in a file, decompressed; counting ends shortly after `most`.
 
     Raises:
         TextHeaderError: as :func:`parse_text_header`, and for a damaged or unfinished compressed stream.
     """
     with path.open("rb") as file:
-        attached = parse_text_header(file.read(_LONGEST), ending)
+        attached = parse_text_header(file.read(_MAX_HEADER_BYTES), ending)
         file.seek(attached.offset)
         if not attached.compressed:
             return path.stat().st_size - attached.offset
@@ -66,10 +66,10 @@ def count_voxel_bytes(path: Path, ending: str, most: int) -> int:
         stream, count = zlib.decompressobj(zlib.MAX_WBITS | 32), 0
         try:
             while (block := file.read(_BLOCK)) and not stream.eof:
-                while block and count <= most:
+                while block and count <= limit:
                     count += len(stream.decompress(block, _BLOCK))
                     block = stream.unconsumed_tail
-                if count > most:
+                if count > limit:
                     return count
         except zlib.error as error:
             raise TextHeaderError(f"damaged compression ({error})") from error
@@ -101,9 +101,9 @@ def _parse_nrrd(content: bytes) -> Attached:
     if not content.startswith(b"NRRD000") or end is None:
         raise TextHeaderError("no header of an NRRD file")
     header = content[: end.start()] + b"\n"
-    elsewhere = re.search(rb"\ndata ?file:[ \t]*([^\r\n]*)", header, re.IGNORECASE)
-    if elsewhere is not None:
-        raise TextHeaderError(f"its voxels are said to be in another file, {_text(elsewhere.group(1))}")
+    data_file = re.search(rb"\ndata ?file:[ \t]*([^\r\n]*)", header, re.IGNORECASE)
+    if data_file is not None:
+        raise TextHeaderError(f"its voxels are said to be in another file, {_text(data_file.group(1))}")
     encoding = re.search(rb"\nencoding:[ \t]*([^\r\n]*)", header, re.IGNORECASE)
     words = b"" if encoding is None else encoding.group(1).strip().lower()
     if words not in (b"raw", b"gzip", b"gz"):

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason
-from nnunetv2_swinfuse.imaging.nifti import scan_nifti
+from nnunetv2_swinfuse.imaging.nifti import Scan, scan_nifti
 from nnunetv2_swinfuse.imaging.text_header import TextHeaderError, count_voxel_bytes, parse_text_header
 
 # Not .gipl, which nnU-Net also reads: ITK takes a truncated GIPL file for a whole one.
@@ -75,20 +75,20 @@ def read_volume(path: Path) -> VoxelVolume:
         size = path.stat().st_size
         if size == 0:
             raise VolumeError(path, "readable", "empty, 0 bytes", "export or copy it again")
-        beside = path.with_name(path.name[: -len(".gz")])
-        if ending == ".nii.gz" and beside.exists():
+        uncompressed = path.with_name(path.name[: -len(".gz")])
+        if ending == ".nii.gz" and uncompressed.exists():
             # niftilib looks for the voxels under the uncompressed name first, and ITK does not notice.
             raise VolumeError(
                 path,
                 "readable",
-                f"{beside.name} lies beside it, whose voxels ITK would read in place of its own",
+                f"{uncompressed.name} is in the same folder; ITK would read its voxels instead",
                 "move one of the two to another folder",
             )
         if ending in (".mha", ".nrrd"):
             # Before ITK opens whatever file it names.
             with path.open("rb") as file:
                 parse_text_header(file.read(1 << 16), ending)
-        scanned = scan_nifti(path)
+        scan = scan_nifti(path)
     except TextHeaderError as error:
         raise VolumeError(path, "readable", str(error), "save it again, as one file") from error
     except VolumeError:
@@ -100,24 +100,28 @@ def read_volume(path: Path) -> VoxelVolume:
         raise VolumeError(
             path, "readable", f"cannot be opened ({error.strerror or error})", "check its permissions and the disk"
         ) from error
-    if scanned is None and ending in (".nii", ".nii.gz"):
+    if ending in (".nii", ".nii.gz"):
+        _check_scan(path, scan)
+    return _read_with_itk(path, size, ending)
+
+
+def _check_scan(path: Path, scan: Scan | None) -> None:
+    """Refuses a NIfTI file without a header, with missing or surplus bytes, or with voxels that are not finite."""
+    if scan is None:
         # ITK would still read it, and take what follows in memory for missing voxels.
         raise VolumeError(path, "readable", "no header of a NIfTI file", "export or copy it again")
-    if scanned is not None and scanned.found < scanned.announced:
+    if scan.present < scan.announced:
         raise VolumeError(
-            path, "readable", f"truncated: {scanned.found} of {scanned.announced} bytes of voxels are there",
+            path, "readable", f"truncated: {scan.present} of {scan.announced} bytes of voxels are present",
             "export or copy it again",
         )  # fmt: skip
-    if scanned is not None and scanned.surplus:
+    if scan.surplus:
         raise VolumeError(
-            path, "readable", f"{scanned.surplus} bytes follow the {scanned.announced} that its header announces: one "
-            "of the two is wrong", "export or copy it again",
+            path, "readable", f"{scan.surplus} bytes follow the {scan.announced} that its header announces: one of the "
+            "two is wrong", "export or copy it again",
         )  # fmt: skip
-    if scanned is not None and scanned.broken:
-        raise VolumeError(
-            path, "finite", f"{scanned.broken} voxel(s) are NaN or infinite", "export it again without them"
-        )
-    return _read_with_itk(path, size, ending)
+    if scan.broken:
+        raise VolumeError(path, "finite", f"{scan.broken} voxel(s) are NaN or infinite", "export it again without them")
 
 
 def _read_with_itk(path: Path, size: int, ending: str) -> VoxelVolume:
@@ -125,32 +129,7 @@ def _read_with_itk(path: Path, size: int, ending: str) -> VoxelVolume:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
-        if dimension != 3 or components != 1:
-            raise VolumeError(
-                path, "three_dimensional",
-                f"{dimension}D with {components} component(s) of size {reader.GetSize()}, expected one 3D image",
-                "export one channel of one time point, as one 3D file",
-            )  # fmt: skip
-        kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
-        if "complex" in kind or "unknown" in kind.lower():
-            raise VolumeError(path, "readable", f"voxels of the type {kind!r}", "export it with real numbers")
-        announced = int(np.prod(np.array(reader.GetSize(), object)))
-        if announced > size * HIGHEST_RATIO:
-            raise VolumeError(
-                path, "readable", f"its header announces {announced} voxels, which {size} bytes cannot hold",
-                "export or copy it again",
-            )  # fmt: skip
-        if ending in (".mha", ".nrrd"):
-            length = announced * sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
-            counted = count_voxel_bytes(path, ending, length)
-            if counted != length:
-                raise VolumeError(
-                    path,
-                    "readable",
-                    f"{counted} bytes of voxels, its header announces {length}",
-                    "export or copy it again",
-                )
+        _check_header(path, size, ending, reader)
         image = reader.Execute()
     except TextHeaderError as error:
         raise VolumeError(path, "readable", str(error), "save it again, as one file") from error
@@ -160,6 +139,38 @@ def _read_with_itk(path: Path, size: int, ending: str) -> VoxelVolume:
         ) from error
     except MemoryError as error:
         raise VolumeError(path, "readable", "does not fit into memory", "crop it, or use another machine") from error
+    return _checked_voxels(path, image)
+
+
+def _check_header(path: Path, size: int, ending: str, reader: sitk.ImageFileReader) -> None:
+    """Compares what the header says, read by ITK, with the file; raises VolumeError or TextHeaderError."""
+    dimension, components = reader.GetDimension(), reader.GetNumberOfComponents()
+    if dimension != 3 or components != 1:
+        raise VolumeError(
+            path, "three_dimensional",
+            f"{dimension}D with {components} component(s) of size {reader.GetSize()}, expected one 3D image",
+            "export one channel of one time point, as one 3D file",
+        )  # fmt: skip
+    kind = sitk.GetPixelIDValueAsString(reader.GetPixelID())
+    if "complex" in kind or "unknown" in kind.lower():
+        raise VolumeError(path, "readable", f"voxels of the type {kind!r}", "export it with real numbers")
+    announced = int(np.prod(np.array(reader.GetSize(), object)))
+    if announced > size * HIGHEST_RATIO:
+        raise VolumeError(
+            path, "readable", f"its header announces {announced} voxels, which {size} bytes cannot hold",
+            "export or copy it again",
+        )  # fmt: skip
+    if ending in (".mha", ".nrrd"):
+        length = announced * sitk.GetArrayViewFromImage(sitk.Image([1, 1, 1], reader.GetPixelID())).itemsize
+        counted = count_voxel_bytes(path, ending, length)
+        if counted != length:
+            raise VolumeError(
+                path, "readable", f"{counted} bytes of voxels, its header announces {length}", "export or copy it again"
+            )
+
+
+def _checked_voxels(path: Path, image: sitk.Image) -> VoxelVolume:
+    """The voxels as float32; raises VolumeError when one is not finite or too large."""
     array = sitk.GetArrayFromImage(image)
     with np.errstate(over="ignore"):
         voxels = array.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""Zip archives from outside: their table of contents is judged before any byte is written or interpreted."""
+"""Zip archives from outside: their table of contents is checked before any byte is written or interpreted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inspect_archive(path: Path) -> list[zipfile.ZipInfo]:
 
     Raises:
         ArchiveError: listing paths that lead out of the target folder, links and other special files, encrypted parts,
-            names that overwrite each other, and parts that are larger than the archive can honestly hold.
+            names that overwrite each other, and parts that are larger than the archive can hold.
     """
     if not path.is_file():
         raise ArchiveError(f"{path}: no such file")

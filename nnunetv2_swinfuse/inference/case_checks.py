@@ -52,7 +52,7 @@ def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str]
         try:
             _check_files(files, model, findings, made, not_made)
         except Exception as error:
-            # Whatever a damaged file provokes in a reader must not let its case pass.
+            # Any exception that a damaged file causes in a reader must refuse its case.
             findings.append(
                 Finding(
                     "internal",
@@ -148,7 +148,7 @@ def _check_volume(
             Finding(finding.check, finding.severity, finding.reason, finding.remedy, finding.file or str(volume.path))
         )
         if name in ("content", "label_map"):
-            # Nothing further can be said of what is no image.
+            # The other checks need an image.
             break
 
 

@@ -1,4 +1,4 @@
-"""Which cases are predicted: not refused ones, nor those whose mask is there or that would not fit into memory."""
+"""Which cases are predicted: not refused ones, nor those whose mask exists or that would not fit into memory."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def fits_into_memory(estimate: CaseEstimate, entry: dict[str, Any], accepted: Se
 
 
 def announce(count: int, passes: int, model: LoadedModel, described: ModelDescription, folder: Path) -> dict[str, Any]:
-    """Says how much is to be predicted and about how long it takes; the same for the report."""
+    """Prints how much is to be predicted and about how long it will take; returns the same for the report."""
     estimate: dict[str, Any] = {"cases": count, "forward_passes": passes}
     text = f"{count} case(s) to predict with {passes} forward passes"
     if passes >= TIMED_FROM:

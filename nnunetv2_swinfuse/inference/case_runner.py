@@ -157,7 +157,7 @@ def predict_logits(predictor: nnUNetPredictor, data: torch.Tensor, result: CaseR
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU ran out of memory, in the words of torch or of the libraries below it."""
+    """Whether a GPU ran out of memory, by the messages of torch and of the libraries below it."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     )

@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, chec
 from nnunetv2_swinfuse.inference.cases import InputCase, find_cases
 from nnunetv2_swinfuse.inference.findings import EXIT_CODES, EXIT_UNUSABLE, CaseFindings, Severity, worst
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model
+from nnunetv2_swinfuse.nnunet_names import RESULTS, STOCK_PLANS, TRAINER
 
 PROGRAM = "swinfuse_check"
 ACCEPTABLE = sorted(set(CHECKS) - NEVER_ACCEPTED)
@@ -58,8 +59,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-m", type=Path, metavar="FOLDER", help="the folder that holds plans.json and fold_0")
     group.add_argument("-d", metavar="DATASET", help="dataset name or id, in nnUNet_results")
     group.add_argument("-c", metavar="CONFIGURATION", default="3d_fullres", help="default: 3d_fullres")
-    group.add_argument("-tr", metavar="TRAINER", default="nnUNetTrainerSwinFUSE", help="default: nnUNetTrainerSwinFUSE")
-    group.add_argument("-p", metavar="PLANS", default="nnUNetPlans", help="default: nnUNetPlans")
+    group.add_argument("-tr", metavar="TRAINER", default=TRAINER, help=f"default: {TRAINER}")
+    group.add_argument("-p", metavar="PLANS", default=STOCK_PLANS, help=f"default: {STOCK_PLANS}")
 
 
 def add_accept_argument(parser: argparse._ActionsContainer, *more: str) -> None:
@@ -80,7 +81,7 @@ def model_folder(options: argparse.Namespace) -> Path:
         raise InputError("name the model either by its folder (-m) or by its dataset (-d, with -tr, -p and -c)")
     if options.m is not None:
         return Path(options.m)
-    results = os.environ.get("nnUNet_results")
+    results = os.environ.get(RESULTS)
     if not results:
         raise InputError("-d looks in nnUNet_results, which is not set. Set it, or name the model's folder with -m")
     prefix = f"Dataset{int(options.d):03d}_" if options.d.isdigit() else options.d
@@ -126,7 +127,7 @@ def print_findings(results: Sequence[CaseFindings]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all.
+    """Writes a file completely or not at all.
 
     Raises:
         InputError: when it cannot be written.

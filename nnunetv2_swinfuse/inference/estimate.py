@@ -23,7 +23,7 @@ class CaseEstimate:
 
     Attributes:
         passes: forward passes of one patch: windows x mirrorings x folds.
-        memory: bytes of main memory beside the model.
+        memory: bytes of main memory in addition to the model.
         shape: voxels after resampling, axes as in the plans.
     """
 

@@ -33,6 +33,7 @@ from nnunetv2_swinfuse.inference.model_description import describe_model, read_j
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
 from nnunetv2_swinfuse.inference.verify import verify_zip
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, IMAGES, PLANS_FILE, RAW
 from nnunetv2_swinfuse.plain_loading import load_plain
 
 PROGRAM = "swinfuse_export"
@@ -107,7 +108,7 @@ def export_model(
             "finds an installed model by these names"
         )
     described = describe_model(folder)
-    check_plans(described.plans, folder / "plans.json")
+    check_plans(described.plans, folder / PLANS_FILE)
     names = _folds(folder, folds, checkpoint)
     try:
         for left in target.parent.glob(f"{target.name}.*.tmp{target.suffix}"):
@@ -152,10 +153,10 @@ def _write(
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         archive.writestr(_entry(f"{model}/{name}"), content)
 
-    plans = read_json(folder / "plans.json")
-    add("plans.json", _json(_without_paths(plans)))
+    plans = read_json(folder / PLANS_FILE)
+    add(PLANS_FILE, _json(_without_paths(plans)))
     # Names of the training files are of no use elsewhere, and may be names of patients.
-    add("dataset.json", _json({k: v for k, v in dataset_json.items() if k not in ("dataset", "training", "test")}))
+    add(DATASET_FILE, _json({k: v for k, v in dataset_json.items() if k not in ("dataset", "training", "test")}))
     add("dataset_fingerprint.json", _json(read_json(folder / "dataset_fingerprint.json")))
     orientations = _orientation_record(folder, str(plans["dataset_name"]), str(dataset_json["file_ending"]))
     if orientations is not None:
@@ -212,8 +213,8 @@ def _without_paths(plans: Mapping[str, Any]) -> dict[str, Any]:
 def _orientation_record(folder: Path, dataset: str, ending: str) -> bytes | None:
     if (folder / RECORD).is_file():
         return (folder / RECORD).read_bytes()
-    raw = os.environ.get("nnUNet_raw")
-    images = Path(raw) / dataset / "imagesTr" if raw else None
+    raw = os.environ.get(RAW)
+    images = Path(raw) / dataset / IMAGES if raw else None
     if images is not None and images.is_dir():
         with tempfile.TemporaryDirectory() as temporary:
             record = Path(temporary) / RECORD

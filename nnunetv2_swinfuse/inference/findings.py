@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Severity(IntEnum):
-    """How a case stands: the worst of its findings."""
+    """Severity of a case: that of its worst finding."""
 
     PASSED = 0
     WARNING = 1
@@ -81,7 +81,7 @@ class CaseFindings:
         }
 
     def to_text(self) -> str:
-        """A line for a sound case, three for each finding of another."""
+        """One line for a case without findings, otherwise three for each finding."""
         lines = [f"{self.case}: {self.severity.name.lower()}"]
         for finding in self.findings:
             accepted = ", accepted by --accept" if finding.accepted else ""

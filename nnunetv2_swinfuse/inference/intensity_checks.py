@@ -47,7 +47,7 @@ class Profile:
 
     @property
     def normalised(self) -> str | None:
-        """How the intensities look normalised, in words; None when they do not."""
+        """Describes how the intensities appear to be normalised; None when they do not."""
         if self.integer or self.minimum == self.maximum:
             return None
         if self.minimum >= 0 and self.maximum <= 1:

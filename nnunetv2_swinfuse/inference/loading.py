@@ -19,6 +19,7 @@ from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import read_json
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
 
 _IDENTIFIER = re.compile(r"[A-Za-z_]\w*")
@@ -48,17 +49,17 @@ def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predi
         folder: the model's.
         folds: None for all that have the checkpoint.
         checkpoint: name of the file in each fold's folder.
-        predictor: nnU-Net's predictor, made but not initialised.
+        predictor: nnU-Net's predictor, constructed but not initialised.
 
     Raises:
         InputError: when something is missing, damaged, differs from the model's manifest, could run code, or does not
             belong together.
     """
     names = _found_folds(folder, folds, checkpoint)
-    hashes = {name: file_hash(folder / name) for name in ("plans.json", "dataset.json", *names)}
+    hashes = {name: file_hash(folder / name) for name in (PLANS_FILE, DATASET_FILE, *names)}
     _compare_with_manifest(folder, hashes)
-    plans, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    check_plans(plans, folder / "plans.json")
+    plans, dataset_json = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
+    check_plans(plans, folder / PLANS_FILE)
     contents = []
     for name in names:
         with (folder / name).open("rb") as file:

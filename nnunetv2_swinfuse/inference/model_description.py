@@ -14,6 +14,7 @@ import numpy as np
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
 from nnunetv2_swinfuse.inference.training_images import RECORD, orientations_of_dataset, read_record
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, IMAGES, PLANS_FILE, RAW
 
 # A plans.json of 40 stages has some 20 kB; what is larger than this is no such file.
 LARGEST_JSON = 64 * 1024**2
@@ -97,8 +98,8 @@ def describe_model(folder: Path) -> ModelDescription:
         raise InputError(
             f"{folder}: no such folder. -m takes a model's folder, the one that holds plans.json and fold_0"
         )
-    plans, dataset_json = read_json(folder / "plans.json"), read_json(folder / "dataset.json")
-    fingerprint = read_json(folder / "dataset_fingerprint.json")
+    plans, dataset_json = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
+    fingerprint = read_json(folder / FINGERPRINT_FILE)
     try:
         channels = _channels(plans, dataset_json, fingerprint)
         spacings = np.array(fingerprint["spacings"], float).reshape(-1, 3)
@@ -154,8 +155,8 @@ def _orientations(folder: Path, dataset: str, ending: str, reader: str) -> tuple
     record = read_record(folder / RECORD)
     if record is not None:
         return record, str(folder / RECORD)
-    raw = os.environ.get("nnUNet_raw")
-    images = Path(raw) / dataset / "imagesTr" if raw else None
+    raw = os.environ.get(RAW)
+    images = Path(raw) / dataset / IMAGES if raw else None
     if images is not None and images.is_dir():
         found = orientations_of_dataset(images, ending)
         if found:

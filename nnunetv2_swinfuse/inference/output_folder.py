@@ -1,4 +1,4 @@
-"""A folder of masks that survives kills and a second process: masks appear whole, each with a record of its origin."""
+"""A folder of masks that survives kills and a second process: masks appear complete, with a record of their origin."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class OutputFolder:
         return self._partial / case
 
     def earlier(self, case: str) -> tuple[bool, dict[str, Any] | None]:
-        """Whether all files of a case are there, and the record of their origin if it is theirs.
+        """Whether all files of a case exist, and the record of their origin if it is theirs.
 
         Returns:
             True and None for a mask of another program, or one that was changed since.

@@ -19,7 +19,7 @@ PROGRAM = "swinfuse_predict"
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point. Exits with 0 when all masks are there, 3 with warnings, 4 when a case has none, 2 without any."""
+    """Entry point. Exits with 0 when all masks exist, 3 with warnings, 4 when a case has none, 2 without any."""
     options = parse(arguments)
     # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2_swinfuse.inference.prediction import predict
@@ -46,7 +46,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stock.add_argument("-f", nargs="+", metavar="FOLD", help="folds; default: all that have the checkpoint")
     stock.add_argument("-step_size", type=float, default=0.5, help="of the sliding window; default: 0.5")
     stock.add_argument("--disable_tta", action="store_true", help="no mirroring: faster, less accurate")
-    stock.add_argument("--verbose", action="store_true")
+    stock.add_argument("--verbose", action="store_true", help="also print nnU-Net's own messages")
     stock.add_argument("--save_probabilities", action="store_true", help="for ensembles")
     stock.add_argument("--continue_prediction", "--c", action="store_true", help="no effect: runs always resume")
     stock.add_argument("-chk", default="checkpoint_final.pth", help="default: checkpoint_final.pth")
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     stock.add_argument("-num_parts", type=int, default=1, help="how many processes share the cases")
     stock.add_argument("-part_id", type=int, default=0, help="which of them this is, from 0 on")
     stock.add_argument("-device", choices=("cuda", "cpu", "mps"), help="default: cuda where there is one, else cpu")
-    stock.add_argument("--disable_progress_bar", action="store_true")
+    stock.add_argument("--disable_progress_bar", action="store_true", help="no progress bar")
     stock.add_argument("--not_on_device", action="store_true", help="collect the logits in main memory")
     options = parser.parse_args(arguments)
     if not 0 < options.step_size <= 1:

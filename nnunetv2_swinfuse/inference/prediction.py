@@ -35,6 +35,7 @@ from nnunetv2_swinfuse.inference.prediction_report import (
     report_header,
     write_report,
 )
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 
 # Options that decide what a mask is: a mask predicted with other values is not kept.
 DECISIVE = ("step_size", "disable_tta", "chk")
@@ -77,9 +78,9 @@ def predict(options: argparse.Namespace, folder: Path, arguments: Sequence[str])
                     passes += estimate.passes
         report["estimate"] = announce(len(tasks), passes, model, described, options.o)
         report_path = options.o / f"report{part}.json"
-        for name in ("dataset.json", "plans.json"):
+        for name in (DATASET_FILE, PLANS_FILE):
             # What nnU-Net's postprocessing and ensembling look for beside masks.
-            content = model.predictor.dataset_json if name == "dataset.json" else model.predictor.plans_manager.plans
+            content = model.predictor.dataset_json if name == DATASET_FILE else model.predictor.plans_manager.plans
             write_text(options.o / name, json.dumps(content, indent=4))
         results = run_cases(tasks, model.predictor, options.save_probabilities, options.npp, options.nps)
         for result in tqdm(

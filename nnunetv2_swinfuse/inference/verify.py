@@ -1,4 +1,4 @@
-"""`swinfuse_verify`: whether a model, zipped or installed, is whole and safe to open, before anything opens it."""
+"""`swinfuse_verify`: whether a model, zipped or installed, is complete and safe to open, before anything opens it."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
 
 PROGRAM = "swinfuse_verify"
@@ -36,7 +37,7 @@ class Verified:
 
     Attributes:
         model: its folder below nnUNet_results.
-        manifest: its manifest, None where it was agreed to do without.
+        manifest: its manifest, None where a missing one was accepted.
         files: how many files were looked at.
         sha256: of the zip, or of an installed model's manifest.
     """
@@ -48,7 +49,7 @@ class Verified:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Entry point. Exits with 0 for a sound model, 4 for a refused one, 2 when there is none at that path."""
+    """Entry point. Exits with 0 for a valid model, 4 for a refused one, 2 when there is none at that path."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description=__doc__)
     parser.add_argument("model", type=Path, help="a model zip, or the folder of an installed model")
     parser.add_argument("--sha256", metavar="HEX", help="refuse a zip with another SHA-256 than its publisher names")
@@ -104,7 +105,7 @@ def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None
 
 
 def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None = None) -> Verified:
-    """The same of an installed model; files that inference and training add to it are not in its way.
+    """The same for an installed model; files that inference and training add to it are accepted.
 
     Raises:
         InputError: naming the first thing that is not as it must be.
@@ -148,7 +149,7 @@ def _verify(
         _check_name(where, name, models, manifest is not None)
         if name.endswith(".json"):
             content = _json(where, name, sizes[name], read)
-            if PurePosixPath(name).name == "plans.json":
+            if PurePosixPath(name).name == PLANS_FILE:
                 check_plans(content, f"{where}: {name}")
     for name in (name for name in names if name.endswith(".pth")):
         with opened(name) as file:
@@ -156,7 +157,7 @@ def _verify(
             file.seek(0)
             _check_weights(file, f"{where}: {name}")
     for folder in sorted(models):
-        for needed in ("plans.json", "dataset.json", "dataset_fingerprint.json"):
+        for needed in (PLANS_FILE, DATASET_FILE, FINGERPRINT_FILE):
             if f"{folder}/{needed}" not in sizes:
                 raise InputError(f"{where}: {folder}/{needed} is missing; export the model again")
         if not any(name.startswith(f"{folder}/fold_") and name.endswith(".pth") for name in names):

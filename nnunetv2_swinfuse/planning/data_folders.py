@@ -16,8 +16,8 @@ from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres")
-OF_PLANS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
-OF_CONFIGURATION = (
+PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
+CONFIGURATION_KEYS = (
     "preprocessor_name",
     "spacing",
     "normalization_schemes",
@@ -40,20 +40,20 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
         folder: the dataset's folder in nnUNet_preprocessed.
         as_stock: whether these plans preprocess as nnU-Net's default planner would.
     """
-    claims: dict[str, list[dict[str, Any]]] = {}
-    for identifier, claim in _claims(folder, plans["plans_name"]):
-        claims.setdefault(identifier, []).append(claim)
+    users: dict[str, list[dict[str, Any]]] = {}
+    for identifier, user in _preprocessing_by_folder(folder, plans["plans_name"]):
+        users.setdefault(identifier, []).append(user)
     # The stock folder first: it is the one that a comparison needs.
-    identifiers = sorted(claims, key=lambda name: (not name.startswith(f"{STOCK_PLANS}_"), name))
+    identifiers = sorted(users, key=lambda name: (not name.startswith(f"{STOCK_PLANS}_"), name))
     for name, block in plans["configurations"].items():
         if "data_identifier" not in block:
             continue
-        ours = preprocessing_of(plans, block)
-        shared = [known for known in identifiers if all(claim == ours for claim in claims[known])]
+        preprocessing = preprocessing_of(plans, block)
+        shared = [known for known in identifiers if all(user == preprocessing for user in users[known])]
         stock = f"{STOCK_PLANS}_{name}"
         if shared:
             block["data_identifier"] = shared[0]
-        elif as_stock and name in STOCK_CONFIGURATIONS and stock not in claims:
+        elif as_stock and name in STOCK_CONFIGURATIONS and stock not in users:
             block["data_identifier"] = stock
         else:
             block["data_identifier"] = f"{plans['plans_name']}_{name}"
@@ -61,10 +61,10 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
 
 def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
     """All that decides what a configuration's preprocessed data are, for one raw dataset."""
-    return {**{key: plans.get(key) for key in OF_PLANS}, **{key: block.get(key) for key in OF_CONFIGURATION}}
+    return {**{key: plans.get(key) for key in PLANS_KEYS}, **{key: block.get(key) for key in CONFIGURATION_KEYS}}
 
 
-def _claims(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _preprocessing_by_folder(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Data identifiers that other plans of the dataset use, and how those preprocess."""
     for path in sorted(folder.glob("*.json")):
         # A killed process may have left its temporary file.

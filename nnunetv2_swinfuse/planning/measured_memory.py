@@ -3,8 +3,8 @@
 Without a GPU every operation of forward and backward pass runs on PyTorch's meta tensors: shapes, types and lifetimes
 are real, no memory is. A dispatch mode adds up the storages that are alive. Autocast does not know this device, so its
 rules for CUDA are applied here to the functions that the network and nnU-Net's loss call, and attention runs in the
-memory-efficient kernel, which keeps a log-sum-exp in place of the attention weights. Not seen is what kernels allocate
-inside (cuDNN's workspaces), fragmentation and the CUDA context.
+memory-efficient kernel, which keeps a log-sum-exp in place of the attention weights. What kernels allocate themselves
+(cuDNN's workspaces), fragmentation and the CUDA context are not included.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class CudaAutocast(TorchFunctionMode):
 def _efficient_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         length = mask.shape[-1]
-        # The kernel wants rows of a multiple of 16 elements.
+        # The kernel needs rows whose length is a multiple of 16.
         mask = F.pad(mask, (0, -length % 16))[..., :length].expand(*query.shape[:3], length)
     return torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, mask, True)[0]
 

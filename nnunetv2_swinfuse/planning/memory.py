@@ -53,7 +53,7 @@ BYTES_PER_ELEMENT = StepSizes(parameters=20.8, convolutions=5.62, attention=24.4
 # Weights, gradients and AdamW's two moments in float32, weights in half precision.
 BYTES_PER_PARAMETER = 18
 HALF_PRECISION = 2
-# CUDA's memory-efficient attention wants rows of the bias of a multiple of so many elements.
+# CUDA's memory-efficient attention needs rows of the bias whose length is a multiple of this.
 BIAS_ROW = 16
 
 

@@ -25,6 +25,7 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.errors import errors_without_traceback
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
 from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
@@ -96,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         "with nnU-Net's own network)",
     )  # fmt: skip
     stock.add_argument("-np", type=int, nargs="+", help="processes, one number or one for each configuration")
-    stock.add_argument("--verbose", action="store_true")
+    stock.add_argument("--verbose", action="store_true", help="print nnU-Net's messages on every step")
     stock.add_argument("--no_pbar", action="store_true", help="no progress bar")
     return parser
 
@@ -209,7 +210,7 @@ def _dataset_name(number: int) -> str:
     try:
         nnUNet_preprocessed.require()
         name = convert_id_to_dataset_name(number)
-        raw = Path(nnUNet_raw.require()) / name / "dataset.json"
+        raw = Path(nnUNet_raw.require()) / name / DATASET_FILE
     except RuntimeError as error:
         raise PlanningError(str(error)) from error
     if not raw.is_file():
@@ -217,10 +218,10 @@ def _dataset_name(number: int) -> str:
     return name
 
 
-def _check_configurations(wanted: Sequence[str], planned: dict[int, dict[str, Any]], names: dict[int, str]) -> None:
-    """Refuses a configuration that was asked for and that no dataset's plan has."""
+def _check_configurations(requested: Sequence[str], planned: dict[int, dict[str, Any]], names: dict[int, str]) -> None:
+    """Refuses a requested configuration that no dataset's plan has."""
     available = {number: list(plans["configurations"]) for number, plans in planned.items()}
-    for name in wanted:
+    for name in requested:
         if not any(name in configurations for configurations in available.values()):
             listing = "; ".join(f"{names[number]} has {', '.join(classes)}" for number, classes in available.items())
             raise PlanningError(
@@ -237,7 +238,7 @@ def _preprocess(number: int, name: str, plans: dict[str, Any], options: argparse
         processes = list(processes) * len(configurations)
     raw, preprocessed = Path(nnUNet_raw.require()) / name, Path(nnUNet_preprocessed.require()) / name
     cases = get_filenames_of_train_images_and_targets(str(raw))
-    todo: dict[str, int] = {}
+    missing: dict[str, int] = {}
     for configuration, count in zip(configurations, processes, strict=True):
         if configuration not in plans["configurations"]:
             print(f"{name}: {configuration} is not planned for this dataset, nothing to preprocess.")
@@ -245,7 +246,7 @@ def _preprocess(number: int, name: str, plans: dict[str, Any], options: argparse
             folder = plans["configurations"][configuration]["data_identifier"]
             print(f"{name}: {configuration} shares the preprocessed data in {preprocessed / folder}.")
         else:
-            todo[configuration] = count
+            missing[configuration] = count
     preprocess_dataset(
-        number, plans["plans_name"], list(todo), list(todo.values()), options.verbose, not options.no_pbar
+        number, plans["plans_name"], list(missing), list(missing.values()), options.verbose, not options.no_pbar
     )

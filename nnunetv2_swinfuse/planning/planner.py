@@ -21,7 +21,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
 from nnunetv2_swinfuse.errors import SwinFUSEError
-from nnunetv2_swinfuse.nnunet_names import SWINFUSE_PLANS
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.provenance import Provenance
@@ -36,7 +36,7 @@ MINIMUM_STAGES = 3
 
 
 class PlanningError(SwinFUSEError, ValueError):
-    """A dataset that cannot be planned as asked for; the message says why and what to do."""
+    """A dataset that cannot be planned as requested; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ PRESETS = {
 
 def check_fingerprint(dataset_name: str) -> None:
     """Raises PlanningError when a file that planning reads is missing."""
-    raw = Path(nnUNet_raw.require()) / dataset_name / "dataset.json"
-    fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / "dataset_fingerprint.json"
+    raw = Path(nnUNet_raw.require()) / dataset_name / DATASET_FILE
+    fingerprint = Path(nnUNet_preprocessed.require()) / dataset_name / FINGERPRINT_FILE
     if not raw.is_file():
         raise PlanningError(f"{raw}: no such file; planning reads the raw dataset's channels and labels from it")
     if not fingerprint.is_file():
@@ -265,14 +265,16 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         patch_size = [int(size) for size in plan["patch_size"]]
         if len(patch_size) == 2:
             return plan
-        own = plan["architecture"]["arch_kwargs"]
-        plan["architecture"] = self.swinfuse_architecture(own["strides"], own["kernel_sizes"], plan["spacing"])
+        stock_kwargs = plan["architecture"]["arch_kwargs"]
+        plan["architecture"] = self.swinfuse_architecture(
+            stock_kwargs["strides"], stock_kwargs["kernel_sizes"], plan["spacing"]
+        )
         kwargs = plan["architecture"]["arch_kwargs"]
-        covered = round(approximate_n_voxels_dataset * self.max_dataset_covered / math.prod(patch_size))
+        coverage_limit = round(approximate_n_voxels_dataset * self.max_dataset_covered / math.prod(patch_size))
         smallest = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size)
-        a_sample = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size + 1) - smallest
-        fitting = self.UNet_min_batch_size + max(int((self._target_bytes - smallest) // a_sample), 0)
-        batch_size = max(min(fitting, covered), self.UNet_min_batch_size)
+        sample_bytes = self.step_memory(kwargs, patch_size, self.UNet_min_batch_size + 1) - smallest
+        fitting = self.UNet_min_batch_size + max(int((self._target_bytes - smallest) // sample_bytes), 0)
+        batch_size = max(min(fitting, coverage_limit), self.UNet_min_batch_size)
         # The estimate is the higher of two peaks: from some batch on each sample may cost more than the first ones.
         while (
             batch_size > self.UNet_min_batch_size

@@ -47,17 +47,17 @@ def record_start(model_folder: Path, fold: int | str, block: Mapping[str, Any]) 
     provenance = Provenance.from_dict(block["swinfuse"])
     start = {"architecture": block["architecture"], **{name: getattr(provenance, name) for name in RECORDED}}
     path = model_folder / f"fold_{fold}" / RECORD
-    before = path.read_text() if path.is_file() else None
+    previous = path.read_text() if path.is_file() else None
     _write(path, json.dumps(start, indent=2))
     try:
         for other in sorted(model_folder.glob(f"fold_*/{RECORD}")):
             if other != path:
                 _compare(other, provenance, block["architecture"], fold)
     except EncoderChoiceError:
-        if before is None:
+        if previous is None:
             path.unlink()
         else:
-            _write(path, before)
+            _write(path, previous)
         raise
 
 
@@ -66,14 +66,14 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
-def _compare(other: Path, ours: Provenance, architecture: Mapping[str, Any], fold: int | str) -> None:
+def _compare(other: Path, provenance: Provenance, architecture: Mapping[str, Any], fold: int | str) -> None:
     try:
         record = json.loads(other.read_text())
-        theirs = Provenance.from_dict({name: value for name, value in record.items() if name != "architecture"})
+        recorded = Provenance.from_dict({name: value for name, value in record.items() if name != "architecture"})
         differing = [
-            f"{name} is {getattr(theirs, name)} in that fold, {getattr(ours, name)} in this one"
+            f"{name} is {getattr(recorded, name)} in that fold, {getattr(provenance, name)} in this one"
             for name in ("encoder_sha256", "pretrained_weights", "training")
-            if getattr(theirs, name) != getattr(ours, name)
+            if getattr(recorded, name) != getattr(provenance, name)
         ]
         if not differing and record["architecture"] != architecture:
             differing = ["the network has other sizes"]
@@ -83,7 +83,7 @@ def _compare(other: Path, ours: Provenance, architecture: Mapping[str, Any], fol
             "Delete it if that fold is not running"
         ) from error
     if differing:
-        encoder = theirs.kept_encoder if theirs.encoder_sha256 != ours.encoder_sha256 else None
+        encoder = recorded.kept_encoder if recorded.encoder_sha256 != provenance.encoder_sha256 else None
         raise EncoderChoiceError(
             f"{other}: {other.parent.name} of this model did not start with the same weights and settings as fold "
             f"{fold}: {'; '.join(differing)}. All folds need the same: "

@@ -58,17 +58,17 @@ def parameter_groups(
     if settings.layer_decay == 1 and not settings.linear_probe_epochs:
         pretrained = {}
     depth = max(pretrained.values(), default=-1) + 1
-    sorted_in: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
+    by_layer: dict[tuple[int, bool], list[nn.Parameter]] = defaultdict(list)
     for name, parameter in network.named_parameters():
-        sorted_in[depth - pretrained.get(name, depth), not decays(name, parameter)].append(parameter)
+        by_layer[depth - pretrained.get(name, depth), not decays(name, parameter)].append(parameter)
     return [
         {
             "params": parameters,
             "lr": settings.initial_lr * settings.layer_decay**distance,
-            "weight_decay": 0.0 if exempt else settings.weight_decay,
+            "weight_decay": 0.0 if undecayed else settings.weight_decay,
             "first_epoch": settings.linear_probe_epochs if distance else 0,
         }
-        for (distance, exempt), parameters in sorted(sorted_in.items())
+        for (distance, undecayed), parameters in sorted(by_layer.items())
     ]
 
 

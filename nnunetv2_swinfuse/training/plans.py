@@ -150,13 +150,13 @@ def _plan_from_stock(
 ) -> PlannedTraining:
     """The plans are for nnU-Net's network: ours takes its place, with the encoder's sizes or the default ones."""
     settings = FineTuningSettings(**{**defaults, **requested_settings(requests.training or {})})
-    encoder, who = _encoder(requests.encoder, pretrained)
+    encoder, origin = _encoder(requests.encoder, pretrained)
     sizes = EncoderSettings() if encoder is None else encoder.settings
     spacing = resolved["spacing"]
     architecture = _swinfuse_architecture(resolved["architecture"], configuration, spacing, sizes, settings)
     _write_block(block, architecture, settings, encoder, pretrained, requests)
-    origin = "SwinFUSE's default sizes" if encoder is None else f"the sizes of {encoder.path} ({who})"
-    return PlannedTraining(settings, requests.encoder, encoder, f"network with {origin}")
+    source = "SwinFUSE's default sizes" if encoder is None else f"the sizes of {encoder.path} ({origin})"
+    return PlannedTraining(settings, requests.encoder, encoder, f"network with {source}")
 
 
 def _write_block(
@@ -175,26 +175,26 @@ def _write_block(
     block["architecture"], block["swinfuse"] = architecture, provenance.to_dict()
 
 
-def _encoder(named: str | None, needed: bool) -> tuple[Encoder | None, str]:
+def _encoder(named: str | None, required: bool) -> tuple[Encoder | None, str]:
     """The encoder and who named it; without one an error where it is needed, else None."""
-    if needed:
+    if required:
         return choose_encoder(named)
     choice = find_encoder(named)
     return (None, "") if choice is None else (load_pretrained(choice[0]), choice[1])
 
 
 def _swinfuse_architecture(
-    own: Mapping[str, Any],
+    stock: Mapping[str, Any],
     configuration: str,
     spacing: Sequence[float],
     sizes: EncoderSettings,
     settings: FineTuningSettings,
 ) -> dict[str, Any]:
-    kwargs = own["arch_kwargs"]
+    kwargs = stock["arch_kwargs"]
     if "strides" not in kwargs:
         raise PlansError(
-            f"configuration {configuration}: architecture.arch_kwargs of {own['network_class_name']} has no 'strides', "
-            "from which SwinFUSE takes its stages. Use plans of nnU-Net's own planners (nnUNetPlans, ResEnc)"
+            f"configuration {configuration}: architecture.arch_kwargs of {stock['network_class_name']} has no "
+            "'strides', from which SwinFUSE takes its stages. Use plans of nnU-Net's own planners (nnUNetPlans, ResEnc)"
         )
     try:
         return plans_architecture(

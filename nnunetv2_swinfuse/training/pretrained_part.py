@@ -25,9 +25,9 @@ def pretrained_stages(architecture: Mapping[str, Any], encoder: Encoder) -> int:
         architecture: the `architecture` block of the network's configuration.
         encoder: the pretrained encoder.
     """
-    own = planned_settings(architecture).topology(architecture["arch_kwargs"]["strides"])
+    network = planned_settings(architecture).topology(architecture["arch_kwargs"]["strides"])
     pretrained = encoder.settings.topology(encoder.strides)
-    return min(len(own.stage_strides), len(pretrained.stage_strides))
+    return min(len(network.stage_strides), len(pretrained.stage_strides))
 
 
 def pretrained_layers(network: nn.Module, stages: int) -> dict[str, int]:

@@ -16,8 +16,8 @@ PREFIX = "SWINFUSE_"
 # Variables of the same prefix that are no settings of the optimisation.
 OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
-# What models were trained with that were recorded before a setting existed.
-EARLIER = {"layer_decay": 1.0}
+# Values of settings that did not exist yet when a model was trained.
+BEFORE_SETTING_EXISTED = {"layer_decay": 1.0}
 # Peak learning rate of trainings that start from random weights; docs/method.md has the source and what was measured.
 FROM_SCRATCH: Mapping[str, Any] = {"initial_lr": 3e-4}
 
@@ -79,7 +79,7 @@ class FineTuningSettings:
         return asdict(self)
 
     def warmup_length(self, epochs: int) -> int:
-        """Epochs of warm-up in a training of so many epochs.
+        """Epochs of warm-up in a training of `epochs` epochs.
 
         Raises:
             SettingsError: when linear probing and warm-up together are as long as the training or longer.
@@ -102,7 +102,7 @@ class FineTuningSettings:
 
 
 def requested_settings(planned: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What a user asked for: the plan's `swinfuse.training` block, overridden by variables (`SWINFUSE_INITIAL_LR`...).
+    """What a user requests: the plan's `swinfuse.training` block, overridden by variables (`SWINFUSE_INITIAL_LR`...).
 
     Raises:
         SettingsError: naming a key or variable that is not known or not a number.
@@ -137,14 +137,14 @@ def recorded_settings(recorded: Mapping[str, Any], requested: Mapping[str, Any],
 
     Args:
         recorded: the `swinfuse.training` block of the model's plans.json.
-        requested: what the user asks for now; see :func:`requested_settings`.
+        requested: what the user requests now; see :func:`requested_settings`.
         plans: that file, for the message.
 
     Raises:
-        SettingsError: when something else is asked for now.
+        SettingsError: when the user requests something else now.
     """
     try:
-        settings = FineTuningSettings(**{**EARLIER, **recorded})
+        settings = FineTuningSettings(**{**BEFORE_SETTING_EXISTED, **recorded})
     except TypeError as error:
         raise SettingsError(f"{plans}: 'swinfuse.training' was written by another version ({error})") from error
     changed = [

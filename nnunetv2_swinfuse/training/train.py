@@ -14,8 +14,8 @@ from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, STOCK_PLANS, SWINFUSE_PLANS, TRAINER
 
 PROGRAM = "swinfuse_train"
-# nnU-Net's flags that are followed by a value; without them the three positional arguments could not be told apart.
-VALUED = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device")
+# nnU-Net's flags that take a value, needed to find the three positional arguments.
+OPTIONS_WITH_VALUE = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device")
 
 
 class TrainingInputError(SwinFUSEError, ValueError):
@@ -65,7 +65,7 @@ def complete(arguments: Sequence[str]) -> list[str]:
         TrainingInputError: when the dataset has no such plans, or these no such configuration.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in VALUED:
+    for flag in OPTIONS_WITH_VALUE:
         parser.add_argument(flag)
     parser.add_argument("words", nargs="*")
     parsed, _ = parser.parse_known_intermixed_args(arguments)

@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.modality_names import Domain
 
-Domain = Literal["CT", "MR"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
 # Of all preprocessed volumes; nnU-Net's reorienting readers use the same.
 ORIENTATION = "RAS"

@@ -32,7 +32,7 @@ def read(name: str, root: Path, unpaired: bool = False) -> Collection:
         name,
         LAYOUT,
         root,
-        tuple(Patient(stem, tuple(both), len(both) == 2 and not unpaired) for stem, both in sorted(volumes.items())),
+        tuple(Patient(stem, tuple(pair), len(pair) == 2 and not unpaired) for stem, pair in sorted(volumes.items())),
     )
 
 

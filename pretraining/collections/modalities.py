@@ -36,7 +36,7 @@ class ModalityMap:
             additions[name] = domain if domain == LEFT_OUT else domain.upper()
         return cls(additions)
 
-    def domain(self, modality: str, where: object) -> Domain | None:
+    def domain(self, modality: str, source: object) -> Domain | None:
         """The domain of a modality, None when its volumes are to be left out.
 
         Args:
@@ -49,7 +49,7 @@ class ModalityMap:
         domain = self._domains.get(plain_name(modality))
         if domain is None:
             raise InputError(
-                f"{where}: modality {modality!r} is not known to be CT or MR (known are CT, CBCT, T1w, T2w, FLAIR, MR "
+                f"{source}: modality {modality!r} is not known to be CT or MR (known are CT, CBCT, T1w, T2w, FLAIR, MR "
                 f"and others). Assign it with --modality {modality}=CT or {modality}=MR, or leave its "
                 f"volumes out with --modality {modality}={LEFT_OUT}"
             )

@@ -44,20 +44,20 @@ def read(name: str, root: Path, modalities: ModalityMap) -> Collection:
             volumes = []
             for session, image in images:
                 masks = image.get("associated_masks") or {}
-                where = f"{identifier}, session {session}"
+                location = f"{identifier}, session {session}"
                 if not image.get("image_path"):
                     has_mask = masks.get(ANATOMY) or masks.get(ANONYMIZATION)
                     problems.append(
-                        f"{where}: {'a mask without its image' if has_mask else 'an image without image_path'}"
+                        f"{location}: {'a mask without its image' if has_mask else 'an image without image_path'}"
                     )
                     continue
-                domain = modalities.domain(image["modality"], f"{path}, {where}")
+                domain = modalities.domain(image["modality"], f"{path}, {location}")
                 if domain is None:
                     continue
                 file = resolve(image["image_path"], root)
                 if file in listed:
-                    problems.append(f"{where}: {file} is listed twice, first in {listed[file]}")
-                listed[file] = where
+                    problems.append(f"{location}: {file} is listed twice, first in {listed[file]}")
+                listed[file] = location
                 anatomy, anonymization = (
                     resolve(masks[mask], root) if masks.get(mask) else None for mask in (ANATOMY, ANONYMIZATION)
                 )
@@ -83,7 +83,7 @@ def resolve(written: str, root: Path) -> Path:
     Raises:
         InputError: when the variable is not set.
     """
-    first, _, rest = written.partition("/")
+    first, _, remainder = written.partition("/")
     if not first.startswith("$"):
         return root / written
     folder = os.environ.get(first[1:])
@@ -92,7 +92,7 @@ def resolve(written: str, root: Path) -> Path:
             f"{root / DESCRIPTION}: {written} starts with {first}, which is not set; "
             f"for example: export {first[1:]}=/data/{first[1:]}"
         )
-    return Path(folder) / rest
+    return Path(folder) / remainder
 
 
 def _subjects(content: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, dict[str, Any]]]]]:

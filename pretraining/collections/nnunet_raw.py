@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, IMAGES, LABELS
 from pretraining.collections.collection import Collection, Patient, Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
 
 LAYOUT = "nnU-Net raw"
-DESCRIPTION = "dataset.json"
-IMAGES, LABELS = "imagesTr", "labelsTr"
+DESCRIPTION = DATASET_FILE
 
 
 def matches(root: Path) -> bool:

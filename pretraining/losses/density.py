@@ -106,15 +106,15 @@ def density_matching(
         width = median if bandwidth is None else bandwidth.to(median).clamp_min(MIN_BANDWIDTH)
         divergence = jensen_shannon_divergence(ct, mr, width, ct_weights, mr_weights)
         excess = divergence if floor is None else (divergence - floor.to(divergence)).clamp_min(0)
-        measured = None
+        measured_floor = None
         if ct_groups is not None and mr_groups is not None:
-            of_ct = _divergence_between_groups(ct.detach(), ct_weights, ct_groups, width)
-            of_mr = _divergence_between_groups(mr.detach(), mr_weights, mr_groups, width)
-            measured = (of_ct + of_mr) / 2
+            ct_floor = _divergence_between_groups(ct.detach(), ct_weights, ct_groups, width)
+            mr_floor = _divergence_between_groups(mr.detach(), mr_weights, mr_groups, width)
+            measured_floor = (ct_floor + mr_floor) / 2
         return DensityMatch(
             excess if alternative is None else alternative,
             divergence.detach(),
-            measured,
+            measured_floor,
             median,
             variance.detach().mean(),
         )

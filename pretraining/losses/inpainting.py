@@ -9,7 +9,7 @@ from torch import Tensor
 def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Sum of absolute errors over the cut-out voxels, their number, and the same for the visible voxels: (4,).
 
-    Sums of the parts of a batch can be added to those of the whole batch, unlike means.
+    Unlike means, the sums of the parts of a batch add up to those of the whole batch.
 
     Args:
         reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
@@ -34,7 +34,7 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
 
 
-def loss_of_sums(sums: Tensor, visible_weight: float) -> Tensor:
+def loss_from_sums(sums: Tensor, visible_weight: float) -> Tensor:
     """Mean absolute error over the cut-out voxels, plus a weight times that over the visible voxels.
 
     The released code averages over the whole crop, so that copying visible voxels dominates the loss: with 30 % cut

@@ -45,5 +45,5 @@ def wasserstein_distance(
     # Rounding leaves the sum of all shares slightly off zero, and a wide gap to an ignored sample would multiply that.
     values, order = torch.where(used[:, None], values, values[used.int().argmax(0, keepdim=True)]).sort(0)
     steps = torch.cat([first_weights / first_weights.sum(), -second_weights / second_weights.sum()])
-    between = steps[order].cumsum(0)[:-1].abs()
-    return (between * values.diff(dim=0)).sum(0)
+    cdf_difference = steps[order].cumsum(0)[:-1].abs()
+    return (cdf_difference * values.diff(dim=0)).sum(0)

@@ -97,16 +97,16 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
 
 def _task_warnings(means: Mapping[str, float]) -> list[str]:
     warnings = []
-    for suffix, of_modality in _modalities(means):
-        error, of_mean = means.get(f"masked_error{suffix}"), means.get(f"masked_error_of_mean{suffix}")
-        if error is not None and of_mean is not None and error >= of_mean:
+    for suffix, modality in _modalities(means):
+        error, mean_error = means.get(f"masked_error{suffix}"), means.get(f"masked_error_of_mean{suffix}")
+        if error is not None and mean_error is not None and error >= mean_error:
             warnings.append(
-                f"inpainting{of_modality} is no better than the mean of the visible voxels: {error:.3f} against "
-                f"{of_mean:.3f}. It needs more steps or a higher --learning_rate."
+                f"inpainting{modality} is no better than the mean of the visible voxels: {error:.3f} against "
+                f"{mean_error:.3f}. It needs more steps or a higher --learning_rate."
             )
         accuracy = means.get(f"rotation_accuracy{suffix}", 1.0)
         if "rotation" in means and accuracy < 0.3:
-            warnings.append(f"rotation{of_modality} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
+            warnings.append(f"rotation{modality} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(
             f"a linear probe tells CT from MR in {means['probe_accuracy']:.0%} of the crops: the deepest features are "
@@ -116,7 +116,7 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
 
 
 def _place(level: str) -> str:
-    """A level of the encoder in words."""
+    """Describes a level of the encoder, for messages."""
     places = {"paired": "the DIM's outputs for pairs", "single_image": "the DIM's outputs for single images"}
     return places.get(level, f"the features of stage {level.removeprefix('stage_')}")
 

@@ -12,6 +12,8 @@ from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 
 COLUMNS = ("input", "corrupted", "reconstruction", "filled in", "error")
 PLANES = ("z", "y", "x")
+# Of the pictures, in the folder of a run.
+PANELS_FOLDER = "panels"
 
 
 def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]], title: str = "") -> Path:
@@ -72,8 +74,8 @@ def _errors(target: np.ndarray, error: np.ndarray, mask: np.ndarray) -> str:
     hidden = mask > 0
     if hidden.all() or not hidden.any():
         return "error"
-    of_mean = np.abs(target[hidden] - target[~hidden].mean()).mean()
-    return f"error: {error[hidden].mean():.2f}\n(of the mean: {of_mean:.2f})"
+    mean_error = np.abs(target[hidden] - target[~hidden].mean()).mean()
+    return f"error: {error[hidden].mean():.2f}\n(of the mean: {mean_error:.2f})"
 
 
 def _upright(cut: np.ndarray, plane: int) -> np.ndarray:

@@ -125,10 +125,10 @@ def minibatch_cka(first: Tensor, second: Tensor, batch: int = CKA_BATCH) -> floa
         kernel_a, kernel_b = a @ a.T, b @ b.T
         pairs = ((kernel_a, kernel_b), (kernel_a, kernel_a), (kernel_b, kernel_b))
         sums += torch.stack([unbiased_hsic(*pair) for pair in pairs])
-    across, within, within_other = sums.tolist()
-    if within <= 0 or within_other <= 0:
+    across, within_first, within_second = sums.tolist()
+    if within_first <= 0 or within_second <= 0:
         return 0.0
-    return across / (within * within_other) ** 0.5
+    return across / (within_first * within_second) ** 0.5
 
 
 def unbiased_hsic(first: Tensor, second: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder import Backbone
+from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE
 from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT
@@ -26,12 +27,14 @@ from pretraining.monitoring.curves import PANELS, measured, panel_picture
 from pretraining.monitoring.environment import describe_environment
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import read_records
+from pretraining.monitoring.panels import PANELS_FOLDER
 from pretraining.next_commands import planning_command, training_command
 from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
 from pretraining.run_time import format_duration
 
 REPORT = "report.html"
 FACTS = "run.json"
+CONFIGURATION = "configuration.json"
 
 
 def write_facts(folder: Path, command: str, collection: PreprocessedCollection, device: torch.device) -> None:
@@ -68,11 +71,11 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
     """
     records = read_records(folder)
     try:
-        settings = json.loads((folder / "configuration.json").read_text())
+        settings = json.loads((folder / CONFIGURATION).read_text())
         facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no run to report on ({error}); give the folder of a run") from error
-    configuration = Configuration.from_dict(settings, str(folder / "configuration.json"))
+    configuration = Configuration.from_dict(settings, str(folder / CONFIGURATION))
     validations = [record for record in records if record["kind"] == "validation"]
     step = max((record["step"] for record in records), default=0)
     title = f"SwinFUSE pretraining: {facts['data']['collection']}, preset {configuration.preset}"
@@ -135,26 +138,26 @@ def _curves(records: Sequence[dict[str, Any]]) -> str:
     shown = [panel for panel in PANELS if measured(panel, records)]
     if not shown:
         return ""
-    drawn = [page.picture(panel_picture(panel, records), f"Curve over the steps: {panel.title}") for panel in shown]
+    pictures = [page.picture(panel_picture(panel, records), f"Curve over the steps: {panel.title}") for panel in shown]
     missing = [f"{panel.title} ({panel.empty})" for panel in PANELS if panel not in shown]
-    content = [page.group("curves", drawn)]
+    content = [page.group("curves", pictures)]
     if missing:
         content.append(page.paragraph(f"Not measured: {'; '.join(missing)}."))
     return page.section("Curves", *content)
 
 
 def _pictures(folder: Path) -> str:
-    files = sorted((folder / "panels").glob("step_*.png"))
+    files = sorted((folder / PANELS_FOLDER).glob("step_*.png"))
     if not files:
         return ""
-    drawn = [
+    pictures = [
         page.picture(file.read_bytes(), f"Reconstructions of a CT and an MR crop, {file.stem}", _caption(file))
         for file in dict.fromkeys((files[-1], files[0]))
     ]
     return page.section(
         "Reconstructions",
         page.paragraph("Pictures of volumes of the collection: share this page only with those who may see them."),
-        page.group("pictures", drawn),
+        page.group("pictures", pictures),
     )
 
 
@@ -163,11 +166,11 @@ def _caption(file: Path) -> str:
 
 
 def _fine_tuning(folder: Path, backbone: Backbone) -> str:
-    encoder = folder / "encoder.pth"
+    encoder = folder / ENCODER_FILE
     planning, command = planning_command(backbone), training_command(backbone)
-    before = f"{planning}\n" if planning else ""
+    planning_line = f"{planning}\n" if planning else ""
     return (
-        f"{before}{command}\n\n# With the encoder of this run, also after later runs:\n"
+        f"{planning_line}{command}\n\n# With the encoder of this run, also after later runs:\n"
         f"SWINFUSE_CHECKPOINT={encoder.absolute()} {command}"
     )
 
@@ -194,7 +197,7 @@ def _seconds(folder: Path) -> float | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `python -m pretraining.monitoring.report`."""
     parser = argparse.ArgumentParser(description="Write report.html of a pretraining run from the files in its folder.")
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", type=Path, help="of the run")
     parser.add_argument("--without_pictures", action="store_true", help="leave out pictures of patients")
     options = parser.parse_args(arguments)
     try:

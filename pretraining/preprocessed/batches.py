@@ -31,8 +31,8 @@ class BatchDraw:
 
     def __init__(self, split: Split, patients: np.ndarray, random: np.random.Generator):
         self._split, self._patients, self._random = split, patients, random
-        self._of_domain: dict[str, Counter[int]] = {domain: Counter() for domain in DOMAINS}
-        self._in_all: Counter[int] = Counter()
+        self._uses_by_domain: dict[str, Counter[int]] = {domain: Counter() for domain in DOMAINS}
+        self._uses_in_total: Counter[int] = Counter()
 
     def sample(self) -> tuple[int, int, bool]:
         """A CT volume, an MR volume, and whether they are a registered pair."""
@@ -55,12 +55,12 @@ class BatchDraw:
 
     def _use(self, volume: int, domains: Sequence[str]) -> None:
         patient = int(self._patients[volume])
-        self._in_all[patient] += 1
+        self._uses_in_total[patient] += 1
         for domain in domains:
-            self._of_domain[domain][patient] += 1
+            self._uses_by_domain[domain][patient] += 1
 
     def _uses(self, patient: int, domains: Sequence[str]) -> Uses:
-        return max(self._of_domain[domain][patient] for domain in domains), self._in_all[patient]
+        return max(self._uses_by_domain[domain][patient] for domain in domains), self._uses_in_total[patient]
 
     def _choose(self, volumes: np.ndarray, domains: Sequence[str]) -> tuple[int, Uses]:
         """Index of a volume, drawn from those whose patients were used least, and how often that was."""

@@ -142,8 +142,8 @@ class IndexTable:
         patients, volumes = len(table.patients), len(table.files)
         if not len(table.paired) == len(table.validation) == patients:
             raise ValueError("columns of patients differ in length")
-        of_volumes = (table.patient, table.domain, table.modality, table.shape, table.native_spacing)
-        if any(len(column) != volumes for column in of_volumes):
+        volume_columns = (table.patient, table.domain, table.modality, table.shape, table.native_spacing)
+        if any(len(column) != volumes for column in volume_columns):
             raise ValueError("columns of volumes differ in length")
         return table
 

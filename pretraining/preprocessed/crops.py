@@ -40,7 +40,7 @@ class CropDataset(Dataset):
     """Batches of CT and MR crops without repeated patients; an item depends only on the seed, the split and its step.
 
     Therefore a resumed run continues with the crops of the uninterrupted run, the sampler has no state to save, and
-    processes that train together load the parts of the batch that a single process would load whole.
+    processes that train together load the parts of the batch that a single process would load.
 
     Args:
         collection: the preprocessed volumes.
@@ -48,7 +48,7 @@ class CropDataset(Dataset):
         crop_size: voxels (z, y, x).
         batch_size: pairs of crops in a step, over all processes.
         seed: of all draws.
-        foreground_share: probability that a crop is centred on a point of the body, not on any voxel.
+        foreground_share: probability that a crop is centred on a point of the body instead of any voxel.
         steps: number of items.
         samples: indices in the batch that this process loads; all when None.
         domains: `CT`, `MR` or both; items contain only these.
@@ -139,9 +139,9 @@ class CropDataset(Dataset):
     def _element(self, volumes: tuple[int, ...], paired: bool, random: np.random.Generator) -> Element:
         crops, start = [], None
         for volume in volumes:
-            crop, place = self._crop(self.collection.file(volume), random, start)
+            crop, crop_start = self._crop(self.collection.file(volume), random, start)
             crops.append(crop)
-            start = place if paired else None
+            start = crop_start if paired else None
         turnable = [bool(self.turnable[volume]) for volume in volumes]
         if paired:
             turnable = [all(turnable)] * len(volumes)

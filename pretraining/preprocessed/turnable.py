@@ -17,7 +17,7 @@ from pretraining.preprocessed.collection import PreprocessedCollection, format_s
 # Largest relative difference of the spacings of y and x that counts as isotropic.
 PLANE_TOLERANCE = 0.05
 # Share of a modality's volumes below which the log warns: hardly any batch then has such a crop to turn.
-FEW = 0.1
+FEW_TURNABLE = 0.1
 
 
 def is_isotropic_plane(y: Any, x: Any) -> Any:
@@ -47,28 +47,28 @@ def turning_notes(collection: PreprocessedCollection, crop_size: Sequence[int], 
         count, total = int(turnable[chosen].sum()), int(chosen.sum())
         if count == total:
             continue
-        small, anisotropic = int((~filled[chosen]).sum()), int((filled & ~turnable)[chosen].sum())
+        too_small, anisotropic = int((~filled[chosen]).sum()), int((filled & ~turnable)[chosen].sum())
         causes = []
-        if small:
-            causes.append(f"{small} are smaller than a crop along y or x, which is padded there")
+        if too_small:
+            causes.append(f"{too_small} are smaller than a crop along y or x, which is padded there")
         if anisotropic:
             causes.append(f"{anisotropic} had voxels of other sizes along y and x before resampling")
         text = (
             f"{count} of {total} {domain} volumes can be turned by quarters ({'; '.join(causes)}): the turn of the "
             "others could be inferred. They are not turned and take no part in the rotation task"
         )
-        if count < FEW * total:
+        if count < FEW_TURNABLE * total:
             remedy = _remedy(collection, crop_size, chosen & ~filled)
             text = f"WARNING: hardly any {domain} crop trains the rotation task. {text}. {remedy}"
         notes.append(text)
     return notes
 
 
-def _remedy(collection: PreprocessedCollection, crop_size: Sequence[int], small: np.ndarray) -> str:
-    if not small.any():
+def _remedy(collection: PreprocessedCollection, crop_size: Sequence[int], too_small: np.ndarray) -> str:
+    if not too_small.any():
         return "--no-quarter_turns leaves the task out"
     # Half of the small volumes are at least this large.
-    side = int(np.median(collection.table.shape[small, 1:].min(1)))
+    side = int(np.median(collection.table.shape[too_small, 1:].min(1)))
     z, y, x = (float(distance) for distance in collection.spacing)
     scale = side / crop_size[1]
     return (

@@ -59,10 +59,10 @@ class Normalisation:
         spacing: tuple[float, float, float],
     ) -> Normalisation:
         """The normalisation of a collection from the fingerprints of its volumes, in the same order."""
-        both = list(zip(volumes, fingerprints, strict=True))
-        samples = [fingerprint.intensities for volume, fingerprint in both if volume.domain == "CT"]
+        measured = list(zip(volumes, fingerprints, strict=True))
+        samples = [fingerprint.intensities for volume, fingerprint in measured if volume.domain == "CT"]
         ct = intensity_properties(samples) if samples else {}
-        shares = [fingerprint.nonzero_share for volume, fingerprint in both if volume.domain == "MR"]
+        shares = [fingerprint.nonzero_share for volume, fingerprint in measured if volume.domain == "MR"]
         return cls(spacing, ct, bool(shares) and float(np.median(shares)) < NONZERO_SHARE_FOR_MASK)
 
     def plans(self, domains: Sequence[str]) -> dict[str, Any]:

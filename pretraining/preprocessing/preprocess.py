@@ -131,9 +131,9 @@ def _measure_normalisation(
     collection: Collection, spacing: tuple[float, float, float], cache: Path, workers: Workers, part: int, parts: int
 ) -> Normalisation:
     """Reads all volumes, this part's first; what other parts have read comes from the cache."""
-    read = partial(fingerprint_volume, cache=cache, samples=samples_per_volume(collection.volumes))
+    fingerprint_one = partial(fingerprint_volume, cache=cache, samples=samples_per_volume(collection.volumes))
     order = own_first(range(len(collection.volumes)), part, parts)
-    results = workers.run(read, [collection.volumes[number] for number in order], "reading volumes")
+    results = workers.run(fingerprint_one, [collection.volumes[number] for number in order], "reading volumes")
     by_number = dict(zip(order, results, strict=True))
     return Normalisation.of(collection.volumes, [by_number[number] for number in sorted(by_number)], spacing)
 
@@ -149,17 +149,17 @@ def _write_images(
     parts: int,
 ) -> Grids | None:
     """Writes the images of a part; the grids of all volumes, or None while other parts are not finished."""
-    write = partial(preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size)
+    preprocess_one = partial(preprocess_image, folder=folder, normalisation=normalisation, crop_size=crop_size)
     images = images_of(collection)
     title = f"preprocessing to {' x '.join(f'{s:.3g}' for s in normalisation.spacing)} mm"
-    stored = workers.run(write, images[part::parts], title)
+    stored = workers.run(preprocess_one, images[part::parts], title)
     if count_missing(folder, names):
         return None
     if parts > 1:
         # Files of other parts may come from an earlier run with other settings; those are written again.
         others = [image for number, image in enumerate(images) if number % parts != part]
-        stored += workers.run(write, others, "checking the other parts")
-    return {name: grid for of_image in stored for name, grid in of_image.items()}
+        stored += workers.run(preprocess_one, others, "checking the other parts")
+    return {name: grid for image_grids in stored for name, grid in image_grids.items()}
 
 
 def _recorded_split(

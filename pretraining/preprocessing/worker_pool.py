@@ -89,12 +89,12 @@ class Workers:
                 for future in completed:
                     yield running.pop(future), future
         for index, task in enumerate(tasks):
-            done: Future[Result] = Future()
+            finished: Future[Result] = Future()
             try:
-                done.set_result(function(task))
+                finished.set_result(function(task))
             except Exception as error:
-                done.set_exception(error)
-            yield index, done
+                finished.set_exception(error)
+            yield index, finished
 
 
 def _ignore_interrupts() -> None:

@@ -18,9 +18,10 @@ from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.cli import required_paths
+from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW
 from pretraining.collections.modalities import ModalityMap
 from pretraining.configuration import Configuration
+from pretraining.nnunet_paths import required_paths
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preset_files import load_preset, preset_names, recipe_names
 from pretraining.voxel_probe.cases import load_case
@@ -126,7 +127,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         InputError: for datasets, encoders or options that cannot be used.
     """
-    raw, preprocessed = required_paths("nnUNet_raw", "nnUNet_preprocessed")
+    raw, preprocessed = required_paths(RAW, PREPROCESSED)
     plan = make_plan(options, raw)
     sources, floors = make_sources(options, preprocessed)
     divisor = triple(np.lcm.reduce([source.divisor for source in sources]).tolist())
@@ -174,12 +175,12 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
     """
     trained = [read_encoder(words, preprocessed_root) for words in options.encoders]
     if options.preset:
-        trained.append(_of_preset(options.preset, options.recipe))
+        trained.append(_preset_encoder(options.preset, options.recipe))
     if not trained and RANDOM in options.controls:
         raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")
-    own = collection_normalisation(options.collection, preprocessed_root) if options.collection else None
-    normalisations = [_with_spacing(own or arm.normalisation, arm.name, options.spacing) for arm in trained]
-    first = normalisations[0] if normalisations else _with_spacing(own, "the controls", options.spacing)
+    shared = collection_normalisation(options.collection, preprocessed_root) if options.collection else None
+    normalisations = [_with_spacing(shared or arm.normalisation, arm.name, options.spacing) for arm in trained]
+    first = normalisations[0] if normalisations else _with_spacing(shared, "the controls", options.spacing)
     differing = [
         a.name for a, n in zip(trained, normalisations, strict=True) if not np.allclose(n.spacing, first.spacing)
     ]
@@ -272,19 +273,19 @@ def _divisor(arm: TrainedEncoder) -> Triple:
     return arm.encoder.settings.topology(arm.encoder.strides).downsampling
 
 
-def _of_preset(preset: str, recipe: str) -> TrainedEncoder:
+def _preset_encoder(preset: str, recipe: str) -> TrainedEncoder:
     """An encoder without weights, which only says what random encoders are built with."""
     configuration = Configuration.from_dict(load_preset(preset, recipe))
     encoder = Encoder({}, configuration.encoder_settings, configuration.topology.strides)
     return TrainedEncoder(RANDOM, encoder, 0, None)
 
 
-def _with_spacing(found: Normalisation | None, name: str, spacing: Sequence[float] | None) -> Normalisation:
-    if found is None:
+def _with_spacing(normalisation: Normalisation | None, name: str, spacing: Sequence[float] | None) -> Normalisation:
+    if normalisation is None:
         raise InputError(
             f"{name}: the normalisation of its images is not known; name a preprocessed collection with --collection"
         )
     if spacing is None:
-        return found
+        return normalisation
     z, y, x = spacing
-    return replace(found, spacing=(z, y, x))
+    return replace(normalisation, spacing=(z, y, x))

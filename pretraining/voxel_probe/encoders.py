@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, Encoder, EncoderFileError, weights_digest
 from nnunetv2_swinfuse.architecture.encoder_file import FORMAT as ENCODER_FORMAT
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError, weights_digest
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.tensor_names import pretrained
@@ -24,8 +24,6 @@ from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, FORMAT, load_checkpoint
 from pretraining.preprocessed.collection import FOLDER, INDEX
 from pretraining.preprocessing.fingerprint import Normalisation
-
-ENCODER = "encoder.pth"
 
 
 class FrozenEncoder(nn.Module):
@@ -101,26 +99,26 @@ class TrainedEncoder:
         return network
 
 
-def read_encoder(words: str, preprocessed_root: Path | None = None) -> TrainedEncoder:
+def read_encoder(argument: str, preprocessed_root: Path | None = None) -> TrainedEncoder:
     """Reads an arm from the command line.
 
     Args:
-        words: `PATH` or `NAME=PATH`; the path is that of a run's folder, a checkpoint of a run, or an encoder file. Of
-            a run's folder the encoder is read, or the checkpoint if that is newer.
+        argument: `PATH` or `NAME=PATH`; the path is that of a run's folder, a checkpoint of a run, or an encoder file.
+            Of a run's folder the encoder is read, or the checkpoint if that is newer.
         preprocessed_root: nnUNet_preprocessed, where the normalisation of a checkpoint's collection is looked up.
 
     Raises:
         InputError: when there is no such file, or it holds no encoder.
     """
-    name, equals, text = words.partition("=")
-    path = Path(text if equals else words)
+    name, equals, text = argument.partition("=")
+    path = Path(text if equals else argument)
     file = _newest(path) if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"{file}: no such file; expected the folder of a run, a checkpoint or an encoder file")
     if not equals:
         name = path.name if path.is_dir() else path.parent.name
     if _is_checkpoint(file):
-        return _of_checkpoint(name, file, preprocessed_root)
+        return _checkpoint_encoder(name, file, preprocessed_root)
     try:
         encoder = load_pretrained(file)
     except (EncoderFileError, ValueError) as error:
@@ -151,7 +149,7 @@ def collection_normalisation(name: str, preprocessed_root: Path) -> Normalisatio
 
 
 def _newest(folder: Path) -> Path:
-    encoder, checkpoint = folder / ENCODER, folder / CHECKPOINT
+    encoder, checkpoint = folder / ENCODER_FILE, folder / CHECKPOINT
     if not checkpoint.is_file() or (encoder.is_file() and encoder.stat().st_mtime >= checkpoint.stat().st_mtime):
         return encoder
     return checkpoint
@@ -165,7 +163,7 @@ def _is_checkpoint(file: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == FORMAT != ENCODER_FORMAT
 
 
-def _of_checkpoint(name: str, file: Path, preprocessed_root: Path | None) -> TrainedEncoder:
+def _checkpoint_encoder(name: str, file: Path, preprocessed_root: Path | None) -> TrainedEncoder:
     state = load_checkpoint(file)
     configuration = state.configuration
     encoder = Encoder(

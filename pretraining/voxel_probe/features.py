@@ -72,10 +72,10 @@ def coordinate_features(image: Tensor) -> Maps:
 def with_coordinates(features: Features) -> Features:
     """Adds the coordinates: every arm is told where a voxel is, so that none gains from encoding positions."""
 
-    def both(image: Tensor) -> Maps:
+    def with_positions(image: Tensor) -> Maps:
         return [*features(image), *coordinate_features(image)]
 
-    return both
+    return with_positions
 
 
 def at_voxels(maps: Sequence[Tensor], size: Sequence[int], voxels: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ def at_voxels(maps: Sequence[Tensor], size: Sequence[int], voxels: Tensor) -> Te
 def resize(feature: Tensor, size: Sequence[int]) -> Tensor:
     """A map (C, z, y, x) on a grid of another size, trilinear; averaged first where the grid is coarser."""
     feature = feature[None].float()
-    factors = tuple(max(have // want, 1) for have, want in zip(feature.shape[2:], size, strict=True))
+    factors = tuple(max(old // new, 1) for old, new in zip(feature.shape[2:], size, strict=True))
     if max(factors) > 1:
         feature = F.avg_pool3d(feature, factors)
     if tuple(feature.shape[2:]) != tuple(size):

@@ -40,13 +40,13 @@ def measure_case(logits: Tensor, classes: Tensor, used: Tensor, body: Tensor, na
     predicted = logits.argmax(0)
     measures = [Measure(ALL, "nll", float(likelihood.mean()))]
     for index, name in enumerate(names, 1):
-        of_class = classes == index
-        if not bool(of_class.any()):
+        reference = classes == index
+        if not bool(reference.any()):
             continue
-        found = predicted == index
-        dice = 2 * (found & of_class).sum() / (found.sum() + of_class.sum())
-        measures += [Measure(name, "dice", float(dice)), Measure(name, "nll", float(likelihood[of_class].mean()))]
-        positive = of_class[body]
+        segmented = predicted == index
+        dice = 2 * (segmented & reference).sum() / (segmented.sum() + reference.sum())
+        measures += [Measure(name, "dice", float(dice)), Measure(name, "nll", float(likelihood[reference].mean()))]
+        positive = reference[body]
         if 0 < int(positive.sum()) < len(positive):
             others = torch.cat([logits[:index], logits[index + 1 :]])[:, body]
             measures.append(Measure(name, "auc", area(logits[index, body] - others.logsumexp(0), positive)))

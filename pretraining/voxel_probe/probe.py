@@ -145,9 +145,9 @@ def fit_layers(arm: Arm, task: Task, plan: Plan, numbers: Sequence[int], quiet: 
                 samples[number].append((sample_features(maps, loaded, sample), sample.classes, sample.weights))
     count = len(task.labels) + 1
     layers = {}
-    for number, of_number in samples.items():
-        features, of_voxels, weights = (torch.cat(parts) for parts in zip(*of_number, strict=True))
-        layers[number] = fit(features, of_voxels, weights, count)
+    for number, parts_of_cases in samples.items():
+        features, classes_of_voxels, weights = (torch.cat(parts) for parts in zip(*parts_of_cases, strict=True))
+        layers[number] = fit(features, classes_of_voxels, weights, count)
     return layers
 
 

@@ -150,25 +150,25 @@ def case_means(rows: Iterable[Row], metric: str, label: str | None = None) -> di
 
     `nll` is that of all voxels unless a class is given.
     """
-    wanted = ALL if metric == "nll" and label is None else label
+    selected = ALL if metric == "nll" and label is None else label
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        if row.metric == metric and (row.label == wanted or wanted is None):
+        if row.metric == metric and (row.label == selected or selected is None):
             values[row.case][row.key.seed].append(row.value)
-    return {case: {seed: fmean(of_seed) for seed, of_seed in seeds.items()} for case, seeds in values.items()}
+    return {case: {seed: fmean(seed_values) for seed, seed_values in seeds.items()} for case, seeds in values.items()}
 
 
 def summarise(values: Mapping[str, Mapping[int, float]], floor: Mapping[str, Mapping[int, float]] | None) -> Summary:
     """Summary of the values of an arm, by case and seed, and of their difference to those of a floor."""
     cases = sorted(values)
-    of_case = np.array([fmean(values[case].values()) for case in cases])
+    case_values = np.array([fmean(values[case].values()) for case in cases])
     seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
-    of_seed = sorted(fmean(values[case][seed] for case in cases if seed in values[case]) for seed in seeds)
-    mean, interval = _mean_interval(of_case)
+    seed_means = sorted(fmean(values[case][seed] for case in cases if seed in values[case]) for seed in seeds)
+    mean, interval = _mean_interval(case_values)
     if not floor or set(floor) != set(values):
-        return Summary(mean, interval, tuple(of_seed))
-    differences = of_case - np.array([fmean(floor[case].values()) for case in cases])
-    return Summary(mean, interval, tuple(of_seed), *_mean_interval(differences))
+        return Summary(mean, interval, tuple(seed_means))
+    differences = case_values - np.array([fmean(floor[case].values()) for case in cases])
+    return Summary(mean, interval, tuple(seed_means), *_mean_interval(differences))
 
 
 def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool) -> str:
@@ -190,15 +190,15 @@ def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool
     header = ["fitted on" if zero_shot else "dataset", "labelled", "arm", f"{metric} [95 % over cases]"]
     lines = [[*header, "minus random", "seeds", other, f"{metric} of each class"]]
     for (dataset, tested_on, labelled, _), arms in groups.items():
-        for arm, of_arm in arms.items():
-            values = case_means(of_arm, metric)
+        for arm, arm_rows in arms.items():
+            values = case_means(arm_rows, metric)
             if not values:
                 continue
             floor = case_means(arms[floors[arm]], metric) if floors.get(arm) in arms else None
             summary = summarise(values, floor)
-            second = case_means(of_arm, other)
-            labels = list(dict.fromkeys(row.label for row in of_arm if row.metric == metric))
-            classes = [f"{label} {summarise(case_means(of_arm, metric, label), None).mean:.2f}" for label in labels]
+            second = case_means(arm_rows, other)
+            labels = list(dict.fromkeys(row.label for row in arm_rows if row.metric == metric))
+            classes = [f"{label} {summarise(case_means(arm_rows, metric, label), None).mean:.2f}" for label in labels]
             lines.append(
                 [
                     f"{dataset} -> {tested_on}" if zero_shot else dataset, str(labelled), arm,

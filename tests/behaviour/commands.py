@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from importlib.metadata import entry_points
-from multiprocessing.pool import ThreadPool
-from types import SimpleNamespace
 
 import pytest
-
-# What of the spawning context stays what it is: prediction's reader is a process with a queue.
-KEPT = ("Process", "Queue", "Event", "Manager")
-
-
-def use_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools of threads where nnU-Net asks for spawned processes, each of which costs seconds of imports.
-
-    Not for all tests: what must survive pickling and a new process is seen only in spawned ones.
-    """
-    get_context = multiprocessing.get_context
-
-    def with_threads(method: str | None = None) -> object:
-        context = get_context(method)
-        if method != "spawn":
-            return context
-        return SimpleNamespace(Pool=ThreadPool, **{name: getattr(context, name) for name in KEPT})
-
-    monkeypatch.setattr(multiprocessing, "get_context", with_threads)
 
 
 def nnunet(command: str, *arguments: object) -> None:
@@ -45,8 +23,8 @@ def plan(dataset: int, *options: str) -> None:
 
 
 def preprocess(dataset: int, *configurations: str, plans: str = "nnUNetPlans") -> None:
-    which = ("-plans_name", plans, "-c", *configurations)
-    nnunet("preprocess", "-d", dataset, *which, "-np", *[1] * len(configurations))
+    plan_options = ("-plans_name", plans, "-c", *configurations)
+    nnunet("preprocess", "-d", dataset, *plan_options, "-np", *[1] * len(configurations))
 
 
 def train(dataset: int, configuration: str, fold: object, trainer_name: str, *options: str) -> None:
@@ -57,6 +35,6 @@ def predict(
     dataset: int, configuration: str, trainer_name: str, images: object, output: object, *options: object
 ) -> None:
     """Without mirroring, in this process."""
-    where = ("-d", dataset, "-c", configuration, "-tr", trainer_name, "-i", images, "-o", output)
+    model_options = ("-d", dataset, "-c", configuration, "-tr", trainer_name, "-i", images, "-o", output)
     folds = () if "-f" in options else ("-f", 0)
-    nnunet("predict", *where, *folds, "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0, *options)
+    nnunet("predict", *model_options, *folds, "-device", "cpu", "--disable_tta", "-npp", 0, "-nps", 0, *options)

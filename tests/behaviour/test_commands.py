@@ -14,8 +14,9 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.run.run_training import get_trainer_from_args
 
 from tests.nnunetv2_swinfuse.training.workshop import CASES, PLAIN, TRAINER, Workshop, publish_encoder
+from tests.threads import use_threads
 
-from .commands import nnunet, predict, train, use_threads
+from .commands import nnunet, predict, train
 
 pytestmark = pytest.mark.slow
 
@@ -74,8 +75,8 @@ def test_npz_leaves_probabilities_that_agree_with_the_masks(models):
 def test_the_best_configuration_ensembles_and_postprocesses_with_a_stock_model(models, images, tmp_path):
     nnunet("find_best_configuration", 901, "-c", "3d_fullres", "-tr", TRAINER, STOCK, "-f", 0, "-np", 1)
     results = models.results / PLAIN
-    found = json.loads((results / "inference_information.json").read_text())
-    assert len(found["considered_models"]) == 2
+    result = json.loads((results / "inference_information.json").read_text())
+    assert len(result["considered_models"]) == 2
     (ensemble,) = (results / "ensembles").glob("ensemble___*")
     assert TRAINER in ensemble.name
     assert STOCK in ensemble.name
@@ -92,7 +93,7 @@ def test_the_best_configuration_ensembles_and_postprocesses_with_a_stock_model(m
     for case, probabilities in ours.items():
         mean = (probabilities.astype(np.float32) + theirs[case].astype(np.float32)) / 2
         np.testing.assert_array_equal(both[f"{case}.nii.gz"], mean.argmax(0))
-    best = found["best_model_or_ensemble"]
+    best = result["best_model_or_ensemble"]
     how = ("-pp_pkl_file", best["postprocessing_file"], "-plans_json", best["some_plans_file"])
     nnunet("apply_postprocessing", "-i", tmp_path / "both", "-o", tmp_path / "post", *how, "-np", 1)
     assert masks_in(tmp_path / "post").keys() == both.keys()
@@ -160,8 +161,8 @@ def test_several_folds_are_averaged_not_one_of_them(models, images):
 
 def test_a_model_zip_predicts_elsewhere(models, images, tmp_path, monkeypatch):
     archive = tmp_path / "model.zip"
-    which = ("-d", PLAIN, "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetPlans", "-f", 0, 1)
-    nnunet("export_model_to_zip", *which, "-o", archive)
+    model_options = ("-d", PLAIN, "-c", "3d_fullres", "-tr", TRAINER, "-p", "nnUNetPlans", "-f", 0, 1)
+    nnunet("export_model_to_zip", *model_options, "-o", archive)
     predict(901, "3d_fullres", TRAINER, images, tmp_path / "here", "-f", 0, 1)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -65,7 +65,7 @@ def file(request, tmp_path):
     return path
 
 
-def taken(path, expected=None):
+def accepted_weights(path, expected=None):
     """Whether a file is taken; another error than EncoderFileError fails the test, and so do other weights."""
     try:
         encoder = load_pretrained(path)
@@ -81,16 +81,16 @@ def taken(path, expected=None):
 
 def content_taken(content, path):
     torch.save(content, path)
-    return taken(path)
+    return accepted_weights(path)
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_truncated_files_are_refused(file):
     whole = file.read_bytes()
-    assert taken(file)
+    assert accepted_weights(file)
     for length in range(0, len(whole), max(len(whole) // CASES, 1)):
         file.write_bytes(whole[:length])
-        assert not taken(file), length
+        assert not accepted_weights(file), length
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -103,7 +103,7 @@ def test_a_flipped_bit_never_becomes_another_weight(file):
         damaged = bytearray(whole)
         damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
         file.write_bytes(damaged)
-        refused += not taken(file, expected)
+        refused += not accepted_weights(file, expected)
     # The rest hit padding, or times and the like in the zip's headers.
     assert refused > 0.2 * CASES
 
@@ -119,7 +119,7 @@ def test_a_record_that_is_marked_as_a_folder_is_refused(tmp_path):
         damaged = bytearray(whole)
         damaged[place + 38] ^= 0x10
         path.write_bytes(damaged)
-        assert not taken(path)
+        assert not accepted_weights(path)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -131,9 +131,9 @@ def test_garbage_within_a_file_is_refused(file):
         start = generator.randrange(len(whole))
         length = generator.randrange(1, 200)
         file.write_bytes(whole[:start] + generator.randbytes(length) + whole[start + length :])
-        taken(file, expected)
+        accepted_weights(file, expected)
         file.write_bytes(whole[:start] + whole[start + length :])
-        taken(file, expected)
+        accepted_weights(file, expected)
 
 
 def with_digest(content):
@@ -211,7 +211,7 @@ def test_files_of_something_else(tmp_path, content):
 
 
 def test_a_folder_and_a_file_that_cannot_be_read(tmp_path, monkeypatch):
-    assert not taken(tmp_path)
+    assert not accepted_weights(tmp_path)
     path = tmp_path / "file.pth"
     path.touch()
 
@@ -243,4 +243,4 @@ def test_two_encoders_in_one_file_are_refused_by_their_names(tmp_path, case):
     # The command in the message keeps one, which can be loaded.
     command = str(refused.value).split('python -c "')[1].removesuffix('"')
     exec(command.replace("'encoder.pt'", f"'{tmp_path}/one.pt'"), {})
-    assert taken(tmp_path / "one.pt")
+    assert accepted_weights(tmp_path / "one.pt")

@@ -1,4 +1,4 @@
-"""Damaged files of every kind: a named error, or exactly what the file holds (tests/fuzzing/readers.py).
+"""Damaged files of every kind: a named error, or exactly what the file holds (tests/fuzzing/reader.py).
 
 `python -m tests.fuzzing` damages thousands; here hypothesis looks for small damages that are read wrongly.
 """

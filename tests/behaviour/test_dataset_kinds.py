@@ -14,8 +14,9 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from tests.nnunetv2_swinfuse.training.workshop import TRAINER, Workshop, publish_encoder
+from tests.threads import use_threads
 
-from .commands import plan, predict, preprocess, train, use_threads
+from .commands import plan, predict, preprocess, train
 
 pytestmark = pytest.mark.slow
 

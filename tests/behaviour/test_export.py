@@ -29,8 +29,8 @@ def test_one_graph_for_all_steps_with_the_same_gradients(settings):
             network.zero_grad()
             sum(output.square().mean() for output in version(image)).backward()
             gradients.append([parameter.grad.clone() for parameter in network.parameters()])
-        for eager, found in zip(*gradients, strict=True):
-            torch.testing.assert_close(found, eager)
+        for eager, result in zip(*gradients, strict=True):
+            torch.testing.assert_close(result, eager)
     assert counter.frame_count == 1
 
 
@@ -50,6 +50,6 @@ def test_onnx_gives_the_same_logits(tmp_path):
     image = torch.randn(1, 1, 16, 12, 8)
     torch.onnx.export(network, (image,), tmp_path / "network.onnx", dynamo=True)
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx")
-    (found,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    (result,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), network(image), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(torch.from_numpy(result), network(image), atol=1e-4, rtol=1e-4)

@@ -33,7 +33,7 @@ def train_until(trainer, epoch):
     trainer.on_train_end = lambda: None
     trainer.save_every = 1
     trainer.run_training()
-    # nnU-Net writes no checkpoint behind what it takes for the last epoch.
+    # nnU-Net writes no checkpoint after what it considers the last epoch.
     trainer.current_epoch -= 1
     trainer.save_checkpoint(f"{trainer.output_folder}/checkpoint_latest.pth")
     trainer.num_epochs = epochs

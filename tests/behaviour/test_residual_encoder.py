@@ -15,8 +15,9 @@ from nnunetv2.run.run_training import get_trainer_from_args
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANS
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN, RESIDUAL, TRAINER, Workshop, make_trainer, publish_encoder
+from tests.threads import use_threads
 
-from .commands import plan, train, use_threads
+from .commands import plan, train
 from .test_stock_inference import PREDICT
 
 
@@ -41,14 +42,14 @@ def test_nnunets_residual_plans_are_trained_and_predicted_by_stock_nnunet(residu
     train(901, "3d_fullres", 0, TRAINER, "-p", RESENC_PLANS)
     model = folders.results / PLAIN / f"{TRAINER}__{RESENC_PLANS}__3d_fullres"
     block = json.loads((model / "plans.json").read_text())["configurations"]["3d_fullres"]
-    asked = json.loads((folders.preprocessed / PLAIN / f"{RESENC_PLANS}.json").read_text())
-    asked = asked["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    planned = json.loads((folders.preprocessed / PLAIN / f"{RESENC_PLANS}.json").read_text())
+    planned = planned["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     architecture = block["architecture"]
     assert architecture["network_class_name"] == "nnunetv2_swinfuse.architecture.residual_unet.ResEncFUSEUNet"
     for name in ("strides", "kernel_sizes"):
-        assert architecture["arch_kwargs"][name] == asked[name]
+        assert architecture["arch_kwargs"][name] == planned[name]
     assert architecture["arch_kwargs"]["feature_size"] == RESIDUAL.feature_size
-    assert block["swinfuse"]["pretrained_stages"] == min(4, len(asked["strides"]))
+    assert block["swinfuse"]["pretrained_stages"] == min(4, len(planned["strides"]))
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     assert np.isfinite(checkpoint["logging"]["train_losses"]).all()
 

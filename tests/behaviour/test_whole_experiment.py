@@ -48,7 +48,7 @@ def write(path: Path, array) -> None:
     sitk.WriteImage(sitk.GetImageFromArray(array), str(path))
 
 
-def made_case(seed: int):
+def synthetic_case(seed: int):
     """Two nested cuboids in noise: image, label."""
     generator = np.random.default_rng(seed)
     label = np.zeros((SIZE,) * 3, np.uint8)
@@ -63,7 +63,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("experiment")
     raw = root / "raw"
     for case in range(5):
-        image, label = made_case(case)
+        image, label = synthetic_case(case)
         write(raw / DATASET / "imagesTr" / f"case_{case}_0000.nii.gz", image)
         write(raw / DATASET / "labelsTr" / f"case_{case}.nii.gz", label)
     content = {
@@ -72,10 +72,10 @@ def environment(tmp_path_factory) -> dict[str, str]:
     }  # fmt: skip
     (raw / DATASET / "dataset.json").write_text(json.dumps(content))
     for patient in range(4):
-        image, _ = made_case(100 + patient)
+        image, _ = synthetic_case(100 + patient)
         write(raw / "Pairs" / "ct" / f"p{patient}.nii.gz", image)
         write(raw / "Pairs" / "mr" / f"p{patient}.nii.gz", 300 - image)
-    (root / "made.json").write_text(json.dumps(EXPERIMENT))
+    (root / "trial.json").write_text(json.dumps(EXPERIMENT))
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("SWINFUSE_", "nnUNet_"))}
     return {
         **kept,
@@ -88,7 +88,7 @@ def environment(tmp_path_factory) -> dict[str, str]:
 
 
 def command(environment: dict[str, str], *options: str) -> list[str]:
-    experiment = Path(environment["nnUNet_raw"]).parent / "made.json"
+    experiment = Path(environment["nnUNet_raw"]).parent / "trial.json"
     return [sys.executable, "-m", "nnunetv2_swinfuse.benchmark.cli", str(experiment), *options]
 
 
@@ -101,7 +101,7 @@ def run(environment: dict[str, str], *options: str) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif("WHOLE_EXPERIMENT" not in os.environ, reason="takes about three minutes; set WHOLE_EXPERIMENT=1")
 def test_a_whole_experiment_that_is_killed_ends_with_the_same_table(environment):
-    root = Path(environment["nnUNet_results"]) / "swinfuse_benchmark" / "made"
+    root = Path(environment["nnUNet_results"]) / "swinfuse_benchmark" / "trial"
     first = root / "cells" / f"scratch__{DATASET}__3_labels__seed_0__fold_0"
     killed = subprocess.Popen(command(environment), env=environment, start_new_session=True)
     # In the middle of the first training: its log has begun an epoch, or is about to.

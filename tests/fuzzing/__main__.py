@@ -1,7 +1,7 @@
 """`python -m tests.fuzzing`: damages files of every format and reads them; counts what came of it.
 
 Each file is damaged by a generator of its own, seeded by reader, seed and number: --reader and --number repeat one.
-Files are read in a process that is watched: a crash or a hang is counted and the next process goes on after that file.
+Files are read in a monitored process: a crash or a hang is counted, and the next process continues after that file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ import torch
 from tqdm import tqdm
 
 from tests.fuzzing.damage import damage, damage_json, draw_steps
-from tests.fuzzing.readers import READERS, Reader
+from tests.fuzzing.reader import Reader
+from tests.fuzzing.readers import READERS
 
 # Seconds for one file.
 LIMIT = 20

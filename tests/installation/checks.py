@@ -98,7 +98,7 @@ def check_commands(environment: Environment) -> None:
     result = environment.run("swinfuse_train", "--help")
     expect(result.returncode == 0, f"swinfuse_train --help: {result.stderr}")
     expect_words(result.stdout, f"-tr {SWINFUSE}", "-pretrained_weights")
-    # Behind the trainer, which it looks for first, nnU-Net misses the dataset.
+    # nnU-Net looks for the trainer first, then misses the dataset.
     folders = {f"nnUNet_{name}": str(environment.folder) for name in ("raw", "preprocessed", "results")}
     result = environment.run("nnUNetv2_train", 999, "3d_fullres", 0, "-tr", SWINFUSE, "-device", "cpu", **folders)
     expect(result.returncode != 0, "nnUNetv2_train trains a dataset that is not there")
@@ -114,7 +114,7 @@ def check_end_to_end(environment: Environment) -> None:
     """
     folder = Path(shutil.copytree(CHECKOUT / "tests", environment.folder / "copied" / "tests"))
     where = folder / ONE_MODEL
-    options = ("-q", "-p", "no:cacheprovider", "--rootdir", folder.parent, "--basetemp", environment.folder / "made")
+    options = ("-q", "-p", "no:cacheprovider", "--rootdir", folder.parent, "--basetemp", environment.folder / "tests")
     result = environment.run("python", "-m", "pytest", *options, where, OMP_WAIT_POLICY="PASSIVE")
     expect(result.returncode == 0 and "1 passed" in result.stdout, f"training or prediction: {result.stdout[-3000:]}")
 
@@ -128,13 +128,13 @@ def check_removed(environment: Environment, before: set[str]) -> None:
 
 
 def check_uninstalled(environment: Environment, own: Path) -> None:
-    """The line stays behind when the package goes unregistered; it must do nothing, and say nothing."""
+    """The line remains when the package is uninstalled without --remove; it must do nothing and print nothing."""
     code = "from nnunetv2_swinfuse.discovery.register import register; register()"
     expect(environment.run("python", "-c", code).returncode == 0, "registration failed")
     expect(variable(environment).endswith("external_trainers"), "registering again has no effect")
     environment.uninstall_package()
     left = sorted(path.name for path in environment.site.iterdir() if "swinfuse" in path.name)
-    expect(left == [PTH_NAME], f"left behind: {left}, expected only {PTH_NAME}")
+    expect(left == [PTH_NAME], f"remaining files: {left}, expected only {PTH_NAME}")
     expect(variable(environment) == "not set", "the leftover line sets the variable")
     expect(variable(environment, **{VARIABLE: str(own)}) == str(own), "the leftover line changes the user's variable")
     answer = look_up(environment, STOCK, SWINFUSE, OWN, **{VARIABLE: str(own)})
@@ -143,7 +143,7 @@ def check_uninstalled(environment: Environment, own: Path) -> None:
 
 
 def variable(environment: Environment, **variables: str) -> str:
-    """What a new Python has in `nnUNet_extTrainer`; it must start without a word."""
+    """What a new Python has in `nnUNet_extTrainer`; it must start without printing anything."""
     code = f"import os; print(os.environ.get('{VARIABLE}', 'not set'))"
     result = environment.run("python", "-W", "error", "-c", code, **variables)
     expect(result.returncode == 0 and not result.stderr, f"a Python start says: {result.stderr}")

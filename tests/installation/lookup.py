@@ -51,7 +51,7 @@ def stock_trainers() -> list[str]:
 
 
 def main() -> None:
-    """Prints one line of JSON behind whatever nnU-Net prints."""
+    """Prints one line of JSON after whatever nnU-Net prints."""
     names = [argument for argument in sys.argv[1:] if argument != "--spawn"]
     variable = os.environ.get("nnUNet_extTrainer")
     found = {name: module_of(name) for name in names}

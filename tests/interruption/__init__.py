@@ -1,1 +1,1 @@
-"""Kills commands at random moments and checks that nothing is lost: a script, since so many kills take minutes."""
+"""Kills commands at random moments and checks that nothing is lost: a script, since it takes minutes."""

@@ -1,4 +1,4 @@
-"""Kills swinfuse_predict and swinfuse_export at random moments; what is there must be whole, and the next run goes on.
+"""Kills swinfuse_predict and swinfuse_export at random moments; files must be complete, and the next run resumes.
 
 Masks and zips must be, byte for byte, those of runs that nobody killed; an older zip stays until it is replaced.
 """
@@ -15,7 +15,7 @@ from tests.interruption.killing import Command, LostError, kill
 from tests.nnunetv2_swinfuse.inference.synthetic_models import ct_voxels, write_image, write_whole_model
 
 CASES = 4
-# Every so many kills the masks are deleted, so that there is something to predict.
+# After this number of kills the masks are deleted, so that there is something to predict.
 KILLS_A_FOLDER = 3
 
 

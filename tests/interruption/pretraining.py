@@ -68,7 +68,7 @@ class Folders:
 
     @property
     def resume(self) -> tuple[str, ...]:
-        """What a user adds to go on."""
+        """What a user adds to resume."""
         return ("--c",) if (self.run / CHECKPOINT).is_file() else ()
 
 
@@ -90,7 +90,7 @@ def run(root: Path, kills: int, chance: random.Random) -> None:
 
 
 def kill_repeatedly(folders: Folders, kills: int, chance: random.Random) -> None:
-    """Kills the run so many times, a quarter of them in preprocessing, then lets it finish."""
+    """Kills the run repeatedly, a quarter of the times in preprocessing, then lets it finish."""
     moments = [PREPROCESSING] * (kills // 4)
     moments += [(STEPS, CHECKPOINTS)[kill % 2] for kill in range(kills - len(moments))]
     for number, moment in enumerate(moments, start=1):

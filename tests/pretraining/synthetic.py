@@ -122,5 +122,5 @@ def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     generator = torch.Generator().manual_seed(0)
     crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
     patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
-    yes = torch.ones(batch, dtype=torch.bool)
-    return {**crops, "paired": yes, "ct_turnable": yes, "mr_turnable": yes, "patients": patients}
+    every = torch.ones(batch, dtype=torch.bool)
+    return {**crops, "paired": every, "ct_turnable": every, "mr_turnable": every, "patients": patients}

@@ -65,5 +65,5 @@ def test_anatomy_stays_in_place():
 def test_a_sample_does_not_depend_on_its_batch():
     image = torch.randn(3, 1, 6, 6, 6)
     together = apply_contrast(image, draw_contrast(generators(3)))
-    alone = apply_contrast(image[1:2], ContrastParameters(*(p[1:2] for p in draw_contrast(generators(3)))))
-    torch.testing.assert_close(together[1:2], alone)
+    single = apply_contrast(image[1:2], ContrastParameters(*(p[1:2] for p in draw_contrast(generators(3)))))
+    torch.testing.assert_close(together[1:2], single)

@@ -92,15 +92,20 @@ def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
     configuration = tiny(rotation_weight=1.0)
     model = PretrainingModel(configuration)
     torch.nn.init.normal_(model.rotation_head.classify.weight)
-    yes, no = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
-    batch = {**synthetic_batch(), "paired": no, "ct_turnable": torch.tensor([True, False]), "mr_turnable": no}
+    every, none = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
+    batch = {
+        **synthetic_batch(),
+        "paired": none,
+        "ct_turnable": torch.tensor([True, False]),
+        "mr_turnable": none,
+    }
     result = evaluate(model, batch, configuration, 0, None)
     values = result.values()
     assert values["turnable_share_CT"] == 0.5
     assert values["turnable_share_MR"] == 0
     assert "rotation_accuracy_MR" not in values
     # The mean is over the modalities with turnable crops.
-    ct_only = evaluate(model, {**batch, "mr_turnable": yes, "ct_turnable": no}, configuration, 0, None)
+    ct_only = evaluate(model, {**batch, "mr_turnable": every, "ct_turnable": none}, configuration, 0, None)
     assert values["rotation"] > 0.5
     assert ct_only.values()["rotation"] > 0.5
 
@@ -108,8 +113,8 @@ def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
 def test_a_batch_without_turnable_crops_trains_all_but_the_rotation_head():
     configuration = tiny()
     model = PretrainingModel(configuration)
-    no = torch.zeros(2, dtype=torch.bool)
-    result = evaluate(model, {**synthetic_batch(), "ct_turnable": no, "mr_turnable": no}, configuration, 0, None)
+    none = torch.zeros(2, dtype=torch.bool)
+    result = evaluate(model, {**synthetic_batch(), "ct_turnable": none, "mr_turnable": none}, configuration, 0, None)
     assert result.losses["rotation"].item() == 0
     assert not {name for name in result.values() if name.startswith("rotation")}
     result.total.backward()
@@ -133,7 +138,7 @@ def test_bandwidth_and_floor_are_averaged_in_training_only():
 
 
 def test_densities_are_matched_where_the_encoder_is_deployed():
-    """Matching the densities of pairs alone left single images no gradient."""
+    """Matching only the densities of pairs left single images no gradient."""
     configuration = tiny(density_levels=("single_image",), tasks=("inpainting",))
     torch.manual_seed(0)
     model = PretrainingModel(configuration)

@@ -11,48 +11,19 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.cli import main, new_configuration, run_folder, train_command
+from pretraining.cli import main, train_command
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.options import build_parser, check_options
 from pretraining.plan_sizes import fitted_sizes, read_plan
 from pretraining.preset_files import load_preset
 
-H = [2, 2, 2]
-REAL = {
-    "Dataset501_Hippocampus": {"patch": [40, 56, 40], "spacing": [1.0, 1.0, 1.0], "strides": [H] * 3},
-    # nnU-Net exchanges z and y here.
-    "Dataset502_HeadNeckCT": {
-        "patch": [64, 128, 112], "spacing": [4.688000202178955, 3.0, 4.688000202178955], "strides": [H] * 4,
-        "transpose": [1, 0, 2],
-    },
-    "Dataset503_BrainMR": {"patch": [80, 96, 80], "spacing": [2.0, 2.0, 2.0], "strides": [H] * 4},
-    "Dataset510_AbdomenMR": {
-        "patch": [40, 128, 128], "spacing": [7.7, 2.5, 2.5], "strides": [[1, 2, 2], H, H, H, [1, 2, 2]],
-    },
-    "Dataset511_AbdomenCT": {"patch": [96, 160, 128], "spacing": [5.0, 2.5, 2.5], "strides": [[1, 2, 2], H, H, H, H]},
-    "Dataset520_Deep": {"patch": [128, 128, 128], "spacing": [1.0, 1.0, 1.0], "strides": [H] * 6},
-}  # fmt: skip
-
-
-def content(patch, spacing, strides, transpose=(0, 1, 2), **arguments):
-    strides = [[1, 1, 1], *strides]
-    kwargs = {"n_stages": len(strides), "strides": strides, "kernel_sizes": [[3, 3, 3]] * len(strides), **arguments}
-    fullres = {"patch_size": patch, "spacing": spacing, "architecture": {"arch_kwargs": kwargs}}
-    lowres = {"inherits_from": "3d_fullres", "spacing": [2 * value for value in spacing]}
-    configurations = {"2d": {"patch_size": patch[1:]}, "3d_fullres": fullres, "3d_lowres": lowres}
-    backward = [list(transpose).index(axis) for axis in range(3)]
-    return {"configurations": configurations, "transpose_forward": list(transpose), "transpose_backward": backward}
+from .nnunet_plans import REAL, H, plans_content, write_plans
 
 
 @pytest.fixture
 def preprocessed(tmp_path, monkeypatch):
-    for dataset, values in REAL.items():
-        (tmp_path / dataset).mkdir()
-        (tmp_path / dataset / "nnUNetPlans.json").write_text(json.dumps(content(**values)))
-    blocks = {"n_blocks_per_stage": [1, 3, 4, 6]}
-    residual = content(**REAL["Dataset501_Hippocampus"], **blocks)
-    (tmp_path / "Dataset501_Hippocampus" / "nnUNetResEncUNetMPlans.json").write_text(json.dumps(residual))
+    write_plans(tmp_path)
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
     return tmp_path
 
@@ -138,7 +109,7 @@ def rewrite(change):
 
 
 def edited(**values):
-    return rewrite(lambda _: json.dumps(content(**{**REAL["Dataset501_Hippocampus"], **values})))
+    return rewrite(lambda _: json.dumps(plans_content(**{**REAL["Dataset501_Hippocampus"], **values})))
 
 
 PATH = "Dataset501_Hippocampus/nnUNetPlans.json"
@@ -215,24 +186,6 @@ def options(*words):
     parsed = build_parser().parse_args(["-d", "CTMR", *words])
     check_options(parsed)
     return parsed
-
-
-def test_the_command_line_takes_sizes_from_plans_and_its_own_settings_win(preprocessed, capsys):
-    parsed = options("-p", "tiny", "--for", "501", "--crop_size", "24", "24", "24")
-    configuration = new_configuration(parsed, {"crop_size": [24, 24, 24]})
-    assert configuration.strides == ((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2))
-    assert configuration.crop_size == (24, 24, 24)
-    assert configuration.spacing == (1, 1, 1)
-    assert configuration.steps == load_preset("tiny")["steps"]
-    assert "For Dataset501_Hippocampus (nnUNetPlans, 3d_fullres): strides [[1, 1, 1], [2" in capsys.readouterr().out
-    both = options("-p", "tiny", "--for", "501", "502", "--spacing", "2", "2", "2")
-    assert new_configuration(both, {"spacing": [2, 2, 2]}).spacing == (2, 2, 2)
-
-
-def test_runs_for_datasets_have_folders_of_their_own():
-    assert run_folder("tiny", "swinfuse", ["501", "Dataset502_HeadNeckCT"]) == "swinfuse__tiny_for_501_502"
-    assert run_folder("tiny", "resenc", ["501"]) == "swinfuse__tiny_resenc_for_501"
-    assert run_folder("tiny", "swinfuse") == "swinfuse__tiny"
 
 
 def test_the_training_command_after_preprocessing_has_the_same_plans():

@@ -138,12 +138,12 @@ def test_two_processes_have_the_gradient_of_one_with_the_whole_batch(collection)
 
 def exchange(processes):
     rank = processes.rank
-    mine = torch.tensor([[10.0 * rank], [10.0 * rank + 1]], requires_grad=True)
+    local = torch.tensor([[10.0 * rank], [10.0 * rank + 1]], requires_grad=True)
     # The loss is the same everywhere: sum of k x_k over the gathered values.
     weights = torch.arange(4.0)[:, None]
-    (processes.gather(mine) * weights).sum().backward()
+    (processes.gather(local) * weights).sum().backward()
     return {
-        "gradient": mine.grad.tolist(),
+        "gradient": local.grad.tolist(),
         "views": processes.gather_views(torch.tensor([0, 1, 100, 101]) + 2 * rank).tolist(),
         "others": processes.other_crops(torch.tensor([10.0 * rank, 10.0 * rank + 1])).tolist(),
         "any": (processes.any(rank == 1), processes.any(False)),

@@ -9,11 +9,11 @@ from pretraining.proxy_tasks import proxy_tasks
 from .synthetic import synthetic_batch, tiny
 from .test_view_pairs import views_of
 
-YES = torch.ones(2, dtype=torch.bool)
-TURNABLE = {"CT": YES, "MR": YES}
+ALL_TRUE = torch.ones(2, dtype=torch.bool)
+TURNABLE = {"CT": ALL_TRUE, "MR": ALL_TRUE}
 
 
-def run(configuration, registered=YES, turnable=TURNABLE):
+def run(configuration, registered=ALL_TRUE, turnable=TURNABLE):
     torch.manual_seed(0)
     model = PretrainingModel(configuration).eval()
     views = views_of(configuration)
@@ -50,17 +50,17 @@ def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
 
 @pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
 def test_no_registered_pair_no_cross_modal_loss(loss):
-    _, _, results = run(tiny(contrastive_loss=loss), registered=~YES)
+    _, _, results = run(tiny(contrastive_loss=loss), registered=~ALL_TRUE)
     assert "cross_modal" not in results.losses
 
 
 def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():
-    turnable = {"CT": ~YES, "MR": YES}
+    turnable = {"CT": ~ALL_TRUE, "MR": ALL_TRUE}
     _, _, results = run(tiny(), turnable=turnable)
     assert results.health["turnable_share_CT"] == 0
     assert "rotation_accuracy_CT" not in results.health
     assert "rotation_accuracy_MR" in results.health
-    _, _, none = run(tiny(), turnable={"CT": ~YES, "MR": ~YES})
+    _, _, none = run(tiny(), turnable={"CT": ~ALL_TRUE, "MR": ~ALL_TRUE})
     assert none.losses["rotation"].item() == 0
     assert "rotation_accuracy" not in none.health
 

@@ -41,8 +41,8 @@ def test_a_crop_is_sampled_alike_in_any_batch():
     tokens, foreground = numbered(3), torch.ones(3, 40, dtype=torch.bool)
     group = torch.tensor([True, False, True])
     together = sample_tokens(tokens, foreground, 5, generators(3), group)
-    alone = sample_tokens(tokens[2:], foreground[2:], 5, generators(3)[2:], group[2:])
-    assert torch.equal(together.tokens[10:], alone.tokens)
+    single = sample_tokens(tokens[2:], foreground[2:], 5, generators(3)[2:], group[2:])
+    assert torch.equal(together.tokens[10:], single.tokens)
 
 
 def test_gradients_reach_the_tokens_that_were_drawn():

@@ -89,8 +89,8 @@ def test_how_many_views_are_paired(changes, paired):
 def test_a_single_modality_has_no_partners():
     configuration = tiny(modalities=("CT",))
     crops = {"CT": synthetic_batch()["ct"]}
-    yes = torch.ones(2, dtype=torch.bool)
-    views = two_views(crops, {"CT": yes}, ~yes, configuration, sample_generators(0, 0, 0, range(2)))
+    every = torch.ones(2, dtype=torch.bool)
+    views = two_views(crops, {"CT": every}, ~every, configuration, sample_generators(0, 0, 0, range(2)))
     assert (views.paired, views.partners) == (0, None)
     assert len(views.views["CT"].target) == 4
 
@@ -109,7 +109,7 @@ def test_a_sample_does_not_depend_on_those_that_other_processes_have(changes):
     whole = views_of(configuration, batch)
     part = {name: values[2:] for name, values in batch.items()}
     crops = {"CT": part["ct"], "MR": part["mr"]}
-    yes = torch.ones(2, dtype=torch.bool)
-    own = two_views(crops, dict.fromkeys(crops, yes), yes, configuration, sample_generators(0, 0, 0, range(2, 4)))
+    every = torch.ones(2, dtype=torch.bool)
+    own = two_views(crops, dict.fromkeys(crops, every), every, configuration, sample_generators(0, 0, 0, range(2, 4)))
     assert torch.equal(own.views["MR"].corrupted, whole.views["MR"].corrupted[[2, 3, 6, 7]])
     torch.testing.assert_close(own.partners["MR"], whole.partners["MR"][2:])

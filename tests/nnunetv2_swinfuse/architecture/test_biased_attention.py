@@ -32,11 +32,11 @@ def test_equals_the_full_matrix_forward_and_backward(chunk_entries, monkeypatch)
     qkv, bias, groups = inputs()
     weight = torch.randn(5, 6, 2, 4, dtype=torch.float64)
     expected = full_matrix(qkv, bias, groups)
-    found = biased_attention(qkv, bias, groups)
-    assert "RecomputedAttention" in type(found.grad_fn).__name__
-    torch.testing.assert_close(found, expected)
+    result = biased_attention(qkv, bias, groups)
+    assert "RecomputedAttention" in type(result.grad_fn).__name__
+    torch.testing.assert_close(result, expected)
     for ours, theirs in zip(
-        torch.autograd.grad((found * weight).sum(), (qkv, bias)),
+        torch.autograd.grad((result * weight).sum(), (qkv, bias)),
         torch.autograd.grad((expected * weight).sum(), (qkv, bias)),
         strict=True,
     ):
@@ -56,16 +56,16 @@ def test_half_precision_is_as_near_as_its_rounding(dtype):
     weight = torch.randn_like(expected)
     exact = torch.autograd.grad((expected * weight).sum(), (qkv, bias))
     half_qkv = qkv.detach().to(dtype).requires_grad_()
-    found = biased_attention(half_qkv, bias, groups)
-    assert found.dtype == dtype
-    rounded = torch.autograd.grad((found * weight.to(dtype)).sum(), (half_qkv, bias))
+    result = biased_attention(half_qkv, bias, groups)
+    assert result.dtype == dtype
+    rounded = torch.autograd.grad((result * weight.to(dtype)).sum(), (half_qkv, bias))
     precision = torch.finfo(dtype).eps
-    for ours, theirs in zip((found, *rounded), (expected, *exact), strict=True):
+    for ours, theirs in zip((result, *rounded), (expected, *exact), strict=True):
         assert (ours.float() - theirs).norm() < 4 * precision * theirs.norm()
 
 
 def test_a_frozen_bias_needs_no_recomputation():
     qkv, bias, groups = inputs()
-    found = biased_attention(qkv, bias.detach(), groups)
-    assert "RecomputedAttention" not in type(found.grad_fn).__name__
-    torch.testing.assert_close(found, full_matrix(qkv, bias, groups))
+    result = biased_attention(qkv, bias.detach(), groups)
+    assert "RecomputedAttention" not in type(result.grad_fn).__name__
+    torch.testing.assert_close(result, full_matrix(qkv, bias, groups))

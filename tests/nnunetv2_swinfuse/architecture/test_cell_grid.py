@@ -108,9 +108,9 @@ def test_positions_are_distinct_and_neighbours_more_alike_than_strangers(shape, 
     centres = torch.cartesian_prod(*(torch.arange(n) for n in grid)).float() * torch.tensor(edges)
     apart = torch.cdist(centres, centres, compute_mode="donot_use_mm_for_euclid_dist")
     neighbours = (apart > 0) & (apart <= 1.01 * max(edges))
-    strangers = apart > 3.5 * max(edges)
-    if neighbours.any() and strangers.any():
-        assert distances[neighbours].max() < distances[strangers].min()
+    distant = apart > 3.5 * max(edges)
+    if neighbours.any() and distant.any():
+        assert distances[neighbours].max() < distances[distant].min()
 
 
 def test_token_spacing():

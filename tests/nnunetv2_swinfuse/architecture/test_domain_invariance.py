@@ -49,9 +49,9 @@ def test_single_image_is_the_average_of_both_blocks(module):
 def test_a_sample_does_not_depend_on_its_batch(module):
     ct, mr = torch.randn(2, 3, 12, 4, 5, 4)
     together = module.forward_pair(ct, mr)
-    alone = module.forward_pair(ct[1:2], mr[1:2])
-    torch.testing.assert_close(together.ct[1:2], alone.ct)
-    torch.testing.assert_close(together.mr[1:2], alone.mr)
+    single = module.forward_pair(ct[1:2], mr[1:2])
+    torch.testing.assert_close(together.ct[1:2], single.ct)
+    torch.testing.assert_close(together.mr[1:2], single.mr)
 
 
 def test_context_is_a_set_when_positions_are_left_out():
@@ -66,14 +66,14 @@ def test_context_is_a_set_when_positions_are_left_out():
 
 def test_weights_are_probabilities_and_do_not_change_the_output(module):
     ct, mr = torch.randn(2, 2, 12, 3, 3, 3)
-    asked = module.forward_pair(ct, mr, need_weights=True)
-    assert len(asked.ct_weights) == len(asked.mr_weights) == 2
-    for weights in asked.ct_weights + asked.mr_weights:
+    with_weights = module.forward_pair(ct, mr, need_weights=True)
+    assert len(with_weights.ct_weights) == len(with_weights.mr_weights) == 2
+    for weights in with_weights.ct_weights + with_weights.mr_weights:
         assert weights.shape == (2, 2, 27, 27)
         torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 27))
     silent = module.forward_pair(ct, mr)
     assert silent.ct_weights == []
-    torch.testing.assert_close(asked.ct, silent.ct)
+    torch.testing.assert_close(with_weights.ct, silent.ct)
 
 
 def test_different_sizes_are_refused(module):

@@ -67,22 +67,22 @@ def turned(x):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_features_and_gradients_of_every_stage_equal_monais(merging, shape, dtype, tolerance):
     peer = peer_network(merging).to(dtype)
-    ours = Ours(encoder_from_monai(peer.state_dict(), MonaiReading(merging), "made")).to(dtype)
+    ours = Ours(encoder_from_monai(peer.state_dict(), MonaiReading(merging), "monai.pt")).to(dtype)
     image = torch.randn(2, 1, *shape, dtype=dtype)
     expected = [turned(feature) for feature in peer(turned(image), normalize=True)]
-    found = ours(image)
-    for mine, theirs in zip(found, expected, strict=True):
-        assert (mine - theirs).abs().max() < tolerance * theirs.abs().max()
-    weights = [torch.randn_like(feature) for feature in found]
-    for stage in range(len(found)):
+    result = ours(image)
+    for our_map, their_map in zip(result, expected, strict=True):
+        assert (our_map - their_map).abs().max() < tolerance * their_map.abs().max()
+    weights = [torch.randn_like(feature) for feature in result]
+    for stage in range(len(result)):
         ours.zero_grad()
         peer.zero_grad()
-        (weights[stage] * found[stage]).sum().backward(retain_graph=True)
+        (weights[stage] * result[stage]).sum().backward(retain_graph=True)
         (weights[stage] * expected[stage]).sum().backward(retain_graph=True)
         # Reading is a permutation, so that gradients can be read as weights are.
         named = {name: p.grad for name, p in peer.named_parameters() if p.grad is not None}
         filled = {name: named.get(name, torch.zeros_like(tensor)) for name, tensor in peer.state_dict().items()}
-        gradients = encoder_from_monai(filled, MonaiReading(merging), "made").weights
+        gradients = encoder_from_monai(filled, MonaiReading(merging), "monai.pt").weights
         scale = max(gradient.norm() for gradient in gradients.values())
         for name, parameter in ours.named_parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -92,7 +92,7 @@ def test_features_and_gradients_of_every_stage_equal_monais(merging, shape, dtyp
 def test_true_offsets_differ_from_monais_only_where_windows_are_clamped():
     state = peer_network("mergingv2", window=5).double().state_dict()
     as_monai, by_offset = (
-        Ours(encoder_from_monai(state, MonaiReading("mergingv2", bias), "made")).double()
+        Ours(encoder_from_monai(state, MonaiReading("mergingv2", bias), "monai.pt")).double()
         for bias in ("monai", "offsets")
     )
     image = torch.randn(1, 1, 64, 64, 64, dtype=torch.float64)  # maps of 32, 16, 8, 4
@@ -106,35 +106,35 @@ def test_true_offsets_differ_from_monais_only_where_windows_are_clamped():
 @pytest.mark.parametrize("container", [None, "state_dict"])
 def test_files_of_any_prefix(prefix, container, tmp_path):
     state = peer_network("merging", channels=2).state_dict()
-    expected = encoder_from_monai(state, MonaiReading("merging"), "made")
+    expected = encoder_from_monai(state, MonaiReading("merging"), "monai.pt")
     renamed = {
         prefix + name.replace("mlp.linear", "mlp.fc" if prefix == "module." else "mlp.linear"): tensor
         for name, tensor in state.items()
     }
     renamed |= {"rotation_head.weight": torch.zeros(4, 8), "decoder1.conv.weight": torch.zeros(3)}
     torch.save({container: renamed, "epoch": 3} if container else renamed, tmp_path / "monai.pt")
-    found = load_pretrained(tmp_path / "monai.pt", MonaiReading("merging"))
-    assert found.weights.keys() == expected.weights.keys()
-    assert all(torch.equal(found.weights[name], tensor) for name, tensor in expected.weights.items())
-    assert found.settings == EncoderSettings(
+    result = load_pretrained(tmp_path / "monai.pt", MonaiReading("merging"))
+    assert result.weights.keys() == expected.weights.keys()
+    assert all(torch.equal(result.weights[name], tensor) for name, tensor in expected.weights.items())
+    assert result.settings == EncoderSettings(
         12, (2, 2, 2, 2), (2, 2, 4, 4), 3, 4.0, None, monai_legacy_merging=False, monai_clamped_bias=True
     )
-    assert found.input_channels == 2
-    assert found.sha256
-    assert found.left_out == ("rotation_head.weight", "decoder1.conv.weight")
+    assert result.input_channels == 2
+    assert result.sha256
+    assert result.left_out == ("rotation_head.weight", "decoder1.conv.weight")
 
 
 def test_a_whole_swin_unetr(tmp_path):
     network = swin_unetr.SwinUNETR(1, 3, feature_size=12, num_heads=(3, 3, 3, 3), depths=(1, 2, 1, 1))
     torch.save({"state_dict": network.state_dict()}, tmp_path / "swin_unetr.pt")
-    found = load_pretrained(tmp_path / "swin_unetr.pt")
-    assert found.settings.depths == (1, 2, 1, 1)
-    assert found.settings.monai_legacy_merging
-    assert "encoder1.layer.conv1.conv.weight" in found.left_out
+    result = load_pretrained(tmp_path / "swin_unetr.pt")
+    assert result.settings.depths == (1, 2, 1, 1)
+    assert result.settings.monai_legacy_merging
+    assert "encoder1.layer.conv1.conv.weight" in result.left_out
 
 
 def test_transfer_into_the_network_with_and_without_all_halvings():
-    encoder = encoder_from_monai(peer_network("legacy").state_dict(), MonaiReading("legacy"), "made")
+    encoder = encoder_from_monai(peer_network("legacy").state_dict(), MonaiReading("legacy"), "monai.pt")
     halvings = [[1, 1, 1], *[[2, 2, 2]] * 5]
     network = build(halvings, encoder.settings)
     report = transfer_encoder(network, encoder)
@@ -142,8 +142,8 @@ def test_transfer_into_the_network_with_and_without_all_halvings():
     assert report.used_share == 1
     image = torch.randn(1, 1, 32, 32, 32)
     with torch.no_grad():
-        for ours, theirs in zip(network.encoder(network.patch_embed(image)), Ours(encoder)(image), strict=True):
-            torch.testing.assert_close(ours, theirs)
+        for ours, their_map in zip(network.encoder(network.patch_embed(image)), Ours(encoder)(image), strict=True):
+            torch.testing.assert_close(ours, their_map)
 
     # Where z is not halved any more, an image that does not change along z gives what it gave.
     flat = build([[1, 1, 1], [2, 2, 2], [1, 2, 2], [2, 2, 2]], encoder.settings)

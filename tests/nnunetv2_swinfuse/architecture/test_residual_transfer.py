@@ -39,8 +39,8 @@ def test_an_image_repeated_in_every_channel_gives_the_pretrained_features(encode
     report = transfer_encoder(network, encoder)
     assert report.adapted == {STEM: "1 to 3 image channels"}
     image = torch.randn(1, 1, 16, 16, 16)
-    found = features(network, image.expand(-1, 3, -1, -1, -1))
-    for ours, theirs in zip(found, features(build(HALVINGS, residual_settings), image), strict=True):
+    result = features(network, image.expand(-1, 3, -1, -1, -1))
+    for ours, theirs in zip(result, features(build(HALVINGS, residual_settings), image), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
@@ -58,10 +58,10 @@ def test_a_plan_of_slices_keeps_the_response_to_what_is_constant_along_the_axis(
     report = transfer_encoder(network, encoder)
     assert report.adapted[STEM] == "kernel (3, 3, 3) to (1, 3, 3)"
     first = "encoder.stages.1.blocks.0.conv1.conv.weight"
-    how = "kernel (3, 3, 3) to (1, 3, 3), stride (2, 2, 2) to (1, 2, 2), weights as they are"
-    assert report.adapted[first] == how
+    change = "kernel (3, 3, 3) to (1, 3, 3), stride (2, 2, 2) to (1, 2, 2), weights as they are"
+    assert report.adapted[first] == change
     assert not [name for name in report.adapted if ".stages.2." in name or "skip" in name]
-    assert f"adapted {first}: {how}" in str(report)
+    assert f"adapted {first}: {change}" in str(report)
     # Away from the border, where the wider kernel sees zeros.
     x = torch.randn(1, 8, 1, 6, 6).expand(-1, -1, 5, -1, -1)
     ours = network.encoder.stages[0].blocks[0].conv2.conv(x)
@@ -72,8 +72,8 @@ def test_a_plan_of_slices_keeps_the_response_to_what_is_constant_along_the_axis(
 def test_a_wider_kernel_keeps_every_response(residual_settings):
     x = torch.randn(1, 2, 5, 6, 6)
     narrow = torch.randn(4, 2, 1, 3, 3)
-    wide, how = adapt_kernel(narrow, (3, 3, 3))
-    assert how == "kernel (1, 3, 3) to (3, 3, 3)"
+    wide, change = adapt_kernel(narrow, (3, 3, 3))
+    assert change == "kernel (1, 3, 3) to (3, 3, 3)"
     torch.testing.assert_close(F.conv3d(x, wide, padding=1), F.conv3d(x, narrow, padding=(0, 1, 1)))
 
 

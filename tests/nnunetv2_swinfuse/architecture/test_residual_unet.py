@@ -93,9 +93,9 @@ def test_the_module_follows_the_stem(residual_settings):
         stem = network.patch_embed(image)
         x = network.encoder.domain_invariance(stem)
         assert not torch.allclose(x, stem)
-        for stage, found in zip(network.encoder.stages, network.encoder(stem), strict=True):
+        for stage, result in zip(network.encoder.stages, network.encoder(stem), strict=True):
             x = stage(x)
-            assert torch.equal(found, x)
+            assert torch.equal(result, x)
     assert [feature.shape[1] for feature in network.encoder(stem)] == [8, 16, 32, 64]
 
 

@@ -22,10 +22,10 @@ def merging(channels, stride, seed=0, legacy=False):
     return module
 
 
-def adapted(module, stride, **how):
+def adapted(module, stride, **change):
     weights = {PREFIX + name: tensor for name, tensor in module.state_dict().items()}
     new = PatchMerging(module.reduction.out_features // 2, stride)
-    weights = adapt_merging(weights, PREFIX + "norm.bias", module.stride, stride, **how)
+    weights = adapt_merging(weights, PREFIX + "norm.bias", module.stride, stride, **change)
     new.load_state_dict({name.removeprefix(PREFIX): tensor for name, tensor in weights.items()})
     return new
 
@@ -78,9 +78,9 @@ def test_a_merging_without_shift_keeps_none():
 
 def test_patch_filters_are_summed_or_spread():
     weight = torch.arange(8.0).reshape(1, 1, 2, 2, 2)
-    folded, how = adapt_patch(weight, (1, 2, 2))
+    folded, change = adapt_patch(weight, (1, 2, 2))
     assert folded.flatten().tolist() == [4, 6, 8, 10]
-    assert how == "patch (2, 2, 2) to (1, 2, 2)"
+    assert change == "patch (2, 2, 2) to (1, 2, 2)"
     spread, _ = adapt_patch(folded, (2, 2, 2))
     assert spread.flatten().tolist() == [2, 3, 4, 5, 2, 3, 4, 5]
     assert adapt_patch(weight, (2, 2, 2)) == (weight, "")

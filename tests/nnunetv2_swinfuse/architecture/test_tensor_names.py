@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_swinfuse.architecture.tensor_names import part_of, pretrained, stage_of, stage_prefix
+from nnunetv2_swinfuse.architecture.tensor_names import block_of, part_of, pretrained, stage_of, stage_prefix
 
 from .networks import HALVINGS, build
 
@@ -24,6 +24,18 @@ def test_names(name, stage, part):
     assert part_of(name) == part
     if stage is not None:
         assert name.startswith(stage_prefix(stage))
+
+
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [
+        ("encoder.stages.0.blocks.11.norm1.weight", "11"),
+        ("encoder.stages.0.merging.norm.bias", None),
+        ("patch_embed.proj.weight", None),
+    ],
+)
+def test_blocks(name, block):
+    assert block_of(name) == block
 
 
 def test_what_is_pretrained_is_what_both_backbones_have(settings, residual_settings):

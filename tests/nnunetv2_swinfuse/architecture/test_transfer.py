@@ -166,9 +166,9 @@ def test_tensors_that_nobody_takes_are_refused(encoder, settings):
 
 
 def test_a_module_beside_settings_without_one_is_refused_where_a_new_one_is_wanted(encoder, settings):
-    lying = replace(encoder, settings=replace(settings, domain_invariance=None))
+    invalid = replace(encoder, settings=replace(settings, domain_invariance=None))
     with pytest.raises(TransferError, match=r"no place for, such as .'encoder.domain_invariance"):
-        transfer_encoder(fresh(HALVINGS, settings), lying, new_domain_invariance=True)
+        transfer_encoder(fresh(HALVINGS, settings), invalid, new_domain_invariance=True)
 
 
 def test_a_stage_beyond_the_encoders_strides_is_refused(encoder, settings):
@@ -181,9 +181,9 @@ def test_the_message_on_shapes_compares_what_was_compared(encoder, settings):
     # Folding succeeds, but what comes out does not fit.
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
     weight = encoder.weights["patch_embed.proj.weight"]
-    lying = replace(encoder, weights={**encoder.weights, "patch_embed.proj.weight": torch.cat([weight, weight])})
+    invalid = replace(encoder, weights={**encoder.weights, "patch_embed.proj.weight": torch.cat([weight, weight])})
     message = (
         r"shape \(24, 1, 2, 2, 2\) in the encoder, \(24, 1, 1, 2, 2\) after patch .*, \(12, 1, 1, 2, 2\) in the net"
     )
     with pytest.raises(TransferError, match=message):
-        transfer_encoder(fresh(strides, settings), lying)
+        transfer_encoder(fresh(strides, settings), invalid)

@@ -113,4 +113,4 @@ def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         main(["-d", "901", "--arms", "nnunet", "--test_cases", "4", "-device", "cpu"])
     assert ended.value.code == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def test_one_outlier_run_widens_the_interval_beyond_0():
     differences[1] -= 0.05
     low, high = estimate([differences]).interval()
     assert low < 0 < high
-    # The test over cases alone would have been fooled by the two others.
+    # A test over cases only would have been misled by the two others.
     differences[1] += 0.03
     assert wilcoxon_p(differences.mean(0)) < 1e-6
     assert estimate([differences]).p > 0.05

@@ -94,9 +94,9 @@ def test_check_fails_and_says_what_to_do_when_nnunet_does_not_find_them(site, ca
     with pytest.raises(SystemExit) as exit_:
         registration.main(["--check", "--site", str(site)])
     assert exit_.value.code == 1
-    said = capsys.readouterr().out
-    assert "swinfuse_register" in said
-    assert f"export nnUNet_extTrainer={registration.external_trainers_folder()}" in said
+    output = capsys.readouterr().out
+    assert "swinfuse_register" in output
+    assert f"export nnUNet_extTrainer={registration.external_trainers_folder()}" in output
 
 
 def test_removing_leaves_nothing(site, capsys):

@@ -52,10 +52,10 @@ def test_scaling_that_is_no_number(tmp_path, offset, value):
     path = written(tmp_path)
     header = bytearray(path.read_bytes())
     struct.pack_into("<f", header, offset, value)
-    (found,) = conflicts(bytes(header))
-    assert f"{value}" in found
+    (result,) = conflicts(bytes(header))
+    assert f"{value}" in result
     (tmp_path / "b.nii.gz").write_bytes(gzip.compress(bytes(header)))
-    assert header_conflicts(tmp_path / "b.nii.gz") == [found]
+    assert header_conflicts(tmp_path / "b.nii.gz") == [result]
 
 
 def test_both_versions_and_byte_orders_as_nibabel_writes_them(tmp_path):
@@ -69,5 +69,5 @@ def test_both_versions_and_byte_orders_as_nibabel_writes_them(tmp_path):
             assert conflicts(image.to_bytes()[:540]) == []
             image.set_qform(affine * np.array([[1.0], [-1.0], [1.0], [1.0]]), 1)
             axes = "".join(nibabel.aff2axcodes(affine))
-            (found,) = conflicts(image.to_bytes()[:540])
-            assert f"and to {axes} by its sform" in found
+            (result,) = conflicts(image.to_bytes()[:540])
+            assert f"and to {axes} by its sform" in result

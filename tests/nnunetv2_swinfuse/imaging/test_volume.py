@@ -123,7 +123,7 @@ def test_more_voxels_than_the_header_announces(tmp_path):
     content = bytearray(path.read_bytes())
     content[46:48] = struct.pack("<h", 5)
     path.write_bytes(content)
-    # ITK reads a cut volume without a word.
+    # ITK reads a truncated volume without a warning.
     assert sitk.ReadImage(str(path)).GetSize() == (8, 7, 5)
     assert "112 bytes follow" in refusal(path).reason
     with gzip.open(tmp_path / "b.nii.gz", "wb") as file:
@@ -188,7 +188,7 @@ def test_another_length_of_the_compressed_stream(tmp_path, capfd):
 
 def test_an_uncompressed_file_of_the_same_name(tmp_path):
     # Found by damaging files at random: a volume came out with the damage of another file.
-    path, beside = write(tmp_path / "a.nii.gz"), write(tmp_path / "a.nii", VOXELS + np.int16(1))
+    path, uncompressed = write(tmp_path / "a.nii.gz"), write(tmp_path / "a.nii", VOXELS + np.int16(1))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), VOXELS + 1)
-    assert "a.nii lies beside it" in refusal(path).reason
-    np.testing.assert_array_equal(read_volume(beside).voxels, VOXELS + 1)
+    assert "a.nii is in the same folder" in refusal(path).reason
+    np.testing.assert_array_equal(read_volume(uncompressed).voxels, VOXELS + 1)

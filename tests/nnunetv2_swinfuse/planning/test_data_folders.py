@@ -96,9 +96,9 @@ def test_other_files_and_broken_plans_do_not_disturb(planned, capsys):
     write_plans(folder, plans, "loopPlans", inherits_from="nowhere")
     share_data_folders(plans, folder, as_stock=True)
     assert identifiers(plans) == before
-    said = capsys.readouterr().out
-    assert "broken.json: not looked at" in said
-    assert "loopPlans.json: not looked at" in said
+    output = capsys.readouterr().out
+    assert "broken.json: not looked at" in output
+    assert "loopPlans.json: not looked at" in output
 
 
 def test_the_temporary_plans_of_a_killed_process_do_not_count(planned):

@@ -13,6 +13,7 @@ from nnunetv2_swinfuse.planning.plan_and_preprocess import build_parser, main
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.train import main as train
+from tests.threads import use_threads
 
 from ..training.workshop import RESIDUAL, SETTINGS, publish_encoder, write_dataset
 from .folders import Folders
@@ -69,14 +70,15 @@ def test_what_is_preprocessed_is_not_preprocessed_again(planned, tmp_path, capsy
     before = written(planned)
     publish_encoder(tmp_path / "mine.pth")
     main(["-d", "903", "-pretrained", str(tmp_path / "mine.pth"), "-gpu_memory_target", "0.2", *QUICK])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert written(planned) == before
-    assert "3d_fullres shares the preprocessed data in" in said
-    assert "3d_lowres is not planned for this dataset" in said
-    assert "| 3d_fullres | 24 x 24 x 24 |" in said
+    assert "3d_fullres shares the preprocessed data in" in output
+    assert "3d_lowres is not planned for this dataset" in output
+    assert "| 3d_fullres | 24 x 24 x 24 |" in output
 
 
-def test_a_changed_label_is_preprocessed_again(planned, tmp_path):
+def test_a_changed_label_is_preprocessed_again(planned, tmp_path, monkeypatch):
+    use_threads(monkeypatch)
     before = written(planned)
     later = max((planned.preprocessed / NAME).rglob("*.pkl"), key=lambda path: path.stat().st_mtime).stat().st_mtime + 1
     os.utime(planned.raw / NAME / "labelsTr" / "case_3.nii.gz", (later, later))

@@ -20,9 +20,9 @@ def test_the_variable_comes_before_the_plan_and_the_plan_before_the_published(pu
     assert choose_encoder(None)[0].path == str(published.encoder)
     assert choose_encoder(str(planned))[0].path == str(planned)
     monkeypatch.setenv("SWINFUSE_CHECKPOINT", str(named))
-    encoder, who = choose_encoder(str(planned))
+    encoder, origin = choose_encoder(str(planned))
     assert encoder.path == str(named)
-    assert "SWINFUSE_CHECKPOINT" in who
+    assert "SWINFUSE_CHECKPOINT" in origin
 
 
 def test_no_encoder_says_what_to_do(workshop):

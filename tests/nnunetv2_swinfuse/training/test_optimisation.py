@@ -72,7 +72,7 @@ def test_pretrained_layers_train_the_slower_the_nearer_the_image(network):
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(names)
-    # Of the layers behind the image only one Swin stage is there: patches, module, stage.
+    # The network has one Swin stage: patch embedding, module, stage.
     assert rates["patch_embed.proj.weight"] == rates["patch_embed.proj.bias"] == pytest.approx(1e-3 / 8)
     assert rates["encoder.domain_invariance.proj.weight"] == pytest.approx(1e-3 / 4)
     assert rates["encoder.stages.0.merging.reduction.weight"] == pytest.approx(1e-3 / 2)

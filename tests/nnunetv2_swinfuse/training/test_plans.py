@@ -57,10 +57,10 @@ def test_scratch_is_the_same_network_as_pretrained(plans, tmp_path):
 
 def test_a_trainers_own_default_gives_way_to_what_is_asked_for(plans, tmp_path, monkeypatch):
     def rate(**swinfuse):
-        asked = deepcopy(plans)
-        block_of(asked)["swinfuse"] = swinfuse
-        planned = plan_training(asked, "3d_fullres", tmp_path, pretrained=False, defaults={"initial_lr": 3e-4})
-        assert block_of(asked)["swinfuse"]["training"]["initial_lr"] == planned.settings.initial_lr
+        requested = deepcopy(plans)
+        block_of(requested)["swinfuse"] = swinfuse
+        planned = plan_training(requested, "3d_fullres", tmp_path, pretrained=False, defaults={"initial_lr": 3e-4})
+        assert block_of(requested)["swinfuse"]["training"]["initial_lr"] == planned.settings.initial_lr
         return planned.settings.initial_lr
 
     assert rate() == 3e-4

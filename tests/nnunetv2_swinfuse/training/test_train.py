@@ -79,7 +79,7 @@ def test_what_a_user_can_put_right_is_said_without_a_traceback(
     with pytest.raises(SystemExit) as stopped:
         main(["901", configuration, "0", "-device", "cpu"])
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("swinfuse_train: ")
-    assert message in said
-    assert len(said.splitlines()) == 1
+    error_output = capsys.readouterr().err
+    assert error_output.startswith("swinfuse_train: ")
+    assert message in error_output
+    assert len(error_output.splitlines()) == 1

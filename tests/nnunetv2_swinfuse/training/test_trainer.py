@@ -133,7 +133,7 @@ def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, mo
     recorded = plans_of(copied, trainer=longer)["3d_fullres"]["swinfuse"]
     assert checkpoint["current_epoch"] == 2
     assert len(checkpoint["logging"]["train_losses"]) == 2
-    # Epoch 0 was a training of one epoch, at the peak; epoch 1 comes behind the one epoch of warm-up of two.
+    # Epoch 0 was a training of one epoch, at the peak; epoch 1 comes after the one epoch of warm-up of two.
     assert checkpoint["logging"]["lrs"] == pytest.approx([1e-4, 1e-4])
     assert checkpoint["swinfuse"]["encoder_sha256"] == recorded["encoder_sha256"]
     steps = [state["step"].item() for state in checkpoint["optimizer_state"]["state"].values()]

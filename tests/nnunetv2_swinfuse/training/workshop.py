@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
+from tests.threads import use_threads
 
 CASES, SIZE = 5, 24
 PLAIN, REGIONS = "Dataset901_Plain", "Dataset902_Regions"
@@ -131,6 +132,7 @@ def prepare_datasets(root: Path) -> Workshop:
     publish_encoder(workshop.encoder)
     with pytest.MonkeyPatch.context() as monkeypatch:
         workshop.use(monkeypatch)
+        use_threads(monkeypatch)
         monkeypatch.setenv("nnUNet_n_proc_DA", "1")
         extract_fingerprints([901], num_processes=1, verbose=False, show_progress_bar=False)
         plan_experiments([901])

@@ -1,13 +1,13 @@
 import pytest
 import torch
 
-from pretraining.losses.inpainting import error_sums, loss_of_sums
+from pretraining.losses.inpainting import error_sums, loss_from_sums
 
 SHAPE = (2, 1, 3, 4, 4)
 
 
 def inpainting_loss(reconstruction, target, mask, visible_weight=1.0):
-    return loss_of_sums(error_sums(reconstruction, target, mask), visible_weight)
+    return loss_from_sums(error_sums(reconstruction, target, mask), visible_weight)
 
 
 def test_masked_and_visible_errors_are_averaged_apart():

@@ -64,7 +64,7 @@ HEALTHY = {
     "masked_error_of_mean": 0.7,
     "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5,
 }  # fmt: skip
-ILL = {
+UNHEALTHY = {
     "identity": ({"dim_change": 1e-5}, "does not change its input: its relative change is 1.0e-05"),
     "uniform": ({"attention_entropy": 1.0}, "uniform"),
     "alike": ({"attention_difference": 0.0}, "attend alike"),
@@ -83,9 +83,9 @@ def test_nothing_is_said_of_a_healthy_run_nor_of_what_was_not_measured():
     assert health_warnings({}) == []
 
 
-@pytest.mark.parametrize("case", ILL)
+@pytest.mark.parametrize("case", UNHEALTHY)
 def test_warnings_name_what_went_wrong(case):
-    changes, words = ILL[case]
+    changes, words = UNHEALTHY[case]
     (warning,) = health_warnings({**HEALTHY, **changes})
     assert re.search(words, warning)
 

@@ -5,7 +5,7 @@ import pytest
 
 from pretraining.monitoring import page
 
-NASTY = """<script>alert("&'")</script>"""
+MARKUP = """<script>alert("&'")</script>"""
 VOID = {"meta", "img", "br", "link"}
 
 
@@ -46,11 +46,11 @@ PIECES = {
 
 @pytest.mark.parametrize("piece", PIECES)
 def test_text_is_shown_as_it_is_and_never_becomes_markup(piece):
-    document = Document(page.page(NASTY, [PIECES[piece](NASTY)]))
+    document = Document(page.page(MARKUP, [PIECES[piece](MARKUP)]))
     assert "script" not in document.tags
-    assert NASTY in document.text
+    assert MARKUP in document.text
     if piece == "picture":
-        assert ("alt", NASTY) in document.attributes
+        assert ("alt", MARKUP) in document.attributes
 
 
 def test_a_page_asks_for_nothing_outside_and_fits_a_phone():

@@ -63,8 +63,8 @@ def test_with_fewer_patients_their_numbers_of_uses_differ_by_at_most_one(numbers
     for samples in batches(split, patients, 7, count=50):
         for side, volumes in ((0, split.ct), (1, split.mr)):
             uses = np.bincount([patients[sample[side]] for sample in samples], minlength=len(patients))
-            of_domain = uses[np.unique(patients[volumes])]
-            assert of_domain.max() - of_domain.min() <= 1
+            domain_uses = uses[np.unique(patients[volumes])]
+            assert domain_uses.max() - domain_uses.min() <= 1
 
 
 def test_all_volumes_are_drawn_equally_often():

@@ -116,7 +116,7 @@ def test_crops_of_a_pair_are_of_the_same_place(tmp_path):
         item = crops[step]
         assert item["paired"].all()
         assert torch.equal(item["ct"], item["mr"])
-        assert all(of_ct == of_mr for of_ct, of_mr in item["patients"])
+        assert all(ct_patient == mr_patient for ct_patient, mr_patient in item["patients"])
 
 
 def test_a_crop_is_a_part_of_the_volume_that_it_names(tmp_path):
@@ -187,8 +187,12 @@ def test_crops_at_the_border_stay_inside():
 
 
 def test_a_volume_without_body_is_cropped_anywhere(tmp_path):
-    item = dataset(make_collection(tmp_path, points=np.empty((0, 3))), foreground_share=1.0)[0]
-    assert item["ct"].shape == (3, 1, 8, 10, 6)
+    crops = dataset(make_collection(tmp_path, points=np.empty((0, 3))), foreground_share=1.0)
+    first_voxels = torch.cat([crops[step]["ct"][:, 0, 0, 0, 0] for step in range(10)]).long().numpy()
+    starts = np.array(np.unravel_index(first_voxels, (20, 24, 22)))
+    # Drawn centres near a border give the outermost crops.
+    assert starts.min(1).tolist() == [0, 0, 0]
+    assert starts.max(1).tolist() == [12, 14, 16]
 
 
 def test_a_missing_or_damaged_volume_is_named(tmp_path):

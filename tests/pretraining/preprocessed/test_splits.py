@@ -23,10 +23,10 @@ def test_every_kind_of_patient_is_on_both_sides(tmp_path):
 
 
 def test_a_split_depends_on_the_seed_and_not_on_the_order(tmp_path):
-    everyone = patients(tmp_path, pairs=20)
-    first = split_patients(everyone, 0.3, seed=0)
-    assert split_patients(everyone[::-1], 0.3, seed=0) == first
-    assert split_patients(everyone, 0.3, seed=1) != first
+    all_patients = patients(tmp_path, pairs=20)
+    first = split_patients(all_patients, 0.3, seed=0)
+    assert split_patients(all_patients[::-1], 0.3, seed=0) == first
+    assert split_patients(all_patients, 0.3, seed=1) != first
 
 
 def test_a_single_patient_of_a_kind_is_for_training(tmp_path):

@@ -31,7 +31,7 @@ def voxels():
 @pytest.fixture
 def path(tmp_path, voxels):
     path = tmp_path / "patient" / "a_CT.b2nd"
-    metadata = VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), NATIVE, "made of")
+    metadata = VolumeMetadata(POINTS, -7.0, (3.0, 1.0, 1.0), NATIVE, "digest")
     write_volume(path, voxels, metadata, (1, 4, 4, 4), (1, 2, 2, 2))
     return path
 
@@ -44,7 +44,7 @@ def test_what_is_written_is_read(path, voxels):
     assert foreground_points(path, volume).tolist() == POINTS.tolist()
     expected = {
         "padding": -7.0, "spacing": [3.0, 1.0, 1.0], "native_spacing": [5.0, 0.8, 0.7], "native_orientation": "LPS",
-        "origin": "made of",
+        "origin": "digest",
     }  # fmt: skip
     assert {name: volume.schunk.meta[name] for name in expected} == expected
 
@@ -60,11 +60,11 @@ def test_a_crop_is_the_padded_volume_cut(path, voxels, start):
 
 
 def test_a_file_is_complete_only_with_the_same_origin(path):
-    assert grid_if_complete(path, "made of") == StoredGrid(SHAPE, NATIVE)
+    assert grid_if_complete(path, "digest") == StoredGrid(SHAPE, NATIVE)
     assert grid_if_complete(path, "something else") is None
-    assert grid_if_complete(path.with_name("b.b2nd"), "made of") is None
+    assert grid_if_complete(path.with_name("b.b2nd"), "digest") is None
     path.write_bytes(path.read_bytes()[:100])
-    assert grid_if_complete(path, "made of") is None
+    assert grid_if_complete(path, "digest") is None
 
 
 def test_missing_and_damaged_files_are_named(path):

@@ -19,24 +19,24 @@ def organ():
 
 def test_labels_and_body_stay_with_the_image(tmp_path):
     volume = Volume("CT", "CT", write(tmp_path / "ct.nii.gz", ct()))
-    found = preprocess_labelled(
+    result = preprocess_labelled(
         volume, write(tmp_path / "l.nii.gz", organ()), Normalisation((1.0, 1.0, 1.0), CT, False)
     )
-    assert np.allclose(found.voxels[ball(SHAPE)].mean(), 0.4, atol=0.02)
+    assert np.allclose(result.voxels[ball(SHAPE)].mean(), 0.4, atol=0.02)
     # Both are brought to the same order of axes, so they are compared by where they coincide.
-    assert np.array_equal(np.sort(found.labels.ravel()), np.sort(organ().ravel()))
-    assert found.body.sum() == ball(SHAPE).sum()
-    assert (found.voxels[found.labels == 2] > -1).all()
-    assert found.padding == pytest.approx(-5.0)
+    assert np.array_equal(np.sort(result.labels.ravel()), np.sort(organ().ravel()))
+    assert result.body.sum() == ball(SHAPE).sum()
+    assert (result.voxels[result.labels == 2] > -1).all()
+    assert result.padding == pytest.approx(-5.0)
 
 
 def test_labels_are_resampled_with_the_image(tmp_path):
     volume = Volume("MR", "MR", write(tmp_path / "mr.nii.gz", mr()))
     label = write(tmp_path / "l.nii.gz", organ())
-    found = preprocess_labelled(volume, label, Normalisation((2.0, 1.0, 1.0), {}, False))
-    assert found.voxels.shape == found.labels.shape == found.body.shape == (9, 22, 20)
-    assert set(np.unique(found.labels)) == {0, 2}
-    assert (found.labels == 2).sum() == pytest.approx((organ() == 2).sum() / 2, rel=0.1)
+    result = preprocess_labelled(volume, label, Normalisation((2.0, 1.0, 1.0), {}, False))
+    assert result.voxels.shape == result.labels.shape == result.body.shape == (9, 22, 20)
+    assert set(np.unique(result.labels)) == {0, 2}
+    assert (result.labels == 2).sum() == pytest.approx((organ() == 2).sum() / 2, rel=0.1)
 
 
 def test_bad_labels_and_ct_without_a_ct_normalisation_are_refused(tmp_path):

@@ -16,11 +16,11 @@ def find(root, name="501"):
 def test_cases_and_labels_of_an_nnunet_dataset(tmp_path):
     folder = synthetic.write_dataset(tmp_path)
     for name in ("501", folder.name):
-        found = find(tmp_path, name)
-        assert found.number == "501"
-        assert found.labels == {1: "liver", 2: "spleen"}
-        assert [case.name for case in found.cases] == [f"c{n}" for n in range(6)]
-        assert found.cases[2].label == folder / "labelsTr" / "c2.nii.gz"
+        result = find(tmp_path, name)
+        assert result.number == "501"
+        assert result.labels == {1: "liver", 2: "spleen"}
+        assert [case.name for case in result.cases] == [f"c{n}" for n in range(6)]
+        assert result.cases[2].label == folder / "labelsTr" / "c2.nii.gz"
 
 
 def test_splits_depend_on_the_seed_and_test_cases_not_on_the_number_of_labelled_ones():

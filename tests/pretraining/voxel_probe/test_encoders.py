@@ -3,10 +3,11 @@ import os
 import pytest
 import torch
 
+from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, save_checkpoint
 from pretraining.model import PretrainingModel
-from pretraining.voxel_probe.encoders import ENCODER, FrozenEncoder, collection_normalisation, read_encoder
+from pretraining.voxel_probe.encoders import FrozenEncoder, collection_normalisation, read_encoder
 
 from ..synthetic import RESENC, synthetic_collection, tiny
 
@@ -27,21 +28,21 @@ def test_the_encoder_of_a_run_gives_the_features_of_its_model(tmp_path, changes)
     folder.mkdir()
     torch.manual_seed(1)
     model = PretrainingModel(configuration).eval()
-    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, folder / ENCODER, NORMALISATION)
+    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, folder / ENCODER_FILE, NORMALISATION)
     checkpoint(folder, model, configuration)
     image = torch.randn(1, 1, 16, 16, 16)
-    for file in (folder, folder / ENCODER, folder / CHECKPOINT):
-        found = read_encoder(f"mine={file}")
-        assert (found.name, found.seed) == ("mine", 5)
-        network = found.network(SPACING)
+    for file in (folder, folder / ENCODER_FILE, folder / CHECKPOINT):
+        result = read_encoder(f"mine={file}")
+        assert (result.name, result.seed) == ("mine", 5)
+        network = result.network(SPACING)
         with torch.no_grad():
             for ours, expected in zip(
                 network.encoder(network.patch_embed(image)), model.encoder(model.patch_embed(image)), strict=True
             ):
                 assert torch.equal(ours, expected)
-    assert read_encoder(str(folder / ENCODER)).normalisation.ct == {"mean": 1.0}
+    assert read_encoder(str(folder / ENCODER_FILE)).normalisation.ct == {"mean": 1.0}
     assert read_encoder(str(folder)).name == "run"
-    assert read_encoder(str(folder / ENCODER)).digest == read_encoder(str(folder / CHECKPOINT)).digest
+    assert read_encoder(str(folder / ENCODER_FILE)).digest == read_encoder(str(folder / CHECKPOINT)).digest
 
 
 def test_the_newer_file_of_a_run_is_read_and_its_normalisation_looked_up(tmp_path):
@@ -49,13 +50,13 @@ def test_the_newer_file_of_a_run_is_read_and_its_normalisation_looked_up(tmp_pat
     preprocessed = tmp_path / "preprocessed"
     configuration = tiny().for_spacing(SPACING)
     model = PretrainingModel(configuration)
-    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, tmp_path / ENCODER)
+    export_encoder(model, configuration, {"name": "A", "hash": "h"}, SPACING, tmp_path / ENCODER_FILE)
     checkpoint(tmp_path, PretrainingModel(configuration), configuration)
     old = (tmp_path / CHECKPOINT).stat().st_mtime - 100
-    os.utime(tmp_path / ENCODER, (old, old))
-    found = read_encoder(str(tmp_path), preprocessed)
-    assert found.encoder.path == str(tmp_path / CHECKPOINT)
-    assert found.normalisation.mr_use_mask is False
+    os.utime(tmp_path / ENCODER_FILE, (old, old))
+    result = read_encoder(str(tmp_path), preprocessed)
+    assert result.encoder.path == str(tmp_path / CHECKPOINT)
+    assert result.normalisation.mr_use_mask is False
     assert collection_normalisation("SynthRAD", preprocessed) is not None
     with pytest.raises(InputError, match="missing or without"):
         collection_normalisation("Other", preprocessed)
