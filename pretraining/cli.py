@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, PUBLISHED
@@ -23,6 +23,9 @@ from pretraining.nnunet_paths import required_paths
 from pretraining.options import build_parser, check_options, setting_overrides
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 from pretraining.run_configuration import chosen_preset, new_configuration, run_configuration, run_folder
+
+if TYPE_CHECKING:
+    from pretraining.voxel_probe.organ_probe import OrganDatasets
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,7 +79,8 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     from pretraining.run_time import duration_warning
 
     variables = (PREPROCESSED, RESULTS)
-    preprocessed, results = required_paths(*(variables if options.train_only else (RAW, *variables)))[-2:]
+    needs_raw = not options.train_only or options.probe
+    preprocessed, results = required_paths(*((RAW, *variables) if needs_raw else variables))[-2:]
     overrides = setting_overrides(options)
     collection = None if options.train_only else find(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
@@ -93,6 +97,7 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
         )
     if warning := duration_warning(configuration, device):
         print(warning)
+    organs = organ_datasets(options, preprocessed) if options.probe else None
     if collection is None:
         open_preprocessed(preprocessed / name / FOLDER, configuration)
     else:
@@ -107,6 +112,7 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
         resume_command=resume_command,
         resume=resume,
         overwrite=options.overwrite,
+        organs=organs,
     )
     try:
         if options.num_gpus > 1:
@@ -121,6 +127,20 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     print(f"Report: {folder / REPORT}   pictures: {folder / PANELS_FOLDER}")
     print(f"Published: {work.published} (a copy of {folder / ENCODER_FILE})")
     print_next_command(configuration.backbone)
+
+
+def organ_datasets(options: argparse.Namespace, preprocessed: Path) -> OrganDatasets:
+    """The labelled datasets of `--probe`, checked.
+
+    Raises:
+        InputError: for a dataset that does not exist or has too few labelled cases.
+    """
+    from pretraining.voxel_probe.organ_probe import OrganDatasets
+
+    (raw,) = required_paths(RAW)
+    organs = OrganDatasets(tuple(options.probe), raw, preprocessed, tuple(options.modality))
+    organs.plan()
+    return organs
 
 
 def print_list(options: argparse.Namespace) -> None:

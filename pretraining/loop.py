@@ -139,6 +139,7 @@ def train(
     state: TrainingState | None = None,
     initial: Encoder | None = None,
     processes: Processes = SINGLE_PROCESS,
+    organ_probe: Callable[[PretrainingModel], dict[str, float]] | None = None,
 ) -> PretrainingModel:
     """Trains to the configuration's last step, from the beginning or from a checkpoint.
 
@@ -150,6 +151,7 @@ def train(
         state: of the checkpoint to resume from.
         initial: an encoder to start from, where there is no state.
         processes: those that train together; the first writes all files.
+        organ_probe: returns measures of the model, which join those of each validation; only in the first process.
 
     Returns:
         The trained model.
@@ -199,7 +201,7 @@ def train(
             last = training.step == steps
             if training.step % configuration.validate_every == 0 or last:
                 records.read()
-                _validate(training, collection, configuration, device, folder, log, processes)
+                _validate(training, collection, configuration, device, folder, log, processes, organ_probe)
             stopping = processes.any(bool(received))
             if stopping or last or training.step % configuration.checkpoint_every == 0:
                 records.read()
@@ -286,11 +288,14 @@ def _validate(
     folder: Path,
     log: RunLog,
     processes: Processes,
+    organ_probe: Callable[[PretrainingModel], dict[str, float]] | None,
 ) -> None:
     """Validates in all processes; the first writes records, warnings and pictures."""
     step = training.step
     panels = folder / PANELS_FOLDER
     means = validate(training.model, collection, configuration, device, step, training.averages, panels, processes)
+    if organ_probe is not None:
+        means |= organ_probe(training.model)
     log.record(step, "validation", means)
     log.info(f"step {step}: validation {_format_values(means)}")
     for warning in health_warnings(means, step / configuration.steps):

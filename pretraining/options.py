@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
     _add_plan_options(parser)
     _add_collection_options(parser)
+    _add_probe_options(parser)
     _add_process_options(parser)
     groups = {name: parser.add_argument_group(f"settings: {name} (defaults: the preset's)") for name in GROUPS}
     for field in fields(Settings):
@@ -74,6 +75,14 @@ def _add_collection_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--different_patients", action="store_true",
         help="patients with the same identifier in two collections are different patients",
+    )  # fmt: skip
+
+
+def _add_probe_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--probe", nargs="+", metavar="DATASET",
+        help="labelled nnU-Net datasets in nnUNet_raw, such as 501: at every validation, a linear layer on the "
+        "encoder's features is fitted to their organs and compared with random encoders",
     )  # fmt: skip
 
 

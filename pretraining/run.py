@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +24,10 @@ from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.processes import Processes, process_group, was_restarted
 from pretraining.warm_start import load_initial
 
+if TYPE_CHECKING:
+    from pretraining.model import PretrainingModel
+    from pretraining.voxel_probe.organ_probe import OrganDatasets
+
 
 @dataclass(frozen=True)
 class Run:
@@ -37,6 +42,7 @@ class Run:
         resume_command: command line that resumes it after an interruption.
         resume: start from the checkpoint in the folder.
         overwrite: delete what the folder holds.
+        organs: labelled datasets of the organ probe, None without one.
     """
 
     folder: Path
@@ -47,6 +53,7 @@ class Run:
     resume_command: str
     resume: bool = False
     overwrite: bool = False
+    organs: OrganDatasets | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -86,9 +93,10 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
         if processes.first:
             prepare_folder(run, state)
             write_facts(run.folder, run.command, volumes, device)
+        organ_probe = prepare_organ_probe(run) if run.organs is not None and processes.first else None
         processes.wait()
         try:
-            model = train(run.folder, volumes, configuration, device, state, initial, processes)
+            model = train(run.folder, volumes, configuration, device, state, initial, processes, organ_probe)
         except (DivergedError, Interrupted) as stopped:
             if processes.first:
                 diverged = isinstance(stopped, DivergedError)
@@ -106,6 +114,17 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
             with explain_write_errors(run.folder / REPORT):
                 write_report(run.folder)
         return processes.first
+
+
+def prepare_organ_probe(run: Run) -> Callable[[PretrainingModel], dict[str, float]]:
+    """The organ probe of a run, with its floors measured; raises InputError for cases that cannot be used."""
+    # They import nnunetv2, which training without a probe does not need.
+    from pretraining.voxel_probe.encoders import collection_normalisation
+    from pretraining.voxel_probe.organ_probe import OrganProbe
+
+    assert run.organs is not None
+    normalisation = collection_normalisation(str(run.preprocessed), run.organs.preprocessed)
+    return OrganProbe.prepare(run.organs, normalisation, run.configuration, run.folder).measure
 
 
 def should_resume(checkpoint: Path, requested: bool) -> bool:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from pretraining.monitoring.log import read_records
+from pretraining.monitoring.organs import BEST_RANDOM, COORDINATES, DICE, HANDMADE, RANDOM, organ_tasks
 
 
 class Panel(NamedTuple):
@@ -73,12 +74,27 @@ COLUMNS = 3
 MAX_POINTS = 600
 
 
+def panels(records: Sequence[dict[str, Any]]) -> tuple[Panel, ...]:
+    """`PANELS`, and one for each task of the organ probe in the records."""
+    tasks = organ_tasks(name for record in records if record["kind"] == "validation" for name in record)
+    organs = [
+        Panel(
+            f"organs of {task.rpartition('_')[0]}, {task.rpartition('_')[2]} labelled cases: Dice",
+            tuple(f"{measure}_{task}" for measure in (DICE, RANDOM, BEST_RANDOM, HANDMADE, COORDINATES)),
+            "above random encoders",
+        )
+        for task in tasks
+    ]
+    return (*PANELS, *organs)
+
+
 def draw_progress(folder: Path) -> Path:
     """Draws `progress.png` of a run from its records: training as thin lines, validation as points."""
     records = read_records(folder)
-    rows = -(-len(PANELS) // COLUMNS)
+    shown = panels(records)
+    rows = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(6 * COLUMNS, 3.4 * rows), layout="constrained")
-    for axis, panel in zip(figure.subplots(rows, COLUMNS).flat, PANELS, strict=False):
+    for axis, panel in zip(figure.subplots(rows, COLUMNS).flat, shown, strict=False):
         _draw(axis, panel, records)
     path = folder / "progress.png"
     with atomic_write(path) as temporary:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pretraining.collections.collection import DOMAINS
 from pretraining.losses.density import MIN_BANDWIDTH
+from pretraining.monitoring.organs import organ_warnings
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
@@ -91,7 +92,7 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
             "gradient vanishes. Lower --density_dimensions, or lengthen --density_warmup_steps."
         )
     if progress >= WARM_UP_SHARE:
-        warnings += _task_warnings(means)
+        warnings += _task_warnings(means) + organ_warnings(means)
     return warnings
 
 

@@ -23,7 +23,7 @@ from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT
 from pretraining.configuration import Configuration
 from pretraining.monitoring import page
-from pretraining.monitoring.curves import PANELS, measured, panel_picture
+from pretraining.monitoring.curves import measured, panel_picture, panels
 from pretraining.monitoring.environment import describe_environment
 from pretraining.monitoring.health import health_warnings
 from pretraining.monitoring.log import read_records
@@ -124,7 +124,7 @@ def _health(validations: Sequence[dict[str, Any]]) -> str:
         return ""
     shown = validations if len(validations) == 1 else (validations[0], validations[-1])
     rows = []
-    for panel in PANELS:
+    for panel in panels(validations):
         if not measured(panel, validations):
             continue
         for name in panel.names:
@@ -135,11 +135,11 @@ def _health(validations: Sequence[dict[str, Any]]) -> str:
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> str:
-    shown = [panel for panel in PANELS if measured(panel, records)]
+    shown = [panel for panel in panels(records) if measured(panel, records)]
     if not shown:
         return ""
     pictures = [page.picture(panel_picture(panel, records), f"Curve over the steps: {panel.title}") for panel in shown]
-    missing = [f"{panel.title} ({panel.empty})" for panel in PANELS if panel not in shown]
+    missing = [f"{panel.title} ({panel.empty})" for panel in panels(records) if panel not in shown]
     content = [page.group("curves", pictures)]
     if missing:
         content.append(page.paragraph(f"Not measured: {'; '.join(missing)}."))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ from pretraining.voxel_probe.datasets import (
 )
 from pretraining.voxel_probe.features import Features
 from pretraining.voxel_probe.linear import LinearLayer, draw_sample, fit, sample_features
-from pretraining.voxel_probe.measures import measure_case
+from pretraining.voxel_probe.measures import Measure, measure_case
 from pretraining.voxel_probe.results import Key, Results, Row
 
 # Loads a case of a dataset.
@@ -151,19 +151,28 @@ def fit_layers(arm: Arm, task: Task, plan: Plan, numbers: Sequence[int], quiet: 
     return layers
 
 
-def _measure(arm: Arm, task: Task, plan: Plan, missing: dict[int, tuple[Key, str]], quiet: bool) -> list[Row]:
-    layers = fit_layers(arm, task, plan, list(missing), quiet)
+def measure_layers(
+    arm: Arm, task: Task, plan: Plan, layers: Mapping[int, LinearLayer], quiet: bool = False
+) -> Iterator[tuple[int, str, Measure]]:
+    """Number of labelled cases, name of the case, and measure, for each layer and test case of a task."""
     names = tuple(next(name for name in task.fitted.labels.values() if label_key(name) == key) for key in task.labels)
     test = plan.splits[task.tested.name].test
-    rows = []
     for case in _progress(test, f"{arm.name}: {task.tested.number}, test", quiet):
         loaded = arm.loader(task.tested, case)
         classes = classes_of(loaded, task.tested, task.labels)
         maps = arm.features(loaded.image)
-        for number, (key, inputs) in missing.items():
-            logits = layers[number].logits(maps, loaded.labels.shape)
-            for label, metric, value in measure_case(logits, classes, loaded.used, loaded.body, names):
-                rows.append(Row(key, case.name, label, metric, value, inputs))
+        for number, layer in layers.items():
+            logits = layer.logits(maps, loaded.labels.shape)
+            for measure in measure_case(logits, classes, loaded.used, loaded.body, names):
+                yield number, case.name, measure
+
+
+def _measure(arm: Arm, task: Task, plan: Plan, missing: dict[int, tuple[Key, str]], quiet: bool) -> list[Row]:
+    layers = fit_layers(arm, task, plan, list(missing), quiet)
+    rows = []
+    for number, case, (label, metric, value) in measure_layers(arm, task, plan, layers, quiet):
+        key, inputs = missing[number]
+        rows.append(Row(key, case, label, metric, value, inputs))
     return rows
 
 

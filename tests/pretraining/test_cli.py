@@ -13,8 +13,10 @@ from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from pretraining.cli import main, make_resume_command
 from pretraining.loop import CHECKPOINT
+from pretraining.monitoring.log import read_records
 
 from .synthetic import tiny_arguments
+from .voxel_probe.synthetic_labelled import write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,17 @@ def fails(capsys, *arguments, status=2):
         main(list(arguments))
     assert caught.value.code == status
     return capsys.readouterr().err
+
+
+def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_first(root, capsys):
+    write_dataset(root / "raw", cases=5)
+    assert "999: 0 datasets" in fails(capsys, *command("--overwrite", "--probe", "999"))
+    main(command("--overwrite", "--probe", "501", validate_every=1))
+    records = [r for r in read_records(run_folder(root)) if r["kind"] == "validation"]
+    assert [0 <= record["organ_dice_501_2"] <= 1 for record in records] == [True, True]
+    # The floors are those of the run, not of a step.
+    assert len({record["random_organ_dice_501_2"] for record in records}) == 1
+    assert "organs of 501, 2 labelled cases" in (run_folder(root) / "report.html").read_text()
 
 
 def run_folder(root):
