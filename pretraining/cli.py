@@ -19,11 +19,11 @@ from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
-from pretraining.collections.collection import Collection, require_domains
+from pretraining.collections.collection import Collection, leave_out, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration, changed_settings
 from pretraining.next_commands import planning_command, training_command
-from pretraining.options import build_parser, check_options, setting_overrides
+from pretraining.options import build_parser, check_options, read_identifiers, setting_overrides
 from pretraining.plan_sizes import DEFAULT_CONFIGURATION, dataset_number, fitted_sizes, read_plan
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 from pretraining.preset_files import load_preset
@@ -202,13 +202,14 @@ def print_list(options: argparse.Namespace) -> None:
 
 
 def find(options: argparse.Namespace) -> Collection:
-    """Finds the collection that the command line names, in nnUNet_raw."""
+    """Finds the collection that the command line names, in nnUNet_raw, without the patients to be left out."""
     from pretraining.collections.modalities import ModalityMap
     from pretraining.collections.resolve import find_collections
 
     (raw,) = required_paths("nnUNet_raw")
     modalities = ModalityMap.from_words(options.modality)
-    return find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
+    collection = find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
+    return leave_out(collection, read_identifiers(options.leave_out)) if options.leave_out else collection
 
 
 def preprocess_only(options: argparse.Namespace) -> None:

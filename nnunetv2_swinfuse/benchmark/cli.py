@@ -168,9 +168,9 @@ def forecast_lines(left: Forecast) -> list[str]:
     if not left.waiting:
         return []
     lines = ["Left:"]
-    for recipe, seconds in left.pretraining.items():
+    for name, seconds in left.pretraining.items():
         told = "unknown" if seconds is None else f"about {format_duration(seconds)}"
-        lines.append(f"  pretraining, recipe {recipe}: {told}")
+        lines.append(f"  pretraining {name}: {told}")
     for kind, count in left.waiting.items():
         if kind in left.measured:
             told = f"{format_duration(left.measured[kind])} each (measured)"

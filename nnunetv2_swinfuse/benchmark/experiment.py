@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
@@ -51,6 +52,8 @@ class Pretraining:
         steps: the budget in steps; or
         minutes: the budget in minutes of training steps on this machine: 20 steps are timed first for each recipe.
         settings: further options of `swinfuse_pretrain`, such as `{"learning_rate": 2e-3}`.
+        per_seed: whether every seed of the experiment pretrains an encoder of its own, with this seed; else all runs
+            of an arm begin with the same encoder.
     """
 
     collections: tuple[str, ...]
@@ -58,6 +61,7 @@ class Pretraining:
     steps: int | None = None
     minutes: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    per_seed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "collections", tuple(map(str, self.collections)))
@@ -69,6 +73,30 @@ class Pretraining:
             _require_count("pretraining.steps", self.steps)
         if self.minutes is not None and not self.minutes > 0:
             raise BenchmarkError(f"pretraining.minutes is {self.minutes}; expected more than 0")
+
+
+@dataclass(frozen=True)
+class PretrainingRun:
+    """One encoder that an experiment pretrains.
+
+    Attributes:
+        recipe: of `swinfuse_pretrain`.
+        settings: options of `swinfuse_pretrain`, the experiment's and the arm's.
+        own: those of the arm only, which tell it from others with the same recipe.
+        seed: of the pretraining; None leaves it to `swinfuse_pretrain`.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    own: Mapping[str, Any]
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        words = [f"{name} {value}" for name, value in sorted(self.own.items())]
+        words += [] if self.seed is None else [f"seed {self.seed}"]
+        return "__".join([self.recipe, *(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words)])
 
 
 @dataclass(frozen=True)
@@ -176,10 +204,18 @@ class Experiment:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
+    def pretraining_run(self, arm: Arm, seed: int) -> PretrainingRun | None:
+        """The pretraining that a run of an arm begins with; None for an arm without a recipe."""
+        if not arm.recipe or self.pretraining is None:
+            return None
+        settings = {**self.pretraining.settings, **arm.pretraining}
+        return PretrainingRun(arm.recipe, settings, arm.pretraining, seed if self.pretraining.per_seed else None)
+
     @property
-    def recipes(self) -> tuple[str, ...]:
-        """The pretrainings that the arms need, each once."""
-        return tuple(dict.fromkeys(arm.recipe for arm in self.arms if arm.recipe))
+    def pretraining_runs(self) -> tuple[PretrainingRun, ...]:
+        """The pretrainings that all runs need, each once; those of a seed before those of the next."""
+        runs = (self.pretraining_run(arm, seed) for seed in self.seeds for arm in self.arms)
+        return tuple({run.name: run for run in runs if run is not None}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :func:`from_dict` reads them."""
