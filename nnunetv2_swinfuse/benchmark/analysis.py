@@ -149,7 +149,8 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
             if experiment.baseline in comparable.get((dataset, labels), ()):
                 arms_of_pair = list(dict.fromkeys([first, second, experiment.baseline]))
             family.append((case_scores(rows, dataset, labels, metric, arms_of_pair), first, second))
-        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha)
+        declared = len(experiment.comparisons) * len(by_group)
+        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha, declared)
     return Analysis(
         comparisons,
         refusals,

@@ -17,8 +17,8 @@ from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER, METRICS
 
 TRANSDUCTIVE = "Transductive: pretraining may have seen images of test cases."
 HEAD = (
-    "first", "second", "dataset", "labels", "difference", "95 % interval", "p (Holm)", "Wilcoxon p (Holm)",
-    "effect size", "noise of the baseline's runs", "runs needed", "verdict",
+    "first", "second", "dataset", "labels", "difference", "95 % interval", "bootstrap interval", "p (Holm)",
+    "Wilcoxon p (Holm)", "effect size", "noise of the baseline's runs", "runs needed", "verdict",
 )  # fmt: skip
 Cellular = str | float | None
 
@@ -51,6 +51,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 comparison.labels,
                 f"{comparison.estimate.mean:+.4f}",
                 f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "unknown: one run",
+                "{:+.4f} to {:+.4f}".format(*comparison.bootstrap),
                 f"{comparison.p:.3g}",
                 f"{comparison.wilcoxon_adjusted:.3g}",
                 f"{comparison.effect:+.2f}",
