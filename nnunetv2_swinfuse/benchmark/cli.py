@@ -27,7 +27,8 @@ from pretraining.run_time import format_duration
 EXPERIMENT = "experiment.json"
 # These fields may change between sittings: they select and compare cells, but do not change what a cell trains.
 FREE = {
-    "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "baseline", "alpha", "transductive"
+    "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "no_loss", "baseline", "alpha",
+    "transductive",
 }  # fmt: skip
 
 

@@ -76,6 +76,24 @@ class Pretraining:
 
 
 @dataclass(frozen=True)
+class NoLoss:
+    """Claims that an arm loses less than a margin against another; each is tested for all numbers of labels.
+
+    Attributes:
+        margin: the loss to be ruled out, in Dice, such as 0.02.
+        pairs: (first arm, second arm, number of the dataset).
+    """
+
+    margin: float
+    pairs: tuple[tuple[str, str, int], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", tuple((first, second, dataset) for first, second, dataset in self.pairs))
+        if not 0 < self.margin < 1:
+            raise BenchmarkError(f"no_loss.margin is {self.margin}; expected a Dice above 0 and below 1, such as 0.02")
+
+
+@dataclass(frozen=True)
 class PretrainingRun:
     """One encoder that an experiment pretrains.
 
@@ -119,6 +137,7 @@ class Experiment:
         settings: of fine-tuning, for all SwinFUSE arms (`initial_lr`...).
         pretraining: needed where an arm has a recipe.
         comparisons: pairs of arms whose differences are tested; default: all pairs.
+        no_loss: pairs of arms for which a loss beyond a margin shall be ruled out.
         baseline: the arm whose repeated runs show the noise; default: the first.
         tolerance_mm: of the surface Dice.
         alpha: family-wise error rate.
@@ -140,6 +159,7 @@ class Experiment:
     settings: Mapping[str, float] = field(default_factory=dict)
     pretraining: Pretraining | None = None
     comparisons: tuple[tuple[str, str], ...] = ()
+    no_loss: NoLoss | None = None
     baseline: str = ""
     tolerance_mm: float = 1.0
     alpha: float = 0.05
@@ -196,9 +216,15 @@ class Experiment:
         pairs = self.comparisons or tuple(combinations(reversed(names), 2))
         object.__setattr__(self, "comparisons", tuple((first, second) for first, second in pairs))
         object.__setattr__(self, "baseline", self.baseline or names[0])
-        for name in (self.baseline, *(name for pair in self.comparisons for name in pair)):
+        claims = self.no_loss.pairs if self.no_loss else ()
+        named = [name for first, second, *_ in (*self.comparisons, *claims) for name in (first, second)]
+        for name in (self.baseline, *named):
             if name not in names:
                 raise BenchmarkError(f"comparisons: {name!r} is no arm of this experiment; it has {', '.join(names)}")
+        for *_, dataset in claims:
+            if dataset not in self.datasets:
+                have = ", ".join(map(str, self.datasets))
+                raise BenchmarkError(f"no_loss: {dataset!r} is no dataset of this experiment; it has {have}")
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
@@ -235,6 +261,8 @@ def from_dict(values: Mapping[str, Any], where: str = "experiment") -> Experimen
             entries["length"] = _block(Length, "length", entries["length"])
         if entries.get("pretraining") is not None:
             entries["pretraining"] = _block(Pretraining, "pretraining", entries["pretraining"])
+        if entries.get("no_loss") is not None:
+            entries["no_loss"] = _block(NoLoss, "no_loss", entries["no_loss"])
         return Experiment(**entries)
     except BenchmarkError as error:
         raise BenchmarkError(f"{where}: {error}") from error

@@ -12,6 +12,7 @@ import pandas as pd
 
 from nnunetv2_swinfuse.benchmark.analysis import Analysis
 from nnunetv2_swinfuse.benchmark.comparison import Comparison
+from nnunetv2_swinfuse.benchmark.distribution import PAPER
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER, METRICS
 
@@ -90,6 +91,8 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
     lines += ["## Verdicts", "", *note, *(f"- {text}" for text in analysis.sentences)]
     lines += [f"- {refusal}" for refusal in analysis.refusals]
     lines += [f"- No test case has {name}; nothing can be said of it." for name in analysis.absent]
+    if len(analysis.distribution):
+        lines += ["", "## In and out of distribution", "", PAPER, "", *note, markdown_table(analysis.distribution)]
     lines += ["", "## Means", "", *note, markdown_table(wide_means(analysis))]
     for metric, comparisons in analysis.comparisons.items():
         if comparisons:
