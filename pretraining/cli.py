@@ -15,12 +15,12 @@ from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW, RESULTS
-from pretraining.collections.collection import Collection, require_domains
+from pretraining.collections.collection import Collection, leave_out, require_domains
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration
 from pretraining.next_commands import planning_command, training_command
 from pretraining.nnunet_paths import required_paths
-from pretraining.options import build_parser, check_options, setting_overrides
+from pretraining.options import build_parser, check_options, read_identifiers, setting_overrides
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
 from pretraining.run_configuration import chosen_preset, new_configuration, run_configuration, run_folder
 
@@ -158,13 +158,14 @@ def print_list(options: argparse.Namespace) -> None:
 
 
 def find(options: argparse.Namespace) -> Collection:
-    """Finds the collection that the command line names, in nnUNet_raw."""
+    """Finds the collection that the command line names, in nnUNet_raw, without the patients to be left out."""
     from pretraining.collections.modalities import ModalityMap
     from pretraining.collections.resolve import find_collections
 
     (raw,) = required_paths(RAW)
     modalities = ModalityMap.from_words(options.modality)
-    return find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
+    collection = find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
+    return leave_out(collection, read_identifiers(options.leave_out)) if options.leave_out else collection
 
 
 def preprocess_only(options: argparse.Namespace) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import Field, fields
+from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
@@ -76,6 +77,10 @@ def _add_collection_options(parser: argparse.ArgumentParser) -> None:
         "--different_patients", action="store_true",
         help="patients with the same identifier in two collections are different patients",
     )  # fmt: skip
+    parser.add_argument(
+        "--leave_out", type=Path, metavar="FILE",
+        help="a text file with identifiers of patients, one a line, that are not learnt from, such as test cases",
+    )  # fmt: skip
 
 
 def _add_probe_options(parser: argparse.ArgumentParser) -> None:
@@ -120,8 +125,27 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError("-num_parts divides preprocessing only: give --preprocess_only as well")
     if options.num_parts > 1 and options.overwrite:
         raise InputError("--overwrite would delete the work of other parts: remove the preprocessed folder instead")
-    if options.train_only and (options.unpaired or options.modality or options.different_patients):
-        raise InputError("--unpaired, --modality and --different_patients belong to preprocessing, not to --train_only")
+    of_collection = options.unpaired or options.modality or options.different_patients or options.leave_out
+    if options.train_only and of_collection:
+        raise InputError(
+            "--unpaired, --modality, --different_patients and --leave_out belong to preprocessing, not to --train_only"
+        )
+
+
+def read_identifiers(path: Path) -> list[str]:
+    """The lines of a file for `--leave_out` that are not empty.
+
+    Raises:
+        InputError: when it cannot be read, or holds none.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--leave_out {path}: cannot be read ({error}); expected an identifier a line") from error
+    identifiers = [line for line in lines if line]
+    if not identifiers:
+        raise InputError(f"--leave_out {path}: no identifiers in it; expected one a line, or leave the option out")
+    return identifiers
 
 
 def setting_overrides(options: argparse.Namespace) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from nnunetv2_swinfuse.benchmark.comparison import (
     summary_means,
 )
 from nnunetv2_swinfuse.benchmark.cost import cost_table
+from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, distribution_table
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
+from nnunetv2_swinfuse.benchmark.noninferiority import NonInferiority, rule_out_loss
 from nnunetv2_swinfuse.benchmark.statistics import critical_difference
 from nnunetv2_swinfuse.benchmark.table import read_rows
 
@@ -49,6 +51,8 @@ class Analysis:
 
     Attributes:
         comparisons: by metric; that of Dice is the declared family, the others are described beside it.
+        no_loss: the declared tests of non-inferiority that can be made.
+        distribution: see `distribution.distribution_table`.
         refusals: comparisons that are not made.
         groups: by dataset and number of labels.
         means: figures as in nnU-Net's summary.json, over runs; see :func:`means_table`.
@@ -60,6 +64,8 @@ class Analysis:
     """
 
     comparisons: dict[str, list[Comparison]]
+    no_loss: list[NonInferiority]
+    distribution: pd.DataFrame
     refusals: list[Refusal]
     groups: list[Group]
     means: pd.DataFrame
@@ -72,7 +78,9 @@ class Analysis:
     @property
     def sentences(self) -> list[str]:
         """The verdicts as sentences."""
-        return [sentence(comparison) for comparison in self.comparisons[PRIMARY]]
+        return [sentence(comparison) for comparison in self.comparisons[PRIMARY]] + [
+            claim.sentence for claim in self.no_loss
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not defined is None."""
@@ -92,6 +100,10 @@ class Analysis:
                 if metric != PRIMARY
                 for comparison in comparisons
             ],
+            "no_loss": [
+                {**_plain(asdict(claim)), "shown": claim.shown, "sentence": claim.sentence} for claim in self.no_loss
+            ],
+            "distribution": self.distribution.to_dict("records"),
             "refusals": [asdict(refusal) for refusal in self.refusals],
             "ranks": [{"dataset": g.dataset, "labels": g.labels, "ranks": g.ranks} for g in self.groups],
             "means": _plain(self.means.to_dict("records")),
@@ -119,17 +131,22 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     for cell in cells:
         arms = by_group.setdefault((cell.dataset, str(cell.labels)), {})
         arms.setdefault(cell.arm, []).append(cell)
-    refusals, pairs, groups = [], [], []
+    refusals: list[Refusal] = []
+    pairs: list[tuple[str, str, str, str]] = []
+    claims: list[tuple[str, str, str, str]] = []
+    groups = []
     for (dataset, labels), arms in by_group.items():
 
         def against(first: str, second: str, arms: dict[str, list[Cell]] = arms) -> tuple[str, ...]:
             return reasons_against(arms[first], arms[second], results, experiment, command)
 
-        for first, second in experiment.comparisons:
-            if reasons := against(first, second):
-                refusals.append(Refusal(first, second, dataset, labels, reasons))
-            else:
-                pairs.append((dataset, labels, first, second))
+        claimed = [(first, second) for first, second, number in _claims(experiment) if _number(dataset) == number]
+        for wanted, made in ((experiment.comparisons, pairs), (claimed, claims)):
+            for first, second in wanted:
+                if reasons := against(first, second):
+                    refusals.append(Refusal(first, second, dataset, labels, reasons))
+                else:
+                    made.append((dataset, labels, first, second))
         together: list[str] = []
         for name in arms:
             # With itself: whether its own runs may be put together.
@@ -149,18 +166,46 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
             if experiment.baseline in comparable.get((dataset, labels), ()):
                 arms_of_pair = list(dict.fromkeys([first, second, experiment.baseline]))
             family.append((case_scores(rows, dataset, labels, metric, arms_of_pair), first, second))
-        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha)
+        declared = len(experiment.comparisons) * len(by_group)
+        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha, declared)
+    means = means_table(rows)
+    modalities = {dataset: dataset_modality(dataset) for dataset, _ in by_group}
     return Analysis(
         comparisons,
-        refusals,
+        _no_loss(experiment, rows, claims),
+        distribution_table(experiment, comparisons[PRIMARY], modalities, means),
+        list(dict.fromkeys(refusals)),
         groups,
-        means_table(rows),
+        means,
         emptiness_counts(rows),
         absent_classes(rows),
         cost_table(cells, results),
         results,
         list(cells),
     )
+
+
+def _claims(experiment: Experiment) -> tuple[tuple[str, str, int], ...]:
+    return experiment.no_loss.pairs if experiment.no_loss else ()
+
+
+def _number(dataset: str) -> int:
+    """501 of `Dataset501_Hippocampus`."""
+    return int(dataset.removeprefix("Dataset").split("_")[0])
+
+
+def _no_loss(
+    experiment: Experiment, rows: pd.DataFrame, claims: Sequence[tuple[str, str, str, str]]
+) -> list[NonInferiority]:
+    """Tests the claims (dataset, labels, first, second) that can be tested, as part of those that are declared."""
+    if experiment.no_loss is None:
+        return []
+    family = [
+        (case_scores(rows, dataset, labels, PRIMARY, [first, second]), first, second)
+        for dataset, labels, first, second in claims
+    ]
+    declared = len(experiment.no_loss.pairs) * len(experiment.labels)
+    return rule_out_loss(family, experiment.no_loss.margin, experiment.alpha, declared)
 
 
 def means_table(rows: pd.DataFrame) -> pd.DataFrame:

@@ -30,6 +30,7 @@ class Arm:
         trainer: name of a trainer that nnU-Net finds.
         planner: name of a planner, one of :data:`PLANS`.
         recipe: of `swinfuse_pretrain`; the experiment pretrains this encoder. Empty: no pretraining.
+        pretraining: options of `swinfuse_pretrain` for this arm's encoder only, such as `{"dim": "none"}`.
         encoder: a file to use in place of a pretraining.
         settings: of fine-tuning (`SWINFUSE_*` variables in lower case), such as `initial_lr`.
         plans: changes of the plans that belong to this arm only; see `Experiment.plans`.
@@ -39,6 +40,7 @@ class Arm:
     trainer: str = "nnUNetTrainer"
     planner: str = DEFAULT_PLANNER
     recipe: str = ""
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
     encoder: str = ""
     settings: Mapping[str, float] = field(default_factory=dict)
     plans: Mapping[str, Any] = field(default_factory=dict)
@@ -50,6 +52,8 @@ class Arm:
             raise BenchmarkError(f"arm {self.name}: no planner {self.planner!r}; there are {', '.join(PLANS)}")
         if self.recipe and self.encoder:
             raise BenchmarkError(f"arm {self.name}: give a recipe or an encoder file, not both")
+        if self.pretraining and not self.recipe:
+            raise BenchmarkError(f"arm {self.name}: 'pretraining' changes a recipe; give 'recipe' too")
         if self.encoder and not Path(self.encoder).is_file():
             raise BenchmarkError(f"arm {self.name}: {self.encoder}: no such encoder file")
 
@@ -63,7 +67,11 @@ class Arm:
         return bool(self.recipe or self.encoder) and takes_weights(self.trainer)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        if not self.pretraining:
+            # Records of cells of before this field was there stay equal to new ones.
+            del values["pretraining"]
+        return values
 
 
 SWINFUSE = "nnUNetTrainerSwinFUSE"
@@ -89,6 +97,7 @@ ARMS: dict[str, Arm] = {
         Arm("mr", SWINFUSE, recipe="mr"),
         Arm("no_dim", SWINFUSE, recipe="no_dim"),
         Arm("no_density", SWINFUSE, recipe="no_density"),
+        Arm("no_dim_no_density", SWINFUSE, recipe="no_dim_no_density"),
         Arm("simmim", SWINFUSE, recipe="simmim"),
     )
 }
@@ -104,6 +113,7 @@ DESCRIPTIONS = {
     "mr": "as `swinfuse`, pretrained on MR only",
     "no_dim": "pretrained without the Domain Invariance Module",
     "no_density": "pretrained without density matching",
+    "no_dim_no_density": "pretrained on CT and MR with neither of the two",
     "simmim": "pretrained by masked image modelling",
 }
 
@@ -131,5 +141,5 @@ def resolve_arm(value: str | Mapping[str, Any]) -> Arm:
     if base is None:
         return Arm(**entries)
     if entries.get("encoder"):
-        entries.setdefault("recipe", "")
+        entries = {"recipe": "", "pretraining": {}, **entries}
     return replace(base, **entries)

@@ -182,10 +182,14 @@ class CellRun:
             variables["CUDA_VISIBLE_DEVICES"] = place.gpu
         for name, value in {**self.experiment.settings, **self.arm.settings}.items():
             variables[f"SWINFUSE_{name.upper()}"] = str(value)
-        encoder = encoder_of(self.arm, self.workspace)
+        encoder = self.encoder()
         if encoder is not None:
             variables["SWINFUSE_CHECKPOINT"] = str(Path(encoder["path"]).absolute())
         return variables
+
+    def encoder(self) -> dict[str, Any] | None:
+        """The record of the encoder that this cell begins with, see :func:`encoder_of`."""
+        return encoder_of(self.experiment, self.arm, self.cell.seed, self.workspace)
 
     def record(self, plans: Path, seconds: float) -> dict[str, Any]:
         """Everything that decides whether the cell may be compared with another, and what it cost.
@@ -200,12 +204,15 @@ class CellRun:
         digests = file_digests(
             [path for case in test for path in (*images[case], label[case])], self.workspace.root / "digests.json"
         )
-        encoder = encoder_of(self.arm, self.workspace)
+        encoder = self.encoder()
         if encoder is not None:
-            # A path on this machine says nothing elsewhere; the SHA-256 does. The budget is in experiment.json.
-            encoder = {name: value for name, value in encoder.items() if name not in ("path", "pretraining")}
+            # A path on this machine says nothing elsewhere; the SHA-256 does. The rest is in experiment.json.
+            elsewhere = ("path", "pretraining", "left_out")
+            encoder = {name: value for name, value in encoder.items() if name not in elsewhere}
             of_images = {case: [digests[str(path)] for path in images[case]] for case in test}
-            encoder["saw"] = seen_cases(self.arm, self.workspace, of_images)
+            pretraining = self.experiment.pretraining_run(self.arm, self.cell.seed)
+            # What a file was pretrained on is not known.
+            encoder["saw"] = pretraining and seen_cases(self.workspace.pretraining(pretraining), of_images)
         return {
             "cell": asdict(self.cell),
             "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, Labels
+from nnunetv2_swinfuse.benchmark.experiment import Experiment, Labels, PretrainingRun
 
 State = Literal["done", "failed", "begun", "waiting"]
 # Files of a cell's folder.
@@ -54,8 +54,8 @@ class Workspace:
         """nnU-Net's, shared by the cells."""
         return self.root / "nnUNet_preprocessed"
 
-    def pretraining(self, recipe: str) -> Path:
-        return self.root / "pretraining" / recipe
+    def pretraining(self, run: PretrainingRun) -> Path:
+        return self.root / "pretraining" / run.name
 
     def cell(self, cell: Cell) -> Path:
         return self.root / "cells" / cell.name
@@ -71,12 +71,16 @@ class Workspace:
 
 
 def all_cells(experiment: Experiment, datasets: Sequence[str]) -> list[Cell]:
-    """All combinations in the order of running: a seed of all arms before the next, so that a part is comparable."""
+    """All combinations in the order of running.
+
+    All runs with a number of labels come before the next number, and a seed of all arms before the next seed, so that
+    what is done can be compared.
+    """
     return [
         Cell(arm.name, dataset, labels, seed, fold)
+        for labels in experiment.labels
         for seed in experiment.seeds
         for dataset in datasets
-        for labels in experiment.labels
         for fold in (experiment.folds or (0,))
         for arm in experiment.arms
     ]

@@ -13,6 +13,7 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark import signals
 from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
+from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.forecast import Forecast, forecast
@@ -26,7 +27,8 @@ from pretraining.run_time import format_duration
 EXPERIMENT = "experiment.json"
 # These fields may change between sessions: they select and compare cells, but do not change what a cell trains.
 FREE = {
-    "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "baseline", "alpha", "transductive"
+    "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "no_loss", "baseline", "alpha",
+    "transductive",
 }  # fmt: skip
 
 
@@ -157,10 +159,25 @@ def listing(runner: Runner, command: Sequence[str]) -> str:
         f"\n{len(runner.cells)} cells, {sum(cell.name in results for cell in runner.cells)} done; each trains "
         f"{length.epochs} epochs of {length.iterations} iterations."
     )
+    lines += hopeless(runner)
     left = forecast(runner.experiment, workspace, runner.datasets, runner.cells, results)
     lines += forecast_lines(left)
     lines.append(f"Run it: {shlex.join(command)}")
     return "\n".join(lines)
+
+
+def hopeless(runner: Runner) -> list[str]:
+    """A warning for each dataset with too few test cases for any verdict of this experiment."""
+    experiment, lines = runner.experiment, []
+    family = len(experiment.comparisons) * len(experiment.labels) * len(runner.datasets)
+    for dataset, drawn in runner.splits.items():
+        cases = len({case for split in drawn.values() for case in split.test})
+        if smallest_wilcoxon_p(cases, family) >= experiment.alpha:
+            lines.append(
+                f"{dataset}: no difference can be shown. With {cases} test cases in a family of {family} comparisons "
+                f"the Wilcoxon test cannot reach p < {experiment.alpha:g}: test more cases or compare less."
+            )
+    return lines
 
 
 def forecast_lines(left: Forecast) -> list[str]:
@@ -168,9 +185,9 @@ def forecast_lines(left: Forecast) -> list[str]:
     if not left.waiting:
         return []
     lines = ["Left:"]
-    for recipe, seconds in left.pretraining.items():
+    for name, seconds in left.pretraining.items():
         told = "unknown" if seconds is None else f"about {format_duration(seconds)}"
-        lines.append(f"  pretraining, recipe {recipe}: {told}")
+        lines.append(f"  pretraining {name}: {told}")
     for kind, count in left.waiting.items():
         if kind in left.measured:
             told = f"{format_duration(left.measured[kind])} each (measured)"

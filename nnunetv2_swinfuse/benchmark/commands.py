@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -78,6 +80,10 @@ class Processes:
                 self._running.add(process)
             try:
                 status = process.wait()
+            except BaseException:
+                # Interrupted in this very thread: nobody else would end the command.
+                _terminate(process)
+                raise
             finally:
                 with self._lock:
                     self._running.discard(process)
@@ -93,10 +99,13 @@ class Processes:
         with self._lock:
             self.stopped = True
             for process in self._running:
-                try:
-                    os.killpg(process.pid, 15)
-                except ProcessLookupError:
-                    continue
+                _terminate(process)
+
+
+def _terminate(process: subprocess.Popen[bytes]) -> None:
+    """Asks a command and its children to end; the lock that it holds tells the next run when it has."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
 
 
 def executable(command: Sequence[str]) -> list[str]:

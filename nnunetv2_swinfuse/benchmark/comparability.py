@@ -67,7 +67,7 @@ def reasons_against(
     reasons: list[str] = []
     for arm in (first, second):
         known = [results[cell.name] for cell in arm]
-        reasons += _of_an_arm(arm[0].arm, known, experiment.transductive)
+        reasons += _of_an_arm(arm[0].arm, known, experiment)
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
         for name, words in EQUAL.items():
@@ -78,7 +78,7 @@ def reasons_against(
     return tuple(dict.fromkeys(reasons))
 
 
-def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], transductive: bool) -> list[str]:
+def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment: Experiment) -> list[str]:
     reasons = []
     for result in known:
         if result.get("checkpoint") != FINAL:
@@ -92,10 +92,14 @@ def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], transductive: bool)
             values = ", ".join(sorted(map(_short, different)))
             reasons.append(f"{arm}: its runs have different {words} ({values}; made on {machines})")
     encoders = [result.get("encoder") or {} for result in known]
-    if len({encoder.get("sha256") for encoder in encoders}) > 1:
+    per_seed = experiment.pretraining is not None and experiment.pretraining.per_seed
+    by_seed: dict[Any, set[Any]] = {}
+    for encoder in encoders:
+        by_seed.setdefault(encoder.get("seed") if per_seed else None, set()).add(encoder.get("sha256"))
+    if any(len(digests) > 1 for digests in by_seed.values()):
         reasons.append(f"{arm}: its runs began with different encoders")
     seen = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
-    if seen and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not transductive:
+    if seen and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not experiment.transductive:
         reasons.append(
             f"{arm}: its pretraining saw {len(seen)} test cases ({', '.join(seen[:3])}...). Pretrain on others, or say "
             'so in the experiment: "transductive": true'

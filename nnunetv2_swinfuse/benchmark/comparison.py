@@ -26,6 +26,7 @@ Verdict = Literal["better", "worse", "not shown"]
 PERFECT = {"Dice": 1.0, "SurfaceDice": 1.0, "HD95": 0.0, "VolumeError": 0.0}
 # With one difference between runs (two runs on one test split) 95 % intervals were measured to cover 89 %.
 FEWEST_CLUSTERS = 2
+BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,13 @@ class Comparison:
 
     Attributes:
         estimate: the difference and its error.
+        bootstrap: limits of the hierarchical percentile bootstrap, 95 %; the verdict does not rest on them.
         wilcoxon: p of the signed-rank test over the cases, averaged over runs.
         p, wilcoxon_adjusted: both after Holm over the family.
         effect: rank-biserial correlation.
         noise: standard deviation of the baseline's repeated runs; NaN with one.
         needed: runs of each arm that would show a difference of this size; None: no number would.
+        family: number of comparisons that the experiment declares.
     """
 
     first: str
@@ -80,12 +83,14 @@ class Comparison:
     labels: str
     metric: str
     estimate: Estimate
+    bootstrap: tuple[float, float]
     wilcoxon: float
     p: float
     wilcoxon_adjusted: float
     effect: float
     noise: float
     needed: int | None
+    family: int
     alpha: float
 
     @property
@@ -142,25 +147,33 @@ def case_scores(rows: pd.DataFrame, dataset: str, labels: str, metric: str, arms
     return Scores(dataset, labels, metric, tuple(arms), seeds, tuple(names), tuple(folds))
 
 
-def compare(family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: float = 0.05) -> list[Comparison]:
+def compare(
+    family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: float = 0.05, declared: int = 0
+) -> list[Comparison]:
     """All pairs of a family, in which Holm's method keeps the error rate.
 
     Args:
         family: scores of one metric, and the two arms in them to compare.
         baseline: the arm whose runs show the noise; the pair's second where it has no scores.
         alpha: family-wise error rate.
+        declared: size of the family, if some of its comparisons cannot be made yet: these count as p = 1, so that a
+            look before the end is not easier to pass.
     """
     pairs = []
     for score, first, second in family:
         differences = [a - b for a, b in zip(score.of(first), score.of(second), strict=True)]
         by_case = np.concatenate(differences, axis=1).mean(axis=0)
         noisy = score.run_means(baseline if baseline in score.arms else second)
-        pairs.append((score, first, second, estimate(differences), by_case, noisy))
+        drawn = hierarchical_bootstrap(differences, BOOTSTRAP_DRAWS)
+        low, high = (float(limit) for limit in np.quantile(drawn, [0.025, 0.975]))
+        pairs.append((score, first, second, estimate(differences), by_case, noisy, (low, high)))
     if not pairs:
         return []
-    adjusted = holm([entry[3].p for entry in pairs])
+    declared = max(declared, len(pairs))
+    others = [1.0] * (declared - len(pairs))
+    adjusted = holm([*(entry[3].p for entry in pairs), *others])
     of_ranks = [wilcoxon_p(entry[4]) for entry in pairs]
-    adjusted_ranks = holm(of_ranks)
+    adjusted_ranks = holm([*of_ranks, *others])
     return [
         Comparison(
             first,
@@ -169,16 +182,18 @@ def compare(family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: flo
             score.labels,
             score.metric,
             error,
+            bootstrap,
             of_ranks[index],
             adjusted[index],
             adjusted_ranks[index],
             rank_biserial(by_case),
             float(noisy.std(ddof=1)) if len(noisy) > 1 else float("nan"),
             # Holm's first step is the strictest: what is shown there is shown in the family.
-            runs_needed(error, 1 - alpha / len(pairs)),
+            runs_needed(error, 1 - alpha / declared),
+            declared,
             alpha,
         )
-        for index, (score, first, second, error, by_case, noisy) in enumerate(pairs)
+        for index, (score, first, second, error, by_case, noisy, bootstrap) in enumerate(pairs)
     ]
 
 
@@ -191,7 +206,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(list(p_values), method="holm")[1]]
 
 
-def mean_ranks(score: Scores, draws: int = 2000) -> dict[str, tuple[float, float, float]]:
+def smallest_wilcoxon_p(cases: int, family: int = 1) -> float:
+    """The smallest p that the Wilcoxon test can give for so many cases, at the strictest step of Holm's method.
+
+    All differences have the same sign then: 2 of the 2**cases assignments of signs are as extreme.
+    """
+    return min(1.0, family * 2.0 ** (1 - cases))
+
+
+def mean_ranks(score: Scores, draws: int = BOOTSTRAP_DRAWS) -> dict[str, tuple[float, float, float]]:
     """Mean rank of each arm over runs and cases, 1 being best, with a hierarchical bootstrap interval (95 %)."""
     sign = -1 if HIGHER_IS_BETTER[score.metric] else 1
     ranks = [stats.rankdata(sign * fold, axis=0).transpose(1, 2, 0) for fold in score.folds]
@@ -218,8 +241,9 @@ def sentence(comparison: Comparison) -> str:
         )
     if error.mean == 0:
         more = "The arms do not differ at all."
-    elif 2.0 ** (1 - error.cases) >= comparison.alpha:
-        more = f"The Wilcoxon test cannot reach p < {comparison.alpha:g} with {error.cases} test cases."
+    elif smallest_wilcoxon_p(error.cases, comparison.family) >= comparison.alpha:
+        family = f" in a family of {comparison.family} comparisons" if comparison.family > 1 else ""
+        more = f"The Wilcoxon test cannot reach p < {comparison.alpha:g} with {error.cases} test cases{family}."
     elif comparison.needed is None:
         more = "No number of runs would show a difference of this size, since cases differ too much: test more cases."
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
@@ -51,6 +52,8 @@ class Pretraining:
         steps: the budget in steps; or
         minutes: the budget in minutes of training steps on this machine: 20 steps are timed first for each recipe.
         settings: further options of `swinfuse_pretrain`, such as `{"learning_rate": 2e-3}`.
+        per_seed: whether every seed of the experiment pretrains an encoder of its own, with this seed; else all runs
+            of an arm begin with the same encoder.
     """
 
     collections: tuple[str, ...]
@@ -58,6 +61,7 @@ class Pretraining:
     steps: int | None = None
     minutes: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    per_seed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "collections", tuple(map(str, self.collections)))
@@ -69,6 +73,48 @@ class Pretraining:
             _require_count("pretraining.steps", self.steps)
         if self.minutes is not None and not self.minutes > 0:
             raise BenchmarkError(f"pretraining.minutes is {self.minutes}; expected more than 0")
+
+
+@dataclass(frozen=True)
+class NoLoss:
+    """Claims that an arm loses less than a margin against another; each is tested for all numbers of labels.
+
+    Attributes:
+        margin: the loss to be ruled out, in Dice, such as 0.02.
+        pairs: (first arm, second arm, number of the dataset).
+    """
+
+    margin: float
+    pairs: tuple[tuple[str, str, int], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pairs", tuple((first, second, dataset) for first, second, dataset in self.pairs))
+        if not 0 < self.margin < 1:
+            raise BenchmarkError(f"no_loss.margin is {self.margin}; expected a Dice above 0 and below 1, such as 0.02")
+
+
+@dataclass(frozen=True)
+class PretrainingRun:
+    """One encoder that an experiment pretrains.
+
+    Attributes:
+        recipe: of `swinfuse_pretrain`.
+        settings: options of `swinfuse_pretrain`, the experiment's and the arm's.
+        own: those of the arm only, which tell it from others with the same recipe.
+        seed: of the pretraining; None leaves it to `swinfuse_pretrain`.
+    """
+
+    recipe: str
+    settings: Mapping[str, Any]
+    own: Mapping[str, Any]
+    seed: int | None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        words = [f"{name} {value}" for name, value in sorted(self.own.items())]
+        words += [] if self.seed is None else [f"seed {self.seed}"]
+        return "__".join([self.recipe, *(re.sub(r"[^A-Za-z0-9.]+", "_", word).strip("_") for word in words)])
 
 
 @dataclass(frozen=True)
@@ -91,6 +137,7 @@ class Experiment:
         settings: of fine-tuning, for all SwinFUSE arms (`initial_lr`...).
         pretraining: needed where an arm has a recipe.
         comparisons: pairs of arms whose differences are tested; default: all pairs.
+        no_loss: pairs of arms for which a loss beyond a margin shall be ruled out.
         baseline: the arm whose repeated runs show the noise; default: the first.
         tolerance_mm: of the surface Dice.
         alpha: family-wise error rate.
@@ -112,6 +159,7 @@ class Experiment:
     settings: Mapping[str, float] = field(default_factory=dict)
     pretraining: Pretraining | None = None
     comparisons: tuple[tuple[str, str], ...] = ()
+    no_loss: NoLoss | None = None
     baseline: str = ""
     tolerance_mm: float = 1.0
     alpha: float = 0.05
@@ -168,18 +216,32 @@ class Experiment:
         pairs = self.comparisons or tuple(combinations(reversed(names), 2))
         object.__setattr__(self, "comparisons", tuple((first, second) for first, second in pairs))
         object.__setattr__(self, "baseline", self.baseline or names[0])
-        for name in (self.baseline, *(name for pair in self.comparisons for name in pair)):
+        claims = self.no_loss.pairs if self.no_loss else ()
+        named = [name for first, second, *_ in (*self.comparisons, *claims) for name in (first, second)]
+        for name in (self.baseline, *named):
             if name not in names:
                 raise BenchmarkError(f"comparisons: {name!r} is no arm of this experiment; it has {', '.join(names)}")
+        for *_, dataset in claims:
+            if dataset not in self.datasets:
+                have = ", ".join(map(str, self.datasets))
+                raise BenchmarkError(f"no_loss: {dataset!r} is no dataset of this experiment; it has {have}")
 
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
 
+    def pretraining_run(self, arm: Arm, seed: int) -> PretrainingRun | None:
+        """The pretraining that a run of an arm begins with; None for an arm without a recipe."""
+        if not arm.recipe or self.pretraining is None:
+            return None
+        settings = {**self.pretraining.settings, **arm.pretraining}
+        return PretrainingRun(arm.recipe, settings, arm.pretraining, seed if self.pretraining.per_seed else None)
+
     @property
-    def recipes(self) -> tuple[str, ...]:
-        """The pretrainings that the arms need, each once."""
-        return tuple(dict.fromkeys(arm.recipe for arm in self.arms if arm.recipe))
+    def pretraining_runs(self) -> tuple[PretrainingRun, ...]:
+        """The pretrainings that all runs need, each once; those of a seed before those of the next."""
+        runs = (self.pretraining_run(arm, seed) for seed in self.seeds for arm in self.arms)
+        return tuple({run.name: run for run in runs if run is not None}.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :func:`from_dict` reads them."""
@@ -199,6 +261,8 @@ def from_dict(values: Mapping[str, Any], where: str = "experiment") -> Experimen
             entries["length"] = _block(Length, "length", entries["length"])
         if entries.get("pretraining") is not None:
             entries["pretraining"] = _block(Pretraining, "pretraining", entries["pretraining"])
+        if entries.get("no_loss") is not None:
+            entries["no_loss"] = _block(NoLoss, "no_loss", entries["no_loss"])
         return Experiment(**entries)
     except BenchmarkError as error:
         raise BenchmarkError(f"{where}: {error}") from error

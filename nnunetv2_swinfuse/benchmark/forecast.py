@@ -12,10 +12,10 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -27,10 +27,13 @@ from nnunetv2_swinfuse.architecture.registry import build_network, planned_backb
 from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm
 from nnunetv2_swinfuse.benchmark.cell_run import change_plans
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, measured_seconds
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, Length
+from nnunetv2_swinfuse.benchmark.experiment import Experiment, Length, PretrainingRun
 from nnunetv2_swinfuse.benchmark.preparation import ENCODER, PUBLISHED_ENCODER, Dataset
 from nnunetv2_swinfuse.benchmark.swin_unetr import MULTIPLE, PaddedSwinUNETR
 from nnunetv2_swinfuse.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from pretraining.configuration import Configuration
 
 Kind = tuple[str, str]
 SWIN_UNETR = "nnUNetTrainerSwinUNETR"
@@ -51,7 +54,7 @@ class Forecast:
         measured: seconds of a cell, by kind, from finished cells.
         estimated: the same from operations, of kinds that were never measured.
         unknown: kinds whose cost cannot be told, and why.
-        pretraining: seconds of each pretraining that is not done; None where that cannot be told.
+        pretraining: seconds of each pretraining that is not done, by its name; None where that cannot be told.
     """
 
     waiting: Mapping[Kind, int]
@@ -93,13 +96,13 @@ def forecast(
         arm, dataset = experiment.arm(kind[0]), datasets[kind[1]]
         try:
             operations = arm_operations(experiment, workspace, arm, dataset)
-            estimated[kind] = operations / _rate(experiment.device, tuple(_rates(cells, results)))
+            estimated[kind] = operations / _rate(experiment.device, _rates(cells, results))
         except UnknownCostError as error:
             unknown[kind] = str(error)
     pretraining = {
-        recipe: _pretraining_seconds(experiment, recipe)
-        for recipe in experiment.recipes
-        if waiting and not (workspace.pretraining(recipe) / ENCODER).is_file()
+        run.name: _pretraining_seconds(experiment, run)
+        for run in experiment.pretraining_runs
+        if waiting and not (workspace.pretraining(run) / ENCODER).is_file()
     }
     return Forecast(waiting, measured, estimated, unknown, pretraining)
 
@@ -190,19 +193,31 @@ def _swinfuse_network(
 
 
 def _encoder_sizes(experiment: Experiment, workspace: Workspace, arm: Arm) -> EncoderSettings:
-    """The sizes of the arm's encoder, or of the preset before the encoder is pretrained."""
+    """The sizes of the arm's encoder, or those that it will have."""
+    # The encoders of all seeds have the same sizes.
+    run = experiment.pretraining_run(arm, experiment.seeds[0])
+    file = Path(arm.encoder) if run is None else workspace.pretraining(run) / PUBLISHED_ENCODER
+    if file.is_file():
+        with torch.device("cpu"):
+            return load_pretrained(file).settings
+    return EncoderSettings() if run is None else _configuration(experiment, run).encoder_settings
+
+
+def _configuration(experiment: Experiment, run: PretrainingRun) -> Configuration:
+    """The configuration of a pretraining that is not done.
+
+    Raises:
+        UnknownCostError: where it depends on plans.
+    """
     from pretraining.configuration import Configuration
     from pretraining.preset_files import load_preset
 
-    file = Path(arm.encoder) if arm.encoder else workspace.pretraining(arm.recipe) / PUBLISHED_ENCODER
-    if (arm.encoder or arm.recipe) and file.is_file():
-        with torch.device("cpu"):
-            return load_pretrained(file).settings
-    if not arm.recipe or experiment.pretraining is None:
-        return EncoderSettings()
-    if experiment.pretraining.settings:
+    assert experiment.pretraining is not None
+    known = {entry.name for entry in fields(Configuration)}
+    if set(run.settings) - known:
         raise UnknownCostError("the encoder's sizes are not known before it is pretrained: --prepare_only")
-    return Configuration.from_dict(load_preset(experiment.pretraining.preset, arm.recipe)).encoder_settings
+    values = {**load_preset(experiment.pretraining.preset, run.recipe), **run.settings}
+    return Configuration.from_dict({**values, "steps": experiment.pretraining.steps or values["steps"]})
 
 
 @lru_cache
@@ -225,26 +240,32 @@ def _rates(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> l
     return rates
 
 
-@lru_cache
-def _rate(device: str, rates: tuple[float, ...]) -> float:
-    from pretraining.run_time import EFFICIENCY, device_speed
-
+def _rate(device: str, rates: Sequence[float]) -> float:
     if rates:
         return statistics.median(rates)
     if device == "cuda" and not torch.cuda.is_available():
         raise UnknownCostError("no GPU here whose speed could be measured: --list on the machine that will train")
+    return _measured_rate(device)
+
+
+@lru_cache
+def _measured_rate(device: str) -> float:
+    """Operations per second of training steps before anything was trained; measured once, equal for all arms."""
+    from pretraining.run_time import EFFICIENCY, device_speed
+
     return device_speed(torch.device(device)) * EFFICIENCY
 
 
-def _pretraining_seconds(experiment: Experiment, recipe: str) -> float | None:
-    from pretraining.configuration import Configuration
-    from pretraining.preset_files import load_preset
-    from pretraining.run_time import expected_seconds
+def _pretraining_seconds(experiment: Experiment, run: PretrainingRun) -> float | None:
+    from pretraining.run_time import step_operations
 
-    pretraining = experiment.pretraining
-    if pretraining is None or pretraining.minutes is not None:
-        return None if pretraining is None else float(pretraining.minutes or 0) * 60
-    if pretraining.settings or (experiment.device == "cuda" and not torch.cuda.is_available()):
+    assert experiment.pretraining is not None
+    if experiment.pretraining.minutes is not None:
+        return experiment.pretraining.minutes * 60
+    if experiment.device == "cuda" and not torch.cuda.is_available():
         return None
-    values = {**load_preset(pretraining.preset, recipe), "steps": pretraining.steps}
-    return expected_seconds(Configuration.from_dict(values), torch.device(experiment.device))
+    try:
+        configuration = _configuration(experiment, run)
+    except UnknownCostError:
+        return None
+    return step_operations(configuration) * configuration.steps / _measured_rate(experiment.device)

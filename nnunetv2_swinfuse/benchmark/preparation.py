@@ -7,15 +7,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, Pretraining
-from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json
+from nnunetv2_swinfuse.benchmark.experiment import Experiment, Pretraining, PretrainingRun
+from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.errors import BenchmarkError
+
+if TYPE_CHECKING:
+    from pretraining.collections.collection import Collection
 
 TIMED_STEPS = 20
 ENCODER = "encoder.json"
@@ -23,6 +26,7 @@ ENCODER = "encoder.json"
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
 VOLUMES = "volumes.json"
+LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
 
 
@@ -90,11 +94,20 @@ def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:
 class Preparation:
     """Prepares what is missing; each step is done once, even if several processes prepare at the same time."""
 
-    def __init__(self, experiment: Experiment, workspace: Workspace, processes: Processes, threads: int) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        workspace: Workspace,
+        processes: Processes,
+        threads: int,
+        test_images: Sequence[Path] = (),
+    ) -> None:
+        """`test_images` are files of test cases: no pretraining sees them, unless the experiment is transductive."""
         self.experiment = experiment
         self.workspace = workspace
         self.processes = processes
         self.threads = threads
+        self.test_images = () if experiment.transductive else tuple(test_images)
 
     def environment(self, results: Path) -> dict[str, str]:
         environment = base_environment(self.experiment.device, self.threads)
@@ -134,98 +147,141 @@ class Preparation:
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
             write_json(record, {**done, name: identifier})
 
-    def pretrain(self, recipe: str) -> None:
-        """The encoder of a recipe of `swinfuse_pretrain`, and which images it learnt from."""
+    def pretrain(self, run: PretrainingRun) -> None:
+        """The encoder of a pretraining, and which images it learnt from."""
         pretraining = self.experiment.pretraining
         assert pretraining is not None
-        folder = self.workspace.pretraining(recipe)
-        with locked(folder.with_suffix(".lock"), WAITS) as lock:
+        folder = self.workspace.pretraining(run)
+        with locked(folder.parent / f"{folder.name}.lock", WAITS) as lock:
             record = folder / ENCODER
             self._check_pretraining(record)
-            if not record.is_file():
-                command = self._pretraining_command(pretraining, recipe)
-                steps = pretraining.steps or self._steps_in(pretraining, recipe, command, lock)
-                print(f"Pretraining: recipe {recipe}, {steps} steps", flush=True)
-                results = folder / "nnUNet_results"
-                command += ["--steps", str(steps)]
-                begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
-                command += ["--c"] if begun else []
-                self.processes.call(command, self.environment(results), folder / "log.txt", lock)
-                encoder = folder / PUBLISHED_ENCODER
-                write_json(folder / VOLUMES, self.learnt_digests(recipe))
-                write_json(
-                    record,
-                    {
-                        "recipe": recipe,
-                        "collections": list(pretraining.collections),
-                        "steps": steps,
-                        "seconds": _training_seconds(results),
-                        "sha256": file_hash(encoder),
-                        "pretraining": pretraining_settings(self.experiment),
-                    },
-                )
+            if record.is_file():
+                return
+            collection, left_out = self._collection()
+            command = self._pretraining_command(pretraining, run)
+            if left_out:
+                write_text(folder / LEFT_OUT, "".join(f"{identifier}\n" for identifier in left_out))
+                command += ["--leave_out", str(folder / LEFT_OUT)]
+                print(f"{collection.name}: {len(left_out)} patients are left out, because they are test cases")
+            steps = pretraining.steps or self._steps_in(pretraining, run, command, lock)
+            print(f"Pretraining: {run.name}, {steps} steps", flush=True)
+            results = folder / "nnUNet_results"
+            command += ["--steps", str(steps)]
+            begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
+            command += ["--c"] if begun else []
+            self.processes.call(command, self.environment(results), folder / "log.txt", lock)
+            write_json(folder / VOLUMES, self._learnt_digests(collection, run))
+            write_json(
+                record,
+                {
+                    "recipe": run.recipe,
+                    "settings": dict(run.settings),
+                    "seed": run.seed,
+                    "collections": list(pretraining.collections),
+                    "left_out": left_out,
+                    "steps": steps,
+                    "seconds": _training_seconds(results),
+                    "sha256": file_hash(folder / PUBLISHED_ENCODER),
+                    "pretraining": pretraining_settings(self.experiment),
+                },
+            )
 
     def _check_pretraining(self, record: Path) -> None:
         """Raises BenchmarkError when the encoder was pretrained in another way than the experiment says now."""
         before = json.loads(record.read_text()) if record.is_file() else {}
-        asked = pretraining_settings(self.experiment)
-        if before.get("pretraining", asked) != asked:
+        if before and Pretraining(**before["pretraining"]) != self.experiment.pretraining:
+            asked = json.dumps(pretraining_settings(self.experiment))
             raise BenchmarkError(
                 f"{record.parent}: pretrained with {json.dumps(before['pretraining'])}, the experiment now says "
-                f"{json.dumps(asked)}. Move the folder away to pretrain again, or restore the experiment"
+                f"{asked}. Move the folder away to pretrain again, or restore the experiment"
             )
 
-    def _pretraining_command(self, pretraining: Pretraining, recipe: str) -> list[str]:
-        command = ["swinfuse_pretrain", "-d", *pretraining.collections, "-p", pretraining.preset, "--recipe", recipe]
-        command += ["--device", self.experiment.device]
-        for name, value in pretraining.settings.items():
+    def _collection(self) -> tuple[Collection, list[str]]:
+        """What is pretrained on, and the patients left out because a file of theirs is a test image.
+
+        Raises:
+            BenchmarkError: when encoders of this experiment were pretrained without other patients, or all are
+                left out.
+        """
+        from pretraining.collections.collection import leave_out
+        from pretraining.collections.modalities import ModalityMap
+        from pretraining.collections.resolve import find_collections
+
+        assert self.experiment.pretraining is not None
+        names = list(self.experiment.pretraining.collections)
+        whole = find_collections(names, Path(os.environ["nnUNet_raw"]), ModalityMap.from_words([]), False, False)
+        cache = self.workspace.root / "digests.json"
+        tested = set(file_digests(self.test_images, cache).values())
+        digests = file_digests([volume.path for volume in whole.volumes], cache)
+        left_out = [
+            patient.identifier
+            for patient in whole.patients
+            if any(digests[str(volume.path)] in tested for volume in patient.volumes)
+        ]
+        if len(left_out) == len(whole.patients):
+            raise BenchmarkError(
+                f"{whole.name}: every patient is a test case: none is left for pretraining. Give 'test_cases' in place "
+                'of folds, other collections, or "transductive": true'
+            )
+        for other in sorted(self.workspace.root.glob(f"pretraining/*/{ENCODER}")):
+            before = json.loads(other.read_text()).get("left_out", [])
+            if before != left_out:
+                differing = sorted({*before} ^ {*left_out})
+                raise BenchmarkError(
+                    f"{other.parent} was pretrained without {len(before)} patients that are test cases, now there are "
+                    f"{len(left_out)}; differing: {', '.join(differing[:5])}. Use another name or folder (-o), so that "
+                    "all arms are pretrained on the same patients"
+                )
+        return leave_out(whole, left_out), left_out
+
+    def _pretraining_command(self, pretraining: Pretraining, run: PretrainingRun) -> list[str]:
+        command = ["swinfuse_pretrain", "-d", *pretraining.collections]
+        command += ["-p", pretraining.preset, "--recipe", run.recipe, "--device", self.experiment.device]
+        command += [] if run.seed is None else ["--seed", str(run.seed)]
+        for name, value in run.settings.items():
             if isinstance(value, bool):
                 command.append(f"--{name}" if value else f"--no-{name}")
-            else:
-                values = value if isinstance(value, list | tuple) else [value]
-                command += [f"--{name}", *map(str, values)]
+                continue
+            values = value if isinstance(value, list | tuple) else [value]
+            # The strides of stages are one argument.
+            nested = any(isinstance(entry, list | tuple) for entry in values)
+            command += [f"--{name}", *([json.dumps(value)] if nested else map(str, values))]
         return command
 
-    def _steps_in(self, pretraining: Pretraining, recipe: str, command: list[str], lock: IO[str]) -> int:
+    def _steps_in(self, pretraining: Pretraining, run: PretrainingRun, command: list[str], lock: IO[str]) -> int:
         """How many steps fit into the budget in minutes, at the speed of a few timed ones."""
         assert pretraining.minutes is not None
-        folder = self.workspace.pretraining(recipe)
+        folder = self.workspace.pretraining(run)
         results = folder / "timing"
         timed = [*command, "--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite"]
         self.processes.call(timed, self.environment(results), folder / "log.txt", lock)
         return max(1, round(pretraining.minutes * 60 / (_training_seconds(results) / TIMED_STEPS)))
 
-    def learnt_digests(self, recipe: str) -> list[str]:
-        """SHA-256 of what the volumes hold that a recipe learns from, sorted."""
+    def _learnt_digests(self, collection: Collection, run: PretrainingRun) -> list[str]:
+        """SHA-256 of what the volumes hold that a pretraining learns from, sorted."""
         from pretraining.collections.collection import DOMAINS
-        from pretraining.collections.modalities import ModalityMap
-        from pretraining.collections.resolve import find_collections
         from pretraining.preset_files import load_preset
 
-        pretraining = self.experiment.pretraining
-        assert pretraining is not None
-        raw = Path(os.environ["nnUNet_raw"])
-        collection = find_collections(list(pretraining.collections), raw, ModalityMap.from_words([]), False, False)
-        domains = load_preset(pretraining.preset, recipe).get("modalities", DOMAINS)
+        assert self.experiment.pretraining is not None
+        preset = load_preset(self.experiment.pretraining.preset, run.recipe)
+        domains = {**preset, **run.settings}.get("modalities", DOMAINS)
         volumes = [volume.path for volume in collection.volumes if volume.domain in domains]
         return sorted(set(file_digests(volumes, self.workspace.root / "digests.json").values()))
 
 
-def seen_cases(arm: Arm, workspace: Workspace, images: Mapping[str, Sequence[str]]) -> list[str] | None:
-    """Which cases an arm's pretraining learnt from an image of; None where that is not known.
+def seen_cases(folder: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
+    """Which cases a pretraining learnt from an image of.
 
     Args:
-        arm: with an encoder.
+        folder: of the pretraining.
         images: SHA-256 of what the images of each case hold.
     """
-    if not arm.recipe:
-        return None
-    learnt = set(json.loads((workspace.pretraining(arm.recipe) / VOLUMES).read_text()))
+    learnt = set(json.loads((folder / VOLUMES).read_text()))
     return sorted(case for case, digests in images.items() if learnt & set(digests))
 
 
-def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
-    """The record of an arm's encoder, None for an arm without one.
+def encoder_of(experiment: Experiment, arm: Arm, seed: int, workspace: Workspace) -> dict[str, Any] | None:
+    """The record of the encoder that a run of an arm begins with, None for an arm without one.
 
     Raises:
         BenchmarkError: when its pretraining is not done.
@@ -233,12 +289,13 @@ def encoder_of(arm: Arm, workspace: Workspace) -> dict[str, Any] | None:
     if arm.encoder:
         path = Path(arm.encoder).absolute()
         return {"recipe": "", "path": str(path), "sha256": file_hash(path), "collections": None}
-    if not arm.recipe:
+    run = experiment.pretraining_run(arm, seed)
+    if run is None:
         return None
-    record = workspace.pretraining(arm.recipe) / ENCODER
-    if not record.is_file():
-        raise BenchmarkError(f"{record}: missing; the pretraining of recipe {arm.recipe} is not done")
-    return {**json.loads(record.read_text()), "path": str(workspace.pretraining(arm.recipe) / PUBLISHED_ENCODER)}
+    folder = workspace.pretraining(run)
+    if not (folder / ENCODER).is_file():
+        raise BenchmarkError(f"{folder / ENCODER}: missing; the pretraining {run.name} is not done")
+    return {**json.loads((folder / ENCODER).read_text()), "path": str(folder / PUBLISHED_ENCODER)}
 
 
 def pretraining_settings(experiment: Experiment) -> Any:

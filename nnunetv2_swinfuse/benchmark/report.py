@@ -14,6 +14,7 @@ from nnunetv2_swinfuse.benchmark import figures
 from nnunetv2_swinfuse.benchmark.analysis import PRIMARY, Analysis, Group, analyse
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace
 from nnunetv2_swinfuse.benchmark.comparison import Comparison
+from nnunetv2_swinfuse.benchmark.distribution import PAPER
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
@@ -61,6 +62,9 @@ def html_report(
         _verdicts(analysis),
         _warnings(analysis),
         *(_group(analysis, group, experiment) for group in analysis.groups),
+        _section("In and out of distribution", experiment, analysis.distribution, PAPER)
+        if len(analysis.distribution)
+        else "",
         _means(experiment, analysis),
         *(_comparisons(experiment, metric, pairs) for metric, pairs in analysis.comparisons.items() if pairs),
         _empties(experiment, analysis),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -54,12 +55,23 @@ class Runner:
         """Splits, plans, preprocessed data and encoders."""
         store_splits(self.workspace.results, self.splits)
         threads = limited(len(available_cores())) if self.experiment.device == "cpu" else 0
-        preparation = Preparation(self.experiment, self.workspace, self.processes, threads)
+        preparation = Preparation(self.experiment, self.workspace, self.processes, threads, self.test_images())
         for dataset in self.datasets.values():
             for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
                 preparation.preprocess(dataset, planner)
-        for recipe in self.experiment.recipes:
-            preparation.pretrain(recipe)
+        for pretraining in self.experiment.pretraining_runs:
+            preparation.pretrain(pretraining)
+
+    def test_images(self) -> list[Path]:
+        """The image files of all test cases."""
+        files = {
+            path: None
+            for name, drawn in self.splits.items()
+            for split in drawn.values()
+            for case in split.test
+            for path in self.datasets[name].images[case]
+        }
+        return list(files)
 
     def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
         """Runs the cells that are not done. A failed cell is reported; the others run.

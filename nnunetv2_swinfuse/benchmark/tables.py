@@ -12,13 +12,14 @@ import pandas as pd
 
 from nnunetv2_swinfuse.benchmark.analysis import Analysis
 from nnunetv2_swinfuse.benchmark.comparison import Comparison
+from nnunetv2_swinfuse.benchmark.distribution import PAPER
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER, METRICS
 
 TRANSDUCTIVE = "Transductive: pretraining may have seen images of test cases."
 HEAD = (
-    "first", "second", "dataset", "labels", "difference", "95 % interval", "p (Holm)", "Wilcoxon p (Holm)",
-    "effect size", "noise of the baseline's runs", "runs needed", "verdict",
+    "first", "second", "dataset", "labels", "difference", "95 % interval", "bootstrap interval", "p (Holm)",
+    "Wilcoxon p (Holm)", "effect size", "noise of the baseline's runs", "runs needed", "verdict",
 )  # fmt: skip
 Cellular = str | float | None
 
@@ -51,6 +52,7 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 comparison.labels,
                 f"{comparison.estimate.mean:+.4f}",
                 f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "unknown: one run",
+                "{:+.4f} to {:+.4f}".format(*comparison.bootstrap),
                 f"{comparison.p:.3g}",
                 f"{comparison.wilcoxon_adjusted:.3g}",
                 f"{comparison.effect:+.2f}",
@@ -89,6 +91,8 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
     lines += ["## Verdicts", "", *note, *(f"- {text}" for text in analysis.sentences)]
     lines += [f"- {refusal}" for refusal in analysis.refusals]
     lines += [f"- No test case has {name}; nothing can be said of it." for name in analysis.absent]
+    if len(analysis.distribution):
+        lines += ["", "## In and out of distribution", "", PAPER, "", *note, markdown_table(analysis.distribution)]
     lines += ["", "## Means", "", *note, markdown_table(wide_means(analysis))]
     for metric, comparisons in analysis.comparisons.items():
         if comparisons:

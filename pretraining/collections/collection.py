@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -101,6 +101,25 @@ class Collection:
             f"Collection {self.name} ({self.layout}): {len(self.patients)} patients, {pairs} paired, "
             f"{counts['CT']} CT and {counts['MR']} MR volumes"
         )
+
+
+def leave_out(collection: Collection, identifiers: Sequence[str]) -> Collection:
+    """The collection without some patients, such as those on which an encoder will be tested.
+
+    Raises:
+        InputError: for an identifier that the collection does not have, or when no patient is left.
+    """
+    known = {patient.identifier for patient in collection.patients}
+    unknown = sorted(set(identifiers) - known)
+    if unknown:
+        raise InputError(
+            f"--leave_out: {len(unknown)} patient(s) are not in {collection.name}: {', '.join(unknown[:5])}. Its "
+            f"identifiers are such as {', '.join(sorted(known)[:3])}"
+        )
+    kept = tuple(patient for patient in collection.patients if patient.identifier not in set(identifiers))
+    if not kept:
+        raise InputError(f"--leave_out: all {len(known)} patients of {collection.name} are left out")
+    return replace(collection, patients=kept)
 
 
 def require_domains(collection: Collection, domains: Sequence[str] = DOMAINS) -> None:

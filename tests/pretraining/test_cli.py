@@ -276,6 +276,7 @@ def test_padded_volumes_are_counted_in_the_log(root):
         (["-d", "A", "--preprocess_only", "-num_parts", "2", "-part_id", "2"], "parts from 0 to num_parts - 1"),
         (["-d", "A", "--preprocess_only", "-num_parts", "2", "--overwrite"], "remove the preprocessed folder"),
         (["-d", "A", "--train_only", "--unpaired"], "belong to preprocessing"),
+        (["-d", "A", "--train_only", "--leave_out", "a.txt"], "belong to preprocessing"),
         (["--list", "--modality", "PET"], "expected NAME=CT"),
     ],
 )

@@ -3,8 +3,9 @@ from dataclasses import fields
 
 import pytest
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.options import build_parser, setting_overrides
+from pretraining.options import build_parser, read_identifiers, setting_overrides
 
 from .synthetic import TINY, tiny, tiny_arguments
 
@@ -41,3 +42,14 @@ def test_other_choices_are_refused(words, capsys):
     with pytest.raises(SystemExit):
         build_parser().parse_args(words)
     assert "invalid choice" in capsys.readouterr().err
+
+
+def test_identifiers_are_read_from_the_lines_of_a_file(tmp_path):
+    path = tmp_path / "test_cases.txt"
+    with pytest.raises(InputError, match=r"test_cases\.txt: cannot be read"):
+        read_identifiers(path)
+    path.write_text("\n \n")
+    with pytest.raises(InputError, match="no identifiers in it; expected one a line"):
+        read_identifiers(path)
+    path.write_text("Dataset510_AbdomenMR/case 1\r\n\n b \n")
+    assert read_identifiers(path) == ["Dataset510_AbdomenMR/case 1", "b"]

@@ -51,6 +51,8 @@ def test_recipes_are_what_their_names_say():
     assert settings("inpainting").loss_weight("cross_modal") == settings("ct").loss_weight("cross_modal") == 0
     assert settings("no_dim").encoder_settings.domain_invariance is None
     assert settings("no_density").density_weight == 0
+    neither = settings("no_dim_no_density")
+    assert (neither.encoder_settings.domain_invariance, neither.density_weight) == (None, 0)
     assert settings("mean").fusion == settings("paper").fusion == "mean"
     assert (settings("simmim").masking, settings("simmim").corrupted_share) == ("cells", 0.6)
     assert settings("none").steps == 0

@@ -25,6 +25,7 @@ def test_an_unknown_arm_lists_those_that_exist():
         ({"name": "mine", "planner": "Mine"}, "no planner 'Mine'; there are ExperimentPlanner"),
         ({"name": "mine", "like": "swinfuse", "encoder": "/none.pth"}, "/none.pth: no such encoder"),
         ({"name": "mine", "recipe": "ct", "encoder": "/none.pth"}, "a recipe or an encoder file, not both"),
+        ({"name": "mine", "pretraining": {"dim": "none"}}, "'pretraining' changes a recipe; give 'recipe' too"),
         ({"name": "mine", "like": "none"}, "no arm 'none'"),
     ],
 )
@@ -57,3 +58,9 @@ def test_an_encoder_file_takes_the_place_of_the_recipe(tmp_path):
     file.touch()
     arm = resolve_arm({"name": "mine", "like": "swinfuse", "encoder": str(file)})
     assert (arm.recipe, arm.trainer, arm.encoder) == ("", "nnUNetTrainerSwinFUSE", str(file))
+
+
+def test_records_of_arms_without_settings_of_pretraining_are_as_before_there_were_any():
+    assert "pretraining" not in ARMS["swinfuse"].to_dict()
+    arm = resolve_arm({"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 8}})
+    assert resolve_arm(arm.to_dict()) == arm

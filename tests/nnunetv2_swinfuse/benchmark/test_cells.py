@@ -24,6 +24,8 @@ def test_a_seed_of_all_arms_comes_before_the_next():
     assert [(cell.seed, cell.arm) for cell in cells] == [
         (seed, arm) for seed in (0, 1, 2) for arm in ("nnunet", "resenc_m")
     ]
+    first = all_cells(make_experiment(labels=[3, "all"]), [DATASET])[:6]
+    assert {cell.labels for cell in first} == {3}
 
 
 def test_all_combinations_exist_once():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Workspace, all_cells
-from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cell, listing, main
+from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cell, hopeless, listing, main
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.table import keep
@@ -31,6 +31,16 @@ def test_the_list_tells_what_is_left_and_what_it_costs(raw, cells_run, tmp_path)
     assert f"nnunet on {DATASET}: 2 cells, 2 min each (measured)" in text
     assert f"resenc_m on {DATASET}: 3 cells, unknown until the first has run (not planned yet: --prepare_only)" in text
     assert "Together 3 min, one after another, and what is unknown." in text
+
+
+def test_the_list_warns_where_no_difference_can_be_shown(raw, tmp_path):
+    def lines(**changes):
+        return [line for line in hopeless(make_runner(tmp_path, **changes)) if line.startswith(DATASET)]
+
+    assert lines(test_cases=6) == []
+    (line,) = lines(test_cases=6, labels=[3, "all"])
+    assert "With 6 test cases in a family of 2 comparisons the Wilcoxon test cannot reach p < 0.05" in line
+    assert "no difference can be shown" in listing(make_runner(tmp_path, test_cases=5), ["swinfuse_benchmark"])
 
 
 def test_the_list_shows_why_a_cell_failed(raw, tmp_path):

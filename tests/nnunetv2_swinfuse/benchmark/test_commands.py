@@ -62,6 +62,33 @@ def test_stopping_ends_commands_and_their_children(shell, tmp_path, monkeypatch)
     pytest.fail(f"the child {child} still runs: {state}")
 
 
+def test_an_interrupted_preparation_ends_its_command(tmp_path):
+    """Preparation waits for its commands in the main thread, which Ctrl-C and SIGTERM interrupt."""
+    script = INTERRUPTED.replace("LOG", f"__import__('pathlib').Path({json.dumps(str(tmp_path / 'log.txt'))})")
+    benchmark = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path)
+    while not (tmp_path / "begun").is_file():
+        assert benchmark.poll() is None
+        time.sleep(0.02)
+    benchmark.send_signal(signal.SIGTERM)
+    assert benchmark.wait() == 130
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "stopped").is_file():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+INTERRUPTED = """
+import os, sys
+from nnunetv2_swinfuse.benchmark import commands, signals
+commands.executable = lambda command: ["/bin/sh", "-c", command[0]]
+signals.stop_on_termination()
+try:
+    commands.Processes().call(["trap 'touch stopped; exit' TERM; touch begun; sleep 60 & wait"], os.environ, LOG)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
 def test_settings_of_the_user_are_not_taken(monkeypatch):
     monkeypatch.setenv("SWINFUSE_INITIAL_LR", "1")
     monkeypatch.setenv("BENCHMARK_SEED", "9")

@@ -63,6 +63,21 @@ def test_runs_with_different_encoders(tmp_path):
     assert "resenc_m: its runs began with different encoders" in found
 
 
+def test_runs_with_an_encoder_of_each_seed(tmp_path):
+    def of_seed(cell):
+        return {"encoder": {**SAW, "saw": [], "sha256": str(cell.seed), "seed": cell.seed}}
+
+    def of_fold(cell):
+        encoder = of_seed(cell)["encoder"]
+        return {"encoder": {**encoder, "sha256": f"{cell.seed}{cell.fold}"}}
+
+    per_seed = {"pretraining": {"collections": ["CTMR"], "steps": 1, "per_seed": True}}
+    assert reasons(tmp_path / "seeds", of_seed, **per_seed) == ()
+    folds = {"folds": [0, 1], "test_cases": None}
+    found = reasons(tmp_path / "folds", of_fold, **folds, **per_seed)
+    assert "resenc_m: its runs began with different encoders" in found
+
+
 def test_test_cases_that_pretraining_saw(tmp_path):
     changes = lambda cell: {"encoder": SAW if cell.arm == "resenc_m" else None}  # noqa: E731
     (reason,) = reasons(tmp_path / "inductive", changes)

@@ -13,7 +13,9 @@ from nnunetv2_swinfuse.benchmark.comparison import (
     holm,
     mean_ranks,
     sentence,
+    smallest_wilcoxon_p,
 )
+from nnunetv2_swinfuse.benchmark.statistics import hierarchical_bootstrap
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError
 
@@ -90,7 +92,25 @@ def test_two_runs_are_too_few_for_a_verdict(tmp_path):
 def test_few_test_cases_cannot_reach_significance(tmp_path):
     found, _ = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.3), test_cases=4)
     assert found.verdict == "not shown"
-    assert "4 test cases" in sentence(found)
+    assert "cannot reach p < 0.05 with 4 test cases." in sentence(found)
+
+
+def test_nor_can_more_of_them_in_a_large_family(tmp_path):
+    # All 10 cases agree: p = 2 / 2**10 = 0.00195, which 26 comparisons make 0.0508 and 25 make 0.0488.
+    found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.3))
+    assert found.wilcoxon == smallest_wilcoxon_p(10) == 2 / 2**10
+    for declared, verdict in ((25, "better"), (26, "not shown")):
+        (found,) = compare([(scores, "resenc_m", "nnunet")], "nnunet", declared=declared)
+        assert found.verdict == verdict
+        assert found.wilcoxon_adjusted == pytest.approx(declared * 2 / 2**10)
+    assert "cannot reach p < 0.05 with 10 test cases in a family of 26 comparisons" in sentence(found)
+
+
+def test_the_bootstrap_stands_beside_the_interval_that_decides(tmp_path):
+    found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.1))
+    differences = [a - b for a, b in zip(scores.of("resenc_m"), scores.of("nnunet"), strict=True)]
+    assert found.bootstrap == pytest.approx(np.quantile(hierarchical_bootstrap(differences), [0.025, 0.975]))
+    assert found.bootstrap[0] < found.estimate.mean < found.bootstrap[1]
 
 
 def test_folds_are_put_together(tmp_path):

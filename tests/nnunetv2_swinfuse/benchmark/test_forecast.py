@@ -90,10 +90,6 @@ def test_a_network_of_the_presets_sizes_before_the_pretraining(planned):
     counted = operations(planned, "swinfuse") / training_operations(1, 2, Length(**LENGTH))
     # Of the preset `tiny`: 24 features in 8³ tokens, 2 blocks in the only stage, windows of 4.
     assert counted > swin_operations((8, 8, 8), [(1, 1, 1)], 24, [2], 4, 4.0)
-    settings = replace(planned.experiment.pretraining, settings={"feature_size": 12})
-    planned.experiment = replace(planned.experiment, pretraining=settings)
-    with pytest.raises(UnknownCostError, match="sizes are not known before it is pretrained"):
-        operations(planned, "swinfuse")
 
 
 @pytest.mark.slow
@@ -128,11 +124,11 @@ def test_other_kinds_are_estimated_at_the_rate_of_finished_cells(planned):
 
 
 def test_before_the_first_cell_the_machines_speed_is_measured(planned, monkeypatch):
-    module._rate.cache_clear()
+    module._measured_rate.cache_clear()
     monkeypatch.setattr("pretraining.run_time.device_speed", lambda device: 1e9)
     monkeypatch.setattr("pretraining.run_time.EFFICIENCY", 0.5)
     outlook = forecast_of(planned, {})
-    module._rate.cache_clear()
+    module._measured_rate.cache_clear()
     assert outlook.estimated["nnunet", DATASET] == pytest.approx(operations(planned, "nnunet") / 0.5e9)
 
 
@@ -146,9 +142,31 @@ def test_without_the_experiments_gpu_nothing_is_estimated(planned, monkeypatch):
 
 
 def test_a_pretraining_that_is_done_costs_nothing(planned):
-    write_json(planned.workspace.pretraining("swinfuse") / "encoder.json", {"path": "gone.pth"})
+    (run,) = planned.experiment.pretraining_runs
+    write_json(planned.workspace.pretraining(run) / "encoder.json", {"path": "gone.pth"})
     assert forecast_of(planned, {}).pretraining == {}
     budget = replace(planned.experiment.pretraining, steps=None, minutes=2.0)
     planned.experiment = replace(planned.experiment, pretraining=budget)
-    planned.workspace.pretraining("swinfuse").joinpath("encoder.json").unlink()
+    planned.workspace.pretraining(run).joinpath("encoder.json").unlink()
     assert forecast_of(planned, {}).pretraining == {"swinfuse": 120.0}
+
+
+def test_an_encoder_has_the_sizes_of_its_arms_settings(planned):
+    before = operations(planned, "swinfuse")
+    small = resolve_arm({"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 12}})
+    planned.experiment = replace(planned.experiment, arms=(*planned.experiment.arms, small))
+    assert operations(planned, "small") < before
+    assert set(forecast_of(planned, {}).pretraining) == {"swinfuse", "swinfuse__feature_size_12"}
+    of_plans = resolve_arm({"name": "plans", "like": "swinfuse", "pretraining": {"for": [901]}})
+    planned.experiment = replace(planned.experiment, arms=(*planned.experiment.arms, of_plans))
+    assert forecast_of(planned, {}).pretraining["swinfuse__for_901"] is None
+    with pytest.raises(UnknownCostError, match="sizes are not known before it is pretrained: --prepare_only"):
+        operations(planned, "plans")
+
+
+def test_pretrainings_of_the_same_cost_are_told_the_same(planned):
+    budget = replace(planned.experiment.pretraining, per_seed=True)
+    planned.experiment = replace(planned.experiment, pretraining=budget, seeds=(0, 1))
+    told = forecast_of(planned, {}).pretraining
+    assert set(told) == {"swinfuse__seed_0", "swinfuse__seed_1"}
+    assert len(set(told.values())) == 1

@@ -1,15 +1,18 @@
 import gzip
+import json
 import os
+from pathlib import Path
 
 import pytest
 
+from nnunetv2_swinfuse.benchmark import preparation
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
 from nnunetv2_swinfuse.benchmark.preparation import Preparation, encoder_of, file_digests, find_dataset, seen_cases
 from nnunetv2_swinfuse.errors import BenchmarkError
 
-from .tables import DATASET, make_experiment
+from .tables import DATASET, make_experiment, read_json
 
 
 def test_a_dataset_is_found_by_its_number(raw):
@@ -49,50 +52,137 @@ def test_files_are_known_by_what_they_hold(raw, tmp_path):
     assert file_digests(images, cache)[str(images[3])] == first[str(images[4])]
 
 
-def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw, tmp_path):
-    images = raw / "imagesTr"
+@pytest.fixture
+def pairs(raw):
+    """A collection of two CT/MR pairs whose images are cases 0 and 5, 1 and 6 of the dataset, compressed otherwise."""
     for name, side, source in (("a", "ct", 0), ("b", "ct", 1), ("a", "mr", 5), ("b", "mr", 6)):
         path = raw.parent / "Pairs" / side / f"{name}.nii.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # The same image, compressed otherwise.
-        content = gzip.decompress((images / f"case_{source:03d}_0000.nii.gz").read_bytes())
+        content = gzip.decompress((raw / "imagesTr" / f"case_{source:03d}_0000.nii.gz").read_bytes())
         path.write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
-    pretraining = {"collections": ["Pairs"], "steps": 1}
-    experiment = make_experiment(arms=["swinfuse", "mr"], pretraining=pretraining)
+
+
+@pytest.fixture
+def pretrained(monkeypatch):
+    """Commands of `swinfuse_pretrain` write an encoder in place of training one; they are returned."""
+    commands = []
+
+    def call(self, command, environment, log, keep_open=None, cores=()):
+        commands.append(list(command))
+        encoder = Path(environment["nnUNet_results"]) / "swinfuse" / "encoder.pth"
+        encoder.parent.mkdir(parents=True, exist_ok=True)
+        encoder.write_text(" ".join(command))
+
+    monkeypatch.setattr(Processes, "call", call)
+    monkeypatch.setattr(preparation, "_training_seconds", lambda results: 1.0)
+    return commands
+
+
+def prepare(tmp_path, test_cases=(), **changes):
+    """Pretrains what an experiment needs; returns the experiment and its workspace."""
+    pretraining = {"collections": ["Pairs"], "steps": 1, **changes.pop("pretraining", {})}
+    experiment = make_experiment(pretraining=pretraining, **changes)
     workspace = Workspace(tmp_path / "work", tmp_path / "work" / "results")
-    preparation = Preparation(experiment, workspace, Processes(), 1)
+    images = [path for case in test_cases for path in find_dataset(901).images[case]]
+    prepared = Preparation(experiment, workspace, Processes(), 1, images)
+    for run in experiment.pretraining_runs:
+        prepared.pretrain(run)
+    return experiment, workspace
+
+
+def option(command, name):
+    return command[command.index(name) + 1]
+
+
+def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw, pairs, pretrained, tmp_path):
+    experiment, workspace = prepare(tmp_path, arms=["swinfuse", "mr"])
     dataset = find_dataset(901)
     digests = {
         case: list(file_digests(paths, tmp_path / "cache.json").values()) for case, paths in dataset.images.items()
     }
     expected = {"swinfuse": ["case_000", "case_001", "case_005", "case_006"], "mr": ["case_005", "case_006"]}
-    for recipe, cases in expected.items():
-        write_json(workspace.pretraining(recipe) / "volumes.json", preparation.learnt_digests(recipe))
-        assert seen_cases(experiment.arm(recipe), workspace, digests) == cases
+    for run in experiment.pretraining_runs:
+        assert seen_cases(workspace.pretraining(run), digests) == expected[run.recipe]
+    assert not any("--leave_out" in command for command in pretrained)
+
+
+def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):
+    experiment, workspace = prepare(tmp_path, ["case_005", "case_009"], arms=["swinfuse"])
+    (command,) = pretrained
+    # The pair's CT is no test image, but the same patient's.
+    assert Path(option(command, "--leave_out")).read_text() == "a\n"
+    (run,) = experiment.pretraining_runs
+    folder = workspace.pretraining(run)
+    assert read_json(folder / "encoder.json")["left_out"] == ["a"]
+    images = find_dataset(901).images
+    digests = {case: list(file_digests(images[case], tmp_path / "cache.json").values()) for case in images}
+    assert seen_cases(folder, digests) == ["case_001", "case_006"]
+
+
+def test_a_transductive_pretraining_leaves_nobody_out(raw, pairs, pretrained, tmp_path):
+    prepare(tmp_path, ["case_005"], arms=["swinfuse"], transductive=True)
+    assert "--leave_out" not in pretrained[0]
+
+
+def test_pretrainings_without_other_patients_are_refused(raw, pairs, pretrained, tmp_path):
+    prepare(tmp_path, ["case_005"], arms=["swinfuse"])
+    with pytest.raises(
+        BenchmarkError, match=r"without 1 patients that are test cases, now there are 0; differing: a\."
+    ):
+        prepare(tmp_path, [], arms=["swinfuse", "ct"])
+    with pytest.raises(BenchmarkError, match="every patient is a test case: none is left"):
+        prepare(tmp_path / "other", ["case_000", "case_006"], arms=["swinfuse"])
+
+
+def test_every_seed_has_an_encoder_of_its_own_where_asked_for(raw, pairs, pretrained, tmp_path):
+    experiment, workspace = prepare(tmp_path, arms=["swinfuse"], seeds=[0, 7], pretraining={"per_seed": True})
+    assert [option(command, "--seed") for command in pretrained] == ["0", "7"]
+    of_seeds = [encoder_of(experiment, experiment.arms[0], seed, workspace) for seed in (0, 7)]
+    assert [encoder["seed"] for encoder in of_seeds] == [0, 7]
+    assert of_seeds[0]["sha256"] != of_seeds[1]["sha256"]
+    assert "pretraining/swinfuse__seed_7/" in of_seeds[1]["path"]
+
+
+def test_arms_of_one_recipe_differ_in_their_own_settings(raw, pairs, pretrained, tmp_path):
+    small = {"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 8, "strides": [[1, 1, 1], [2, 2, 2]]}}
+    changes = {"settings": {"feature_size": 16, "quarter_turns": False, "depths": [2, 2]}}
+    experiment, workspace = prepare(tmp_path, arms=["swinfuse", small], pretraining=changes)
+    first, second = pretrained
+    assert [option(command, "--feature_size") for command in pretrained] == ["16", "8"]
+    assert first[first.index("--depths") :][:3] == ["--depths", "2", "2"]
+    assert "--no-quarter_turns" in first
+    assert json.loads(option(second, "--strides")) == [[1, 1, 1], [2, 2, 2]]
+    assert [workspace.pretraining(run).name for run in experiment.pretraining_runs] == [
+        "swinfuse", "swinfuse__feature_size_8__strides_1_1_1_2_2_2"
+    ]  # fmt: skip
 
 
 def test_an_encoder_of_another_pretraining_is_not_used(tmp_path):
-    def preparation(**pretraining):
+    def prepared(**pretraining):
         experiment = make_experiment(arms=["swinfuse"], pretraining={"collections": ["Pairs"], **pretraining})
         return Preparation(experiment, workspace, Processes(), 1)
 
     workspace = Workspace(tmp_path, tmp_path / "results")
-    first = preparation(steps=2)
-    record = {"recipe": "swinfuse", "sha256": "e", "pretraining": first.experiment.to_dict()["pretraining"]}
-    write_json(workspace.pretraining("swinfuse") / "encoder.json", record)
-    first.pretrain("swinfuse")
+    first = prepared(steps=2)
+    (run,) = first.experiment.pretraining_runs
+    pretraining = first.experiment.to_dict()["pretraining"]
+    # Written before there was this field.
+    del pretraining["per_seed"]
+    record = {"recipe": "swinfuse", "sha256": "e", "pretraining": pretraining}
+    write_json(workspace.pretraining(run) / "encoder.json", record)
+    first.pretrain(run)
     # The folder may have been moved: the file is where the workspace is now.
-    encoder = encoder_of(first.experiment.arm("swinfuse"), workspace)
+    encoder = encoder_of(first.experiment, first.experiment.arm("swinfuse"), 0, workspace)
     assert encoder["path"] == str(tmp_path / "pretraining" / "swinfuse" / "nnUNet_results" / "swinfuse" / "encoder.pth")
     with pytest.raises(
         BenchmarkError, match=r'pretrained with .*"steps": 2.*now says .*"steps": 3.*Move the folder away'
     ):
-        preparation(steps=3).pretrain("swinfuse")
+        prepared(steps=3).pretrain(run)
 
 
 def test_an_unfinished_pretraining_is_named(tmp_path):
     experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
     workspace = Workspace(tmp_path, tmp_path / "results")
-    assert encoder_of(experiment.arm("nnunet"), workspace) is None
-    with pytest.raises(BenchmarkError, match="the pretraining of recipe swinfuse is not done"):
-        encoder_of(experiment.arm("swinfuse"), workspace)
+    assert encoder_of(experiment, experiment.arm("nnunet"), 0, workspace) is None
+    with pytest.raises(BenchmarkError, match="the pretraining swinfuse is not done"):
+        encoder_of(experiment, experiment.arm("swinfuse"), 0, workspace)

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from pretraining.collections.collection import volume_stem
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.collections.collection import leave_out, volume_stem
 from pretraining.collections.resolve import find_collection
 
 from ..synthetic_volumes import ct, write, write_folder_pair
@@ -39,3 +40,16 @@ def test_summary_counts_patients_pairs_and_volumes(tmp_path):
     write_folder_pair(tmp_path / "A", pairs=2, ct_only=3, mr_only=1)
     summary = find_collection("A", tmp_path).summary()
     assert "6 patients, 2 paired, 5 CT and 3 MR volumes" in summary
+
+
+def test_patients_are_left_out_with_all_their_volumes(tmp_path):
+    write_folder_pair(tmp_path / "A", pairs=2, ct_only=1)
+    collection = find_collection("A", tmp_path)
+    first, second, third = (patient.identifier for patient in collection.patients)
+    left = leave_out(collection, [second])
+    assert [patient.identifier for patient in left.patients] == [first, third]
+    assert left.hash == replace(collection, patients=collection.patients[::2]).hash
+    with pytest.raises(InputError, match=rf"1 patient\(s\) are not in A: nobody. Its identifiers are such as {first}"):
+        leave_out(collection, ["nobody", first])
+    with pytest.raises(InputError, match="all 3 patients of A are left out"):
+        leave_out(collection, [first, second, third])
