@@ -15,18 +15,24 @@ import numpy as np
 import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW
 from pretraining.collections.modalities import ModalityMap
-from pretraining.configuration import Configuration
 from pretraining.nnunet_paths import required_paths
 from pretraining.preprocessing.fingerprint import Normalisation
-from pretraining.preset_files import load_preset, preset_names, recipe_names
+from pretraining.preset_files import preset_names, recipe_names
 from pretraining.voxel_probe.cases import load_case
 from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases
-from pretraining.voxel_probe.encoders import FrozenEncoder, TrainedEncoder, collection_normalisation, read_encoder
+from pretraining.voxel_probe.encoders import (
+    RANDOM,
+    FrozenEncoder,
+    TrainedEncoder,
+    collection_normalisation,
+    preset_encoder,
+    random_arms,
+    read_encoder,
+)
 from pretraining.voxel_probe.features import (
     Features,
     coordinate_features,
@@ -37,7 +43,8 @@ from pretraining.voxel_probe.features import (
 from pretraining.voxel_probe.probe import Arm, Plan, Task, run_arm
 from pretraining.voxel_probe.results import Results, format_table
 
-RANDOM, HANDMADE, COORDINATES = CONTROLS = ("random", "handmade", "coordinates")
+HANDMADE, COORDINATES = "handmade", "coordinates"
+CONTROLS = (RANDOM, HANDMADE, COORDINATES)
 LABELLED = 4
 
 
@@ -175,7 +182,7 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
     """
     trained = [read_encoder(words, preprocessed_root) for words in options.encoders]
     if options.preset:
-        trained.append(_preset_encoder(options.preset, options.recipe))
+        trained.append(preset_encoder(options.preset, options.recipe))
     if not trained and RANDOM in options.controls:
         raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")
     shared = collection_normalisation(options.collection, preprocessed_root) if options.collection else None
@@ -190,15 +197,13 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
             "arms are measured on the same voxels: give --spacing Z Y X"
         )
     sources: list[Source] = []
-    random_arms: dict[str, str] = {}
+    random_names = random_arms(trained)
     floors: dict[str, str] = {}
     for arm, normalisation in zip(trained, normalisations, strict=True):
-        if arm.architecture not in random_arms:
-            name = RANDOM if not random_arms else f"{RANDOM} as {arm.name}"
-            random_arms[arm.architecture] = name
-            if RANDOM in options.controls:
-                sources += [_random_source(name, arm, normalisation, seed) for seed in range(options.random_seeds)]
-        floors[arm.name] = random_arms[arm.architecture]
+        name = random_names[arm.architecture]
+        if name not in floors.values() and RANDOM in options.controls:
+            sources += [_random_source(name, arm, normalisation, seed) for seed in range(options.random_seeds)]
+        floors[arm.name] = name
         if arm.encoder.weights:
             sources.append(_trained_source(arm, normalisation))
     controls = {HANDMADE: handmade_features, COORDINATES: coordinate_features}
@@ -271,13 +276,6 @@ def _random_source(name: str, arm: TrainedEncoder, normalisation: Normalisation,
 
 def _divisor(arm: TrainedEncoder) -> Triple:
     return arm.encoder.settings.topology(arm.encoder.strides).downsampling
-
-
-def _preset_encoder(preset: str, recipe: str) -> TrainedEncoder:
-    """An encoder without weights, which only says what random encoders are built with."""
-    configuration = Configuration.from_dict(load_preset(preset, recipe))
-    encoder = Encoder({}, configuration.encoder_settings, configuration.topology.strides)
-    return TrainedEncoder(RANDOM, encoder, 0, None)
 
 
 def _with_spacing(normalisation: Normalisation | None, name: str, spacing: Sequence[float] | None) -> Normalisation:

@@ -22,8 +22,13 @@ from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, FORMAT, load_checkpoint
+from pretraining.configuration import Configuration
 from pretraining.preprocessed.collection import FOLDER, INDEX
 from pretraining.preprocessing.fingerprint import Normalisation
+from pretraining.preset_files import load_preset
+
+# Name of the arm of random encoders.
+RANDOM = "random"
 
 
 class FrozenEncoder(nn.Module):
@@ -128,6 +133,25 @@ def read_encoder(argument: str, preprocessed_root: Path | None = None) -> Traine
     configuration = encoder.details.get("configuration") or {}
     normalisation = _normalisation(encoder.spacing, encoder.details.get("normalisation"))
     return TrainedEncoder(name, encoder, int(configuration.get("seed", 0)), normalisation)
+
+
+def preset_encoder(preset: str, recipe: str) -> TrainedEncoder:
+    """An encoder without weights, which only says what random encoders are built with."""
+    configuration = Configuration.from_dict(load_preset(preset, recipe))
+    encoder = Encoder({}, configuration.encoder_settings, configuration.topology.strides)
+    return TrainedEncoder(RANDOM, encoder, 0, None)
+
+
+def random_arms(trained: Sequence[TrainedEncoder]) -> dict[str, str]:
+    """The arm of random encoders that is the floor of each architecture, in the order of the encoders.
+
+    Returns:
+        Names by :attr:`TrainedEncoder.architecture`: `random`, then `random as NAME` for further architectures.
+    """
+    names: dict[str, str] = {}
+    for arm in trained:
+        names.setdefault(arm.architecture, f"{RANDOM} as {arm.name}" if names else RANDOM)
+    return names
 
 
 def collection_normalisation(name: str, preprocessed_root: Path) -> Normalisation:

@@ -164,11 +164,11 @@ def summarise(values: Mapping[str, Mapping[int, float]], floor: Mapping[str, Map
     case_values = np.array([fmean(values[case].values()) for case in cases])
     seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
     seed_means = sorted(fmean(values[case][seed] for case in cases if seed in values[case]) for seed in seeds)
-    mean, interval = _mean_interval(case_values)
+    mean, interval = mean_interval(case_values)
     if not floor or set(floor) != set(values):
         return Summary(mean, interval, tuple(seed_means))
     differences = case_values - np.array([fmean(floor[case].values()) for case in cases])
-    return Summary(mean, interval, tuple(seed_means), *_mean_interval(differences))
+    return Summary(mean, interval, tuple(seed_means), *mean_interval(differences))
 
 
 def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool) -> str:
@@ -219,7 +219,8 @@ def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool
     return "\n".join(text)
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float] | None]:
+    """Mean of values (n,), and its 95 % interval by Student's t; None for a single value."""
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None

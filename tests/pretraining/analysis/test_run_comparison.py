@@ -1,0 +1,104 @@
+import json
+
+import matplotlib.image
+import pytest
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.analysis.run_comparison import (
+    draw_comparison,
+    group_runs,
+    health_summary,
+    make_table,
+    probe_summaries,
+    read_floors,
+    read_run,
+)
+from pretraining.voxel_probe.results import Key, Row
+
+
+def write_run(folder, cka=0.5, weight=1.0, validated=True):
+    folder.mkdir(parents=True)
+    settings = {"recipe": "swinfuse", "steps": 8, "density_weight": weight, "modalities": ["CT", "MR"]}
+    (folder / "configuration.json").write_text(json.dumps(settings))
+    (folder / "run.json").write_text(json.dumps({"data": {"volumes for train": "24 CT, 16 MR, 3 pairs"}}))
+    records = [{"step": 4, "kind": "validation", "cka": 0.0}, {"step": 8, "kind": "validation", "cka": cka}]
+    records += [{"step": 8, "kind": "train", "cka": 9.0}]
+    text = "".join(json.dumps(record) + "\n" for record in records if validated or record["kind"] == "train")
+    (folder / "losses.jsonl").write_text(text)
+    return folder
+
+
+def rows(arm, value, seed=0):
+    key = Key(arm, seed, "510", "510", 4, 0)
+    return [Row(key, f"case{number}", "liver", "dice", value + 0.01 * number, "x") for number in range(4)]
+
+
+def test_the_last_validation_counts(tmp_path):
+    run = read_run(f"ours={write_run(tmp_path / 'a')}")
+    assert (run.name, run.step, run.volumes) == ("ours", 8, 40)
+    assert run.health["cka"] == 0.5
+    assert run.position("density_weight") == 1.0
+    assert run.position("volumes") == 40
+    with pytest.raises(InputError, match=r"recipe is 'swinfuse'.*a number"):
+        run.position("recipe")
+
+
+def test_runs_of_one_name_are_seeds_of_one_arm(tmp_path):
+    runs = [read_run(f"ours={write_run(tmp_path / name, cka)}") for name, cka in (("a", 0.25), ("b", 0.75))]
+    arms = group_runs([*runs, read_run(str(write_run(tmp_path / "other")))])
+    assert list(arms) == ["ours", "other"]
+    assert health_summary(arms["ours"])["cka"] == {"mean": 0.5, "interval": pytest.approx((-2.677, 3.677), abs=1e-3),
+                                                   "runs": [0.25, 0.75]}  # fmt: skip
+
+
+def test_no_run_and_a_run_without_validation_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"configuration.json.*expected a run"):
+        read_run(str(tmp_path))
+    with pytest.raises(InputError, match="no validation"):
+        read_run(str(write_run(tmp_path / "a", validated=False)))
+
+
+def test_the_table_has_health_and_the_probe_minus_random(tmp_path):
+    arms = group_runs([read_run(f"ours={write_run(tmp_path / 'a')}")])
+    probes = probe_summaries([*rows("random", 0.4), *rows("random", 0.5, 1), *rows("ours", 0.65)], {"ours": "random"})
+    assert list(probes) == ["510, 4 labelled"]
+    summary = probes["510, 4 labelled"]["ours"]
+    assert summary.difference == pytest.approx(0.2)
+    assert summary.difference_interval == (pytest.approx(0.2), pytest.approx(0.2))
+    lines = make_table(arms, probes).splitlines()
+    assert "cka" in lines[0]
+    assert lines[2].startswith("| ours | 1 | swinfuse | 8 | 40 | 0.500 | 0.665 (+0.200")
+    assert lines[3].startswith("| random |")
+    assert lines[3].endswith("| 0.465 |")
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_other_architectures_have_random_encoders_of_their_own(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({"floors": {"other": "random as other"}}))
+    floors = read_floors(tmp_path / "p.csv", ["ours", "other"])
+    assert floors == {"ours": "random", "other": "random as other"}
+    table = [*rows("random", 0.4), *rows("random as other", 0.2), *rows("ours", 0.5), *rows("other", 0.5)]
+    (of_arms,) = probe_summaries(table, floors).values()
+    assert of_arms["ours"].difference == pytest.approx(0.1)
+    assert of_arms["other"].difference == pytest.approx(0.3)
+    (tmp_path / "p.json").write_text("[]")
+    with pytest.raises(InputError, match=r"p.json: damaged"):
+        read_floors(tmp_path / "p.csv", ["ours"])
+
+
+def test_runs_are_drawn_side_by_side_and_along_a_setting(tmp_path):
+    words = [f"w{weight}={write_run(tmp_path / str(weight), weight=weight)}" for weight in (0.1, 1.0)]
+    arms = group_runs([read_run(word) for word in words])
+    probes = probe_summaries(
+        [*rows("random", 0.4), *rows("w0.1", 0.6), *rows("w1.0", 0.5)], dict.fromkeys(arms, "random")
+    )
+    for over in (None, "density_weight"):
+        path = draw_comparison(tmp_path / "c.png", arms, probes, over)
+        assert matplotlib.image.imread(path).std() > 0.01
+
+
+def test_seeds_of_one_arm_have_one_place(tmp_path):
+    words = [f"same={write_run(tmp_path / str(weight), weight=weight)}" for weight in (0.1, 1.0)]
+    arms = group_runs([read_run(word) for word in words])
+    with pytest.raises(InputError, match="same: runs with density_weight"):
+        draw_comparison(tmp_path / "c.png", arms, {}, "density_weight")
