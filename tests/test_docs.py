@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 from contextlib import redirect_stdout
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_swinfuse.planning.plan_and_preprocess import build_parser as planning_parser
+from pretraining.analysis.command import build_parser as analysis_parser
 from pretraining.options import build_parser as pretraining_parser
 from pretraining.preset_files import load_preset, preset_names, recipe_names
 
@@ -28,7 +30,11 @@ PAGES = [
 ]
 # Result pages show commands as they were on their day.
 CURRENT = [page for page in PAGES if "results" not in page.relative_to(ROOT).parts and page.name != "CHANGELOG.md"]
-PARSERS = {"swinfuse_pretrain": pretraining_parser(), "swinfuse_plan_and_preprocess": planning_parser()}
+PARSERS = {
+    "swinfuse_pretrain": pretraining_parser(),
+    "swinfuse_plan_and_preprocess": planning_parser(),
+    "swinfuse_analyze": analysis_parser(),
+}
 COMMANDS: dict[str, str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
 # Its options are those of nnUNetv2_train, which takes seconds to import.
 del COMMANDS["swinfuse_train"]
@@ -106,6 +112,15 @@ def options_in(page: Path, command: str) -> set[str]:
     return {option for line in lines for option in re.findall(r"(?<=\s)--?[a-z]\w*", line)}
 
 
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """The options of a parser and of its subcommands."""
+    options = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            options.update(*(options_of(subcommand) for subcommand in action.choices.values()))
+    return options
+
+
 @lru_cache
 def options_in_help(command: str) -> frozenset[str]:
     """The options that `COMMAND --help` prints."""
@@ -117,7 +132,7 @@ def options_in_help(command: str) -> frozenset[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_after_a_command_exists(command):
-    known = set(PARSERS[command]._option_string_actions) if command in PARSERS else options_in_help(command)
+    known = options_of(PARSERS[command]) if command in PARSERS else options_in_help(command)
     used = {(option, name_of(page)) for page in CURRENT for option in options_in(page, command)}
     assert used
     assert not {(option, page) for option, page in used if option not in known}
