@@ -65,7 +65,8 @@ def distribution_table(
         if len(known) != 1 or modality is None:
             continue
         where = (comparison.dataset, comparison.labels)
-        text = _cell(comparison, of_arm[(*where, comparison.first)], of_arm[(*where, comparison.second)])
+        first, second = (of_arm[where + (arm,)] for arm in (comparison.first, comparison.second))  # noqa: RUF005
+        text = _cell(comparison, first, second)
         row = rows.setdefault((comparison.first, comparison.second, comparison.labels), {"in": [], "out": []})
         row["in" if modality in known else "out"].append(text)
     return pd.DataFrame(
