@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,11 +99,15 @@ def forecast(
             estimated[kind] = operations / _rate(experiment.device, _rates(cells, results))
         except UnknownCostError as error:
             unknown[kind] = str(error)
-    pretraining = {
-        run.name: _pretraining_seconds(experiment, workspace, run)
-        for run in experiment.pretraining_runs
-        if waiting and not (workspace.pretraining(run) / ENCODER).is_file()
-    }
+    pretraining: dict[str, float | None] = {}
+    # Pretrainings that differ in their seed take the same time.
+    alike: dict[str, float | None] = {}
+    for run in experiment.pretraining_runs:
+        if waiting and not (workspace.pretraining(run) / ENCODER).is_file():
+            kind = replace(run, seed=None)
+            if kind.name not in alike:
+                alike[kind.name] = _pretraining_seconds(experiment, workspace, kind)
+            pretraining[run.name] = alike[kind.name]
     return Forecast(waiting, measured, estimated, unknown, pretraining)
 
 
