@@ -32,6 +32,8 @@ from nnunetv2_swinfuse.benchmark.statistics import critical_difference
 from nnunetv2_swinfuse.benchmark.table import read_rows
 
 PRIMARY = "Dice"
+# Dataset, labels, first and second arm.
+Pair = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,9 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
         arms = by_group.setdefault((cell.dataset, str(cell.labels)), {})
         arms.setdefault(cell.arm, []).append(cell)
     refusals: list[Refusal] = []
-    pairs: list[tuple[str, str, str, str]] = []
-    claims: list[tuple[str, str, str, str]] = []
-    groups = []
+    pairs: list[Pair] = []
+    claims: list[Pair] = []
+    groups: list[Group] = []
     for (dataset, labels), arms in by_group.items():
 
         def against(first: str, second: str, arms: dict[str, list[Cell]] = arms) -> tuple[str, ...]:
@@ -194,9 +196,7 @@ def _number(dataset: str) -> int:
     return int(dataset.removeprefix("Dataset").split("_")[0])
 
 
-def _no_loss(
-    experiment: Experiment, rows: pd.DataFrame, claims: Sequence[tuple[str, str, str, str]]
-) -> list[NonInferiority]:
+def _no_loss(experiment: Experiment, rows: pd.DataFrame, claims: Sequence[Pair]) -> list[NonInferiority]:
     """Tests the claims (dataset, labels, first, second) that can be tested, as part of those that are declared."""
     if experiment.no_loss is None:
         return []

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from nnunetv2_swinfuse.benchmark.comparison import Comparison, Scores
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
 
-COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive")
+COLOURS = (
+    "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan",
+    "tab:gray",
+)  # fmt: skip
+# Above this share of the largest difference a cell is too dark for black text.
+DARK = 0.7
+CASE_COLUMNS = 4
 
 
 def png(figure: Figure) -> bytes:
@@ -22,7 +28,14 @@ def png(figure: Figure) -> bytes:
 
 
 def draw_matrix(comparisons: Sequence[Comparison], arms: Sequence[str]) -> bytes:
-    """Row minus column: green is better, red is worse, in proportion; a star marks a difference that is shown."""
+    """Row minus column: green is better, red is worse, in proportion; a star marks a difference that is shown.
+
+    Args:
+        comparisons: of one metric.
+        arms: in the order of rows and columns; those of no comparison are left out.
+    """
+    compared = {name for comparison in comparisons for name in (comparison.first, comparison.second)}
+    arms = [arm for arm in arms if arm in compared]
     size = len(arms)
     values = np.full((size, size), np.nan)
     shown = np.zeros((size, size), bool)
@@ -39,9 +52,10 @@ def draw_matrix(comparisons: Sequence[Comparison], arms: Sequence[str]) -> bytes
         for j in range(size):
             if np.isfinite(values[i, j]):
                 star = " *" if shown[i, j] else ""
-                axis.text(j, i, f"{values[i, j]:+.3f}{star}", ha="center", va="center", fontsize=8)
-    axis.set_xticks(range(size), arms, rotation=30, ha="right", fontsize=8)
-    axis.set_yticks(range(size), arms, fontsize=8)
+                colour = "white" if abs(values[i, j]) > DARK * limit else "black"
+                axis.text(j, i, f"{values[i, j]:+.3f}{star}", ha="center", va="center", fontsize=9, color=colour)
+    axis.set_xticks(range(size), arms, rotation=30, ha="right", fontsize=9)
+    axis.set_yticks(range(size), arms, fontsize=9)
     axis.set_title(f"{comparisons[0].metric}: row minus column", fontsize=9)
     return png(figure)
 
@@ -106,10 +120,13 @@ def draw_case(image: np.ndarray, reference: np.ndarray, predictions: Mapping[str
     areas = (reference > 0).sum(axis=(1, 2))
     z = int(areas.argmax()) if areas.any() else len(image) // 2
     low, high = np.percentile(image, [1, 99.5])
-    figure = Figure(figsize=(2.5 * len(predictions), 2.9), layout="constrained")
-    for axis, (index, (arm, prediction)) in zip(
-        figure.subplots(1, len(predictions), squeeze=False).flat, enumerate(predictions.items()), strict=True
-    ):
+    columns = min(len(predictions), CASE_COLUMNS)
+    rows = -(-len(predictions) // columns)
+    figure = Figure(figsize=(2.5 * columns, 2.9 * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[len(predictions) :]:
+        axis.set_axis_off()
+    for axis, (index, (arm, prediction)) in zip(axes, enumerate(predictions.items()), strict=False):
         axis.imshow(image[z], cmap="gray", vmin=low, vmax=high)
         for mask, colour, style in (
             (reference, "white", "dashed"),

@@ -12,7 +12,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, measured_seconds
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Length, PretrainingRun
 from nnunetv2_swinfuse.benchmark.preparation import ENCODER, PUBLISHED_ENCODER, Dataset
 from nnunetv2_swinfuse.benchmark.swin_unetr import MULTIPLE, PaddedSwinUNETR
-from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import BenchmarkError, InputError
 
 if TYPE_CHECKING:
     from pretraining.configuration import Configuration
@@ -99,11 +99,15 @@ def forecast(
             estimated[kind] = operations / _rate(experiment.device, _rates(cells, results))
         except UnknownCostError as error:
             unknown[kind] = str(error)
-    pretraining = {
-        run.name: _pretraining_seconds(experiment, run)
-        for run in experiment.pretraining_runs
-        if waiting and not (workspace.pretraining(run) / ENCODER).is_file()
-    }
+    pretraining: dict[str, float | None] = {}
+    # Pretrainings that differ in their seed take the same time.
+    alike: dict[str, float | None] = {}
+    for run in experiment.pretraining_runs:
+        if waiting and not (workspace.pretraining(run) / ENCODER).is_file():
+            kind = replace(run, seed=None)
+            if kind.name not in alike:
+                alike[kind.name] = _pretraining_seconds(experiment, workspace, kind)
+            pretraining[run.name] = alike[kind.name]
     return Forecast(waiting, measured, estimated, unknown, pretraining)
 
 
@@ -200,23 +204,32 @@ def _encoder_sizes(experiment: Experiment, workspace: Workspace, arm: Arm) -> En
     if file.is_file():
         with torch.device("cpu"):
             return load_pretrained(file).settings
-    return EncoderSettings() if run is None else _configuration(experiment, run).encoder_settings
+    return EncoderSettings() if run is None else _configuration(experiment, workspace, run).encoder_settings
 
 
-def _configuration(experiment: Experiment, run: PretrainingRun) -> Configuration:
-    """The configuration of a pretraining that is not done.
+def _configuration(experiment: Experiment, workspace: Workspace, run: PretrainingRun) -> Configuration:
+    """The configuration of a pretraining that is not done, as `swinfuse_pretrain` would make it.
 
     Raises:
-        UnknownCostError: where it depends on plans.
+        UnknownCostError: where it depends on plans that are not there.
     """
     from pretraining.configuration import Configuration
+    from pretraining.plan_sizes import fitted_sizes, read_plan
     from pretraining.preset_files import load_preset
 
     assert experiment.pretraining is not None
-    known = {entry.name for entry in fields(Configuration)}
-    if set(run.settings) - known:
-        raise UnknownCostError("the encoder's sizes are not known before it is pretrained: --prepare_only")
-    values = {**load_preset(experiment.pretraining.preset, run.recipe), **run.settings}
+    settings = dict(run.settings)
+    made_for = settings.pop("for", ())
+    values = load_preset(experiment.pretraining.preset, run.recipe)
+    try:
+        plans = [read_plan(workspace.preprocessed, str(dataset)) for dataset in made_for]
+        if set(settings) - {entry.name for entry in fields(Configuration)}:
+            raise InputError(f"options that are no settings: {', '.join(settings)}")
+        if plans:
+            values |= fitted_sizes(plans, Configuration.from_dict(values), "spacing" not in settings)
+    except InputError as error:
+        raise UnknownCostError("the encoder's sizes are not known before it is pretrained: --prepare_only") from error
+    values |= settings
     return Configuration.from_dict({**values, "steps": experiment.pretraining.steps or values["steps"]})
 
 
@@ -256,7 +269,7 @@ def _measured_rate(device: str) -> float:
     return device_speed(torch.device(device)) * EFFICIENCY
 
 
-def _pretraining_seconds(experiment: Experiment, run: PretrainingRun) -> float | None:
+def _pretraining_seconds(experiment: Experiment, workspace: Workspace, run: PretrainingRun) -> float | None:
     from pretraining.run_time import step_operations
 
     assert experiment.pretraining is not None
@@ -265,7 +278,7 @@ def _pretraining_seconds(experiment: Experiment, run: PretrainingRun) -> float |
     if experiment.device == "cuda" and not torch.cuda.is_available():
         return None
     try:
-        configuration = _configuration(experiment, run)
+        configuration = _configuration(experiment, workspace, run)
     except UnknownCostError:
         return None
     return step_operations(configuration) * configuration.steps / _measured_rate(experiment.device)

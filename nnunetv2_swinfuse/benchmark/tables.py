@@ -27,9 +27,14 @@ Cellular = str | float | None
 def wide_means(analysis: Analysis) -> pd.DataFrame:
     """Arms in rows, metrics in columns, foreground and classes below each other."""
     means = analysis.means.copy()
+    # nnU-Net's mean of the classes stands before them, whatever their names.
+    names = sorted(set(means["class"]), key=lambda name: (name != "foreground", name))
+    means["class"] = pd.Categorical(means["class"], names, ordered=True)
     deviation = means["deviation"].map(lambda value: "" if math.isnan(value) else f" ({value:.3f})")
     means["text"] = means["mean"].map(lambda value: "-" if math.isnan(value) else f"{value:.3f}") + deviation
-    table = means.pivot(index=["dataset", "labels", "class", "arm", "runs"], columns="metric", values="text")
+    table = means.pivot(
+        index=["dataset", "labels", "class", "arm", "runs"], columns="metric", values="text"
+    ).sort_index()
     columns = [metric for metric in METRICS if metric in table.columns]
     return table[columns].rename(columns=arrowed).reset_index().rename_axis(columns=None)
 
@@ -53,8 +58,8 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 f"{comparison.estimate.mean:+.4f}",
                 f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "unknown: one run",
                 "{:+.4f} to {:+.4f}".format(*comparison.bootstrap),
-                f"{comparison.p:.3g}",
-                f"{comparison.wilcoxon_adjusted:.3g}",
+                _p(comparison.p),
+                _p(comparison.wilcoxon_adjusted),
                 f"{comparison.effect:+.2f}",
                 "unknown: one run" if math.isnan(comparison.noise) else f"{comparison.noise:.4f}",
                 "-" if comparison.needed is None else str(comparison.needed),
@@ -62,6 +67,11 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
             )
         )
     return pd.DataFrame(rows, columns=list(HEAD))
+
+
+def _p(value: float) -> str:
+    """A p-value as it is read; report.json has all digits."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
 
 
 def table_rows(table: pd.DataFrame) -> list[list[Cellular]]:

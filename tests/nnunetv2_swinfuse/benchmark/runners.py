@@ -9,6 +9,6 @@ from .tables import make_experiment
 
 def make_runner(tmp_path, workers=1, **changes):
     root = tmp_path / "work"
-    runner = Runner(make_experiment(test_cases=4, **changes), Workspace(root, root / "results"), workers)
+    runner = Runner(make_experiment(**{"test_cases": 4, **changes}), Workspace(root, root / "results"), workers)
     store_splits(runner.workspace.results, runner.splits)
     return runner

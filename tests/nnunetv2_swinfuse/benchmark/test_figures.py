@@ -30,8 +30,9 @@ def test_png_has_the_size_of_the_figure():
 
 def test_the_matrix_is_antisymmetric_and_marks_what_is_shown(drawn, analysis):
     (found,) = analysis.comparisons["Dice"]
-    figures.draw_matrix([found], ["nnunet", "resenc_m"])
+    figures.draw_matrix([found], ["nnunet", "not_compared", "resenc_m"])
     (axis,) = drawn[0].axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["nnunet", "resenc_m"]
     texts = {text.get_position(): text.get_text() for text in axis.texts}
     mean = found.estimate.mean
     assert texts == {(0, 1): f"{mean:+.3f} *", (1, 0): f"{-mean:+.3f} *"}
@@ -84,6 +85,15 @@ def test_a_case_is_the_slice_with_the_largest_reference(drawn):
         np.testing.assert_array_equal(axis.images[0].get_array(), image[2])
     # Contours of reference and prediction; the second arm predicts nothing.
     assert [len(axis.collections) for axis in axes] == [2, 1]
+
+
+def test_cases_of_many_arms_are_drawn_in_rows(drawn):
+    volume = np.zeros((1, 8, 8))
+    volume[0, 2:4, 2:4] = 1
+    figures.draw_case(volume, volume, {f"arm_{index}": volume for index in range(6)})
+    axes = drawn[0].axes
+    assert [axis.get_subplotspec().rowspan.start for axis in axes] == [0] * 4 + [1] * 4
+    assert [axis.get_title() for axis in axes] == [f"arm_{index}" for index in range(6)] + ["", ""]
 
 
 def test_volumes_are_read_as_z_y_x(tmp_path):

@@ -65,6 +65,7 @@ def test_metrics_are_columns_with_their_direction(plain):
     assert (arrowed("Dice"), arrowed("HD95")) == ("Dice (higher is better)", "HD95 (lower is better)")
     # Two arms; foreground and two classes.
     assert len(table) == 6
+    assert list(table["class"]) == ["foreground"] * 2 + ["core"] * 2 + ["shell"] * 2
     assert table.iloc[0, -4].endswith(")")
 
 
@@ -73,6 +74,9 @@ def test_a_comparison_is_one_row(plain):
     (row,) = comparison_table([found]).to_dict("records")
     assert (row["first"], row["second"], row["verdict"]) == ("resenc_m", "nnunet", "better")
     assert row["difference"] == f"{found.estimate.mean:+.4f}"
+    assert row["bootstrap interval"] == f"{found.bootstrap[0]:+.4f} to {found.bootstrap[1]:+.4f}"
+    (row,) = comparison_table([replace(found, p=0.0123, wilcoxon_adjusted=0.00099)]).to_dict("records")
+    assert (row["p (Holm)"], row["Wilcoxon p (Holm)"]) == ("0.012", "< 0.001")
 
 
 def test_surroundings_list_what_differs(plain):
