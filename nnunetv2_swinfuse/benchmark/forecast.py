@@ -104,10 +104,10 @@ def forecast(
     alike: dict[str, float | None] = {}
     for run in experiment.pretraining_runs:
         if waiting and not (workspace.pretraining(run) / ENCODER).is_file():
-            kind = replace(run, seed=None)
-            if kind.name not in alike:
-                alike[kind.name] = _pretraining_seconds(experiment, workspace, kind)
-            pretraining[run.name] = alike[kind.name]
+            any_seed = replace(run, seed=None)
+            if any_seed.name not in alike:
+                alike[any_seed.name] = _pretraining_seconds(experiment, workspace, any_seed)
+            pretraining[run.name] = alike[any_seed.name]
     return Forecast(waiting, measured, estimated, unknown, pretraining)
 
 
