@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all checks, their options and help."""
     parser = argparse.ArgumentParser(
-        prog=PROGRAM, description="Check what pretrained encoders do with CT and MR. Explained in docs/analysis.md."
+        prog=PROGRAM,
+        description="Check what pretrained encoders do with CT and MR. Explained in docs/analysis.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     checks = parser.add_subparsers(dest="check", required=True, metavar="CHECK")
     attention = checks.add_parser("attention", help="does the DIM attend differently in CT and MR, and to what")
@@ -63,6 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
     runs.add_argument("--probe", type=Path, metavar="CSV", help="table of python -m pretraining.voxel_probe")
     runs.add_argument("--over", metavar="SETTING", help="draw along a setting such as density_weight, or volumes")
     runs.add_argument("--output", type=Path, default=Path(PROGRAM), help=f"folder; default {PROGRAM}")
+    # The options of all checks in one place; `CHECK --help` explains them.
+    parser.epilog = "\n".join(check.format_usage() for check in checks.choices.values())
     return parser
 
 
