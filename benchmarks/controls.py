@@ -118,7 +118,7 @@ def harmonic_errors(collection: PreprocessedCollection, configuration: Configura
         images = {name: batch[name.lower()] for name in configuration.modalities}
         turnable = {name: batch[f"{name.lower()}_turnable"] for name in images}
         generators = sample_generators(configuration.seed, step, VIEWS + VALIDATION, range(configuration.batch_size))
-        views = two_views(images, turnable, batch["paired"], configuration, generators).views
+        views = two_views(images, turnable, batch["registered"], configuration, generators).views
         for name, view in views.items():
             pairs = list(zip(view.target[:, 0].double().numpy(), view.mask[:, 0].numpy(), strict=True))
             wrong = sum(np.abs(harmonic_fill(np.where(mask, 0, t), mask) - t)[mask].sum() for t, mask in pairs)

@@ -65,7 +65,7 @@ def top_1(
     images = {"CT": crops["ct"], "MR": crops["mr"]}
     turnable = {"CT": crops["ct_turnable"], "MR": crops["mr_turnable"]}
     generators = sample_generators(1, 0, 0, range(CROPS))
-    views = two_views(images, turnable, crops["paired"], configuration, generators).views
+    views = two_views(images, turnable, crops["registered"], configuration, generators).views
     ct, mr = (views[name].corrupted for name in ("CT", "MR"))
     partner = ct[:CROPS]
     results = {}

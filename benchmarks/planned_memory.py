@@ -26,7 +26,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import plans_architecture
 from nnunetv2_swinfuse.planning.measured_memory import cuda_step_memory, meta_step_memory
 from nnunetv2_swinfuse.planning.memory import (
-    GIGABYTE,
+    GIBIBYTE,
     StepSizes,
     bias_gradient_memory,
     estimate_step_memory,
@@ -114,7 +114,7 @@ def planned_cases(plans_file: Path) -> list[dict[str, Any]]:
             "batch_size": block["batch_size"],
             "input_channels": len(dataset.get("channel_names", dataset.get("modality"))),
             "classes": len(dataset["labels"]),
-            "target": block["swinfuse"]["planned"]["gpu_memory_target_in_gb"] * GIGABYTE,
+            "target": block["swinfuse"]["planned"]["gpu_memory_target_in_gb"] * GIBIBYTE,
         }
         for name, block in plans["configurations"].items()
         if "planned" in block.get("swinfuse", {})
@@ -177,11 +177,11 @@ def main() -> None:
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for case in cases:
-        measured, estimated = case["measured"], case["estimated"] / GIGABYTE
+        measured, estimated = case["measured"], case["estimated"] / GIBIBYTE
         figures = ("does not fit", f"{estimated:.2f}", "")
         if measured is not None:
-            figures = (f"{measured / GIGABYTE:.2f}", f"{estimated:.2f}", f"{case['estimated'] / measured:.2f}")
-        target = f"{case['target'] / GIGABYTE:g}" if "target" in case else ""
+            figures = (f"{measured / GIBIBYTE:.2f}", f"{estimated:.2f}", f"{case['estimated'] / measured:.2f}")
+        target = f"{case['target'] / GIBIBYTE:g}" if "target" in case else ""
         patch = " x ".join(map(str, case["patch_size"]))
         numbers = [case["batch_size"], case["input_channels"], case["classes"], target, *figures]
         lines.append(f"| {case['case']} | {patch} | " + " | ".join(map(str, numbers)) + " |")

@@ -147,8 +147,8 @@ def page(results: dict[str, dict[str, Any]], arguments: str) -> str:
     lines = [
         f"# {date.today().isoformat()}: {len(bad)} kinds of bad input",
         "",
-        "What a user sees of bad input in stock nnU-Net and in swinfuse_predict. Both run on the CPU, each in a",
-        "process of its own; the settings are those in `benchmarks/robustness.py`.",
+        "How stock nnU-Net and swinfuse_predict respond to bad input. Both run on the CPU, each in its own",
+        "process; the settings are those in `benchmarks/robustness.py`.",
         "",
         f"    python -m benchmarks.robustness {arguments}".rstrip(),
         "",
@@ -164,7 +164,7 @@ def page(results: dict[str, dict[str, Any]], arguments: str) -> str:
     unnamed = [
         sum(r[who]["what"] in (ERROR, CRASH) and not r[who]["named"] for r in bad.values()) for who in ("stock", "ours")
     ]
-    lines += [f"| of the errors: name neither case nor file | {unnamed[0]} | {unnamed[1]} |", ""]
+    lines += [f"| errors that name neither case nor file | {unnamed[0]} | {unnamed[1]} |", ""]
     lines += ["| input | stock nnU-Net | swinfuse_predict | its checks, or its message |", "| --- | --- | --- | --- |"]
     for name, result in results.items():
         mine = result["ours"]

@@ -15,7 +15,7 @@ from pretraining.collections.collection import DOMAINS
 from pretraining.preprocessed.turnable import is_isotropic_plane
 from pretraining.settings import LISTS_OF_CHOICES, LOSS_WEIGHTS, TASKS, Settings, setting_choices
 
-# Settings that may differ when a run is resumed: they change neither the losses nor what is learnt.
+# Settings that may differ when a run is resumed: they change neither the losses nor what is learned.
 FREE_ON_RESUME = frozenset(
     {"workers", "checkpoint_every", "validate_every", "validation_batches", "device", "tensorboard"}
 )

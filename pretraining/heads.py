@@ -33,7 +33,7 @@ class LinearInpaintingHead(nn.Module):
         self.layers = nn.ModuleList(
             nn.Conv3d(c, math.prod(values), 1) for c, values in zip(channels, self.values, strict=True)
         )
-        # The first reconstruction is 0, the mean of normalised intensities, instead of noise that has to be unlearnt.
+        # The first reconstruction is 0, the mean of normalised intensities, instead of noise that has to be unlearned.
         for layer in self.layers:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -108,8 +108,8 @@ class RotationHead(nn.Module):
     """Predicts quarter turns from a coarse map of the deepest features, linearly.
 
     Swin UNETR uses their mean, which has no positions. A head on fine maps needs little of the encoder: from the
-    intensities of real crops averaged over 8 x 8 x 8 cells, a small network learnt in 50 steps of 64 crops to recognise
-    88 % of the turns of unseen MR crops.
+    intensities of real crops averaged over 8 x 8 x 8 cells, a small network learned in 50 steps of 64 crops to
+    recognise 88 % of the turns of unseen MR crops.
 
     Args:
         channels: channels of the features, finest first.

@@ -105,7 +105,7 @@ class Training:
 class StepRecords:
     """Losses of training steps on their way from the device to the log and the progress bar.
 
-    Reading a value makes a GPU finish all work that was queued, so there many steps are read at once.
+    Reading a value makes a GPU finish all work that was queued, so on a GPU many steps are read at once.
     """
 
     def __init__(self, log: RunLog, bar: tqdm[Any], configuration: Configuration, folder: Path, device: torch.device):
@@ -113,7 +113,7 @@ class StepRecords:
         self._unread = UnreadScalars(1 if device.type == "cpu" else READ_EVERY)
 
     def add(self, step: int, values: Mapping[str, torch.Tensor]) -> None:
-        """Adds the scalars of the step after which `step` steps are taken."""
+        """Adds the scalars of one step; `step` is the number of steps taken with it."""
         self._unread.add(step, values)
         if self._unread.due:
             self.read()
@@ -161,7 +161,8 @@ def train(
         DivergedError: when a loss, a gradient or a weight is not finite.
         InputError: when a checkpoint cannot be written.
     """
-    requested, configuration = configuration, configuration.for_spacing(collection.spacing)
+    requested = configuration
+    configuration = requested.for_spacing(collection.spacing)
     training = Training.start(configuration, device, state)
     model, optimizer, steps = training.model, training.optimizer, configuration.steps
     log = RunLog(folder, training.step, configuration.tensorboard) if processes.first else SilentLog()
@@ -195,7 +196,7 @@ def train(
             training.averages = evaluation.averages
             training.step += 1
             training.seconds += time.perf_counter() - started
-            records.add(training.step, {**evaluation.values(), "gradient_norm": norm})
+            records.add(training.step, {**evaluation.scalars(), "gradient_norm": norm})
             bar.update()
 
             last = training.step == steps

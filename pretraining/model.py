@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from nnunetv2_swinfuse.architecture.domain_invariance import Fused
+from nnunetv2_swinfuse.architecture.domain_invariance import PairOutput
 from nnunetv2_swinfuse.architecture.registry import build_backbone
 from nnunetv2_swinfuse.architecture.tensor_names import pretrained
 from nnunetv2_swinfuse.architecture.topology import Topology, Triple, triple
@@ -34,7 +34,7 @@ class Predictions(NamedTuple):
 
 
 class Level(NamedTuple):
-    """Tokens at one place of the encoder.
+    """Tokens of one level of the encoder: before its stages, or after one of them.
 
     Attributes:
         tokens: (B, tokens, C) of each modality.
@@ -54,14 +54,15 @@ class Outputs(NamedTuple):
         levels: tokens before and in the encoder's stages. `paired`: outputs of the Domain Invariance Module for crops
             with a partner. `single_image`: for crops without one. `stage_0`, `stage_1`...: the maps in `features`, of
             the crops without a partner, or of all if every crop has one.
-        fused: all outputs of the module for crops with a partner, None without such.
-        change: norm of what the module adds to crops with a partner, relative to its input's; None without such.
+        pair: all outputs of the module for crops with a partner; None without such crops.
+        change: norm of the module's update of crops with a partner, divided by the norm of its input; None without
+            such crops.
     """
 
     predictions: dict[str, Predictions]
     features: dict[str, list[Tensor]]
     levels: dict[str, Level]
-    fused: Fused | None
+    pair: PairOutput | None
     change: Tensor | None
 
 
@@ -106,7 +107,7 @@ class PretrainingModel(nn.Module):
     def forward(
         self,
         images: Mapping[str, Tensor],
-        paired: int = 0,
+        paired_count: int = 0,
         partners: Mapping[str, Tensor] | None = None,
         need_weights: bool = False,
     ) -> Outputs:
@@ -114,10 +115,11 @@ class PretrainingModel(nn.Module):
 
         Args:
             images: crops (B, 1, z, y, x) by modality, `CT` and `MR` or one of them.
-            paired: number of crops, counted from the first, that pass the Domain Invariance Module with a partner; the
-                others pass it as single images, as in fine-tuning. 0 with one modality.
-            partners: of these first crops (paired, 1, z, y, x) by modality; None: CT and MR are each other's.
-            need_weights: keep the module's attention weights in `fused`.
+            paired_count: number of leading crops that pass the Domain Invariance Module with a partner; the others pass
+                it as single images, as in fine-tuning. 0 with one modality.
+            partners: by modality, the partners of these crops (paired_count, 1, z, y, x); None where CT and MR are each
+                other's partner.
+            need_weights: keep the module's attention weights in `pair`.
         """
         names = list(images)
         crops = len(images[names[0]])
@@ -125,19 +127,19 @@ class PretrainingModel(nn.Module):
         by_modality = dict(zip(names, embedding[: len(names) * crops].chunk(len(names)), strict=True))
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         levels: dict[str, Level] = {}
-        fused, change = None, None
-        if paired:
-            ct, mr = by_modality["CT"][:paired], by_modality["MR"][:paired]
+        pair, change = None, None
+        if paired_count:
+            ct, mr = by_modality["CT"][:paired_count], by_modality["MR"][:paired_count]
             partner_embedding = embedding[len(names) * crops :].chunk(2) if partners else ()
-            fused = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *partner_embedding)
+            pair = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *partner_embedding)
             with torch.no_grad():
-                added = (fused.ct - ct).norm() + (fused.mr - mr).norm()
+                added = (pair.ct - ct).norm() + (pair.mr - mr).norm()
                 change = added / (ct.norm() + mr.norm()).clamp_min(1e-12)
-            parts["CT"].append(fused.ct)
-            parts["MR"].append(fused.mr)
-            levels["paired"] = Level({"CT": fused.ct_tokens, "MR": fused.mr_tokens}, fused.grid)
-        if paired < crops:
-            single = self.encoder.mix_single(torch.cat([embedded[paired:] for embedded in by_modality.values()]))
+            parts["CT"].append(pair.ct)
+            parts["MR"].append(pair.mr)
+            levels["paired"] = Level({"CT": pair.ct_tokens, "MR": pair.mr_tokens}, pair.grid)
+        if paired_count < crops:
+            single = self.encoder.mix_single(torch.cat([embedded[paired_count:] for embedded in by_modality.values()]))
             for name, feature_map in zip(names, single.map.chunk(len(names)), strict=True):
                 parts[name].append(feature_map)
             tokens = dict(zip(names, single.tokens.chunk(len(names)), strict=True))
@@ -147,12 +149,12 @@ class PretrainingModel(nn.Module):
         for stage, joint in enumerate(maps):
             for name, feature_map in zip(names, joint.chunk(len(names)), strict=True):
                 features[name].append(feature_map)
-            first = paired if paired < crops else 0
+            first = paired_count if paired_count < crops else 0
             tokens = {name: features[name][stage][first:].flatten(2).transpose(1, 2) for name in names}
             levels[f"stage_{stage}"] = Level(tokens, triple(joint.shape[2:]))
         joint_embedding = embedding[: len(names) * crops]
         predictions = dict(zip(names, self._predict(joint_embedding, maps, len(names)), strict=True))
-        return Outputs(predictions, features, levels, fused, change)
+        return Outputs(predictions, features, levels, pair, change)
 
     def _predict(self, embedding: Tensor, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))

@@ -1,4 +1,4 @@
-"""The losses of one step: views of a batch, predictions, proxy losses, statistics of tokens, and health measures."""
+"""One training or validation step up to the total loss: draws views, runs the model, computes losses and measures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from pretraining.token_statistics import (
     DensityAverages,
     LevelSamples,
     density_health,
-    density_levels,
+    matched_levels,
     update_averages,
 )
 from pretraining.view_pairs import Views, two_views
 from pretraining.views import View
 
-# Purposes of the generators of a step; those of validation are offset, so that it shares none with training.
+# Keys that give each kind of draw in a step its own random stream. Validation adds VALIDATION, so that it never shares
+# a stream with training.
 VIEWS, DENSITY, TOKENS, NETWORK = 0, 1, 2, 3
 VALIDATION = 16
 
@@ -39,10 +40,10 @@ class Evaluation:
     Attributes:
         losses: unweighted, by name, of the batch of all processes.
         total: weighted sum, to be minimised.
-        averages: running averages of the density loss after this batch.
-        health: detached scalars for monitoring.
-        views: for `CT` and `MR`, both views of every crop of this process along the batch axis.
-        reconstructions: of these views (2B, 1, z, y, x).
+        averages: running averages of the density loss's bandwidth and floor after this batch, by level.
+        health: detached scalars for monitoring, by name.
+        views: by modality; the first views of all crops of this process, then the second views, along the batch axis.
+        reconstructions: by modality, of these views (2B, 1, z, y, x).
     """
 
     losses: dict[str, Tensor]
@@ -52,7 +53,7 @@ class Evaluation:
     views: dict[str, View]
     reconstructions: dict[str, Tensor]
 
-    def values(self) -> dict[str, Tensor]:
+    def scalars(self) -> dict[str, Tensor]:
         """All scalars: losses, `total` and health."""
         losses = {name: loss.detach() for name, loss in self.losses.items()}
         if "rotation_accuracy" not in self.health:
@@ -60,8 +61,12 @@ class Evaluation:
             losses.pop("rotation", None)
         return {"total": self.total.detach(), **losses, **self.health}
 
-    def panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Target, corrupted, reconstruction and mask (z, y, x) of one sample of each modality."""
+    def reconstruction_panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Target, corrupted image, reconstruction and mask, each (z, y, x), of one view of each modality.
+
+        Args:
+            sample: index along the batch axis of `views`; 0 is the first view of the first crop.
+        """
         return {
             name: (
                 view.target[sample, 0],
@@ -84,102 +89,116 @@ def evaluate(
 ) -> Evaluation:
     """Losses of one batch; a function of the weights, the batch, the seed, the step and the running averages.
 
-    A validation encodes every view as a single image, as in fine-tuning, measures density matching at all levels, and
-    encodes the views once more in pairs, only for the measures of pairs.
-
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, which is seeded here.
-        batch: `ct` and `mr`, or one of them, each (B, 1, z, y, x); `paired` (B,), which of them are co-located, and
-            `ct_turnable` and `mr_turnable` (B,), which may be turned, on the CPU: no value is read from the device in a
-            training step.
+        batch: as :class:`CropDataset` loads it. The bool tensors are on the CPU, because reading a value from the GPU
+            would stall the step.
+
+            - `ct` and `mr`, or one of them: crops (B, 1, z, y, x).
+            - `registered`: bool (B,), whether CT and MR of each sample are registered.
+            - `ct_turnable` and `mr_turnable`: bool (B,), which crops may be turned by quarters.
         configuration: settings of the run.
         step: steps taken so far; in a validation the index of the batch, which only seeds its draws.
         averages: running averages of the density loss, None at the beginning.
-        validation: draw from other random streams than training, and weight density matching fully.
+        validation: use random streams of its own, encode every view as a single image, as in fine-tuning, and the
+            views a second time in pairs for the measures of pairs, measure density matching at all levels, and skip
+            its warm-up.
         processes: those that train together; all of them must call this, each with its part of the batch.
     """
-    offset = VALIDATION if validation else 0
+    stream_offset = VALIDATION if validation else 0
     seed = configuration.seed
     # Stochastic depth is the only draw that depends on how the batch is divided: each process has its own seed.
     rank_key = (processes.rank,) if processes.rank else ()
-    torch.manual_seed(derived_seed(seed, step, NETWORK + offset, *rank_key))
+    torch.manual_seed(derived_seed(seed, step, NETWORK + stream_offset, *rank_key))
     crops: dict[str, Tensor] = {name: batch[name.lower()] for name in DOMAINS if name.lower() in batch}
-    first = next(iter(crops.values()))
-    numbers = range(processes.rank * len(first), (processes.rank + 1) * len(first))
-    generators = sample_generators(seed, step, VIEWS + offset, numbers)
+    registered = batch["registered"]
+    device = next(iter(crops.values())).device
+    sample_indices = range(processes.rank * len(registered), (processes.rank + 1) * len(registered))
+    generators = sample_generators(seed, step, VIEWS + stream_offset, sample_indices)
     turnable: dict[str, Tensor] = {name: batch[f"{name.lower()}_turnable"] for name in crops}
-    views = two_views(crops, turnable, batch["paired"], configuration, generators, processes.other_crops)
-    outputs, pairs = _encode(model, views, validation, first.device.type)
+    views = two_views(crops, turnable, registered, configuration, generators, processes.other_crops)
+    outputs, paired_outputs = _encode(model, views, validation, device.type)
 
-    losses, health = proxy_tasks(views.views, outputs, turnable, batch["paired"], configuration, processes)
-    health |= _pair_health(pairs, batch["paired"], processes)
-    levels, images = _levels(outputs, pairs, views)
-    required = validation or any(configuration.loss_weight(name) for name in ("density", "variance", "covariance"))
+    losses, health = proxy_tasks(views.views, outputs, turnable, registered, configuration, processes)
+    health |= _pair_health(paired_outputs, registered, processes)
+    levels, images = _levels(outputs, paired_outputs, views)
+    needs_samples = validation or any(configuration.loss_weight(name) for name in ("density", "variance", "covariance"))
     matches = {}
-    if required:
-        samples = LevelSamples.draw(levels, images, configuration, step, TOKENS + offset, numbers, processes)
-        losses |= samples.regularity()
-        chosen = density_levels(list(levels), configuration) if configuration.loss_weight("density") else []
-        measured = [name for name in levels if name != "stage_0"] if validation else chosen
+    if needs_samples:
+        generators = sample_generators(seed, step, TOKENS + stream_offset, sample_indices)
+        samples = LevelSamples.draw(levels, images, configuration, generators, sample_indices, processes)
+        losses |= samples.vicreg_terms()
+        loss_levels = matched_levels(list(levels), configuration) if configuration.loss_weight("density") else []
+        measured_levels = [name for name in levels if name != "stage_0"] if validation else loss_levels
         if len(crops) == len(DOMAINS):
-            generator = step_generator(seed, step, DENSITY + offset)
-            matches = {level: samples.match_densities(level, averages, generator) for level in measured}
-        if chosen:
-            losses["density"] = torch.stack([matches[level].loss for level in chosen]).mean()
+            generator = step_generator(seed, step, DENSITY + stream_offset)
+            matches = {level: samples.match_densities(level, averages, generator) for level in measured_levels}
+        if loss_levels:
+            losses["density"] = torch.stack([matches[level].loss for level in loss_levels]).mean()
         health |= density_health(matches)
         if validation:
             health |= samples.ranks()
-    total = torch.zeros((), device=first.device)
+    total = torch.zeros((), device=device)
     for name, loss in losses.items():
-        weight = configuration.loss_weight(name)
-        if name == "density" and not validation:
-            # In validation, `step` is the index of a batch and says nothing about the warm-up.
-            weight = density_weight(step, configuration)
-        total = total + weight * loss
+        total = total + _loss_weight(name, step, configuration, validation) * loss
     averages = averages or {} if validation else update_averages(averages, matches)
     reconstructions = {name: prediction.reconstruction for name, prediction in outputs.predictions.items()}
     return Evaluation(losses, total, averages, health, views.views, reconstructions)
 
 
+def _loss_weight(name: str, step: int, configuration: Configuration, validation: bool) -> float:
+    # In validation, `step` is the index of a batch and says nothing about the warm-up.
+    if name == "density" and not validation:
+        return density_weight(step, configuration)
+    return configuration.loss_weight(name)
+
+
 def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tuple[Outputs, Outputs]:
-    """Outputs for the views, which are single images in a validation, and those with the measures of pairs."""
+    """Outputs that the losses use, and outputs that the measures of pairs use.
+
+    In training both are the same. In validation all views are encoded as single images for the losses, and those with a
+    partner a second time, with their partners, for the measures of pairs.
+    """
     corrupted = {name: view.corrupted for name, view in views.views.items()}
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         if not validation:
-            outputs = model(corrupted, views.paired, views.partners)
+            outputs = model(corrupted, views.paired_count, views.partners)
             return outputs, outputs
         outputs = model(corrupted)
-        if not views.paired:
+        if not views.paired_count:
             return outputs, outputs
-        first = {name: images[: views.paired] for name, images in corrupted.items()}
-        return outputs, model(first, views.paired, views.partners, need_weights=True)
+        with_partner = {name: images[: views.paired_count] for name, images in corrupted.items()}
+        return outputs, model(with_partner, views.paired_count, views.partners, need_weights=True)
 
 
-def _levels(outputs: Outputs, pairs: Outputs, views: Views) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
-    """Tokens of all levels, and what their crops show, by level and modality."""
+def _levels(
+    outputs: Outputs, paired_outputs: Outputs, views: Views
+) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
+    """Tokens by level, and the views that they were computed from, not cut out, by level and modality."""
     levels = dict(outputs.levels)
-    if "paired" in pairs.levels:
-        levels["paired"] = pairs.levels["paired"]
+    if "paired" in paired_outputs.levels:
+        levels["paired"] = paired_outputs.levels["paired"]
     images: dict[str, dict[str, Tensor]] = {}
     for name, level in levels.items():
         images[name] = {}
         for modality, tokens in level.tokens.items():
             target = views.views[modality].target
+            # Views with a partner come first along the batch axis, single images last: see PretrainingModel.forward.
             images[name][modality] = target[: len(tokens)] if name == "paired" else target[-len(tokens) :]
     return levels, images
 
 
-def _pair_health(pairs: Outputs, registered: Tensor, processes: Processes) -> dict[str, Tensor]:
-    """Measures of the Domain Invariance Module; those of its attention only if its weights were kept."""
+def _pair_health(paired_outputs: Outputs, registered: Tensor, processes: Processes) -> dict[str, Tensor]:
+    """Measures of the Domain Invariance Module; those of attention only where the model returned its weights."""
     health: dict[str, Tensor] = {}
-    if pairs.change is not None:
-        health["dim_change"] = processes.gather(pairs.change.detach()[None]).mean()
-    if pairs.fused is not None and pairs.fused.ct_weights:
-        fused = pairs.fused
-        health["attention_entropy"] = attention_entropy(fused.ct_weights + fused.mr_weights)
+    if paired_outputs.change is not None:
+        health["dim_change"] = processes.gather(paired_outputs.change.detach()[None]).mean()
+    pair = paired_outputs.pair
+    if pair is not None and pair.ct_weights:
+        health["attention_entropy"] = attention_entropy(pair.ct_weights + pair.mr_weights)
         # All views of every crop are along the batch axis.
-        views = len(fused.ct) // len(registered)
-        difference = attention_difference(fused.ct_weights, fused.mr_weights, registered.repeat(views))
+        views_per_crop = len(pair.ct) // len(registered)
+        difference = attention_difference(pair.ct_weights, pair.mr_weights, registered.repeat(views_per_crop))
         if difference is not None:
             health["attention_difference"] = difference
     return health

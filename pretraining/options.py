@@ -36,8 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
         "-p", "--preset", choices=preset_names(), help="settings to start from; default: base on a GPU, tiny on a CPU"
     )
     parser.add_argument(
-        "--recipe", choices=recipe_names(), help="what is learnt, with the sizes of any preset; default: swinfuse"
-    )
+        "--recipe", choices=recipe_names(),
+        help="losses and variants of the method; combines with any preset; default: swinfuse",
+    )  # fmt: skip
     parser.add_argument(
         "--c", dest="continue_run", action="store_true", help="resume the run of this collection and preset"
     )
@@ -79,7 +80,7 @@ def _add_collection_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--leave_out", type=Path, metavar="FILE",
-        help="a text file with identifiers of patients, one a line, that are not learnt from, such as test cases",
+        help="a text file with identifiers of patients, one a line, that are not learned from, such as test cases",
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def preset_names() -> list[str]:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package: what is learnt. Each works with each preset."""
+    """Names of the recipes that come with the package: what is learned. Each works with each preset."""
     return _names("presets/recipes")
 
 

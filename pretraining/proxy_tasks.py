@@ -73,7 +73,10 @@ def proxy_tasks(
 def _rotation(
     views: Mapping[str, View], outputs: Outputs, turnable: Mapping[str, Tensor], processes: Processes
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The rotation loss, a mean over the modalities with turnable crops, its accuracies, and the turnable shares."""
+    """Returns the rotation loss, a mean over modalities that have turnable crops, and its measures for the log.
+
+    The measures are accuracies and the shares of turnable crops.
+    """
     losses, accuracies, shares = {}, {}, {}
     for name, prediction in outputs.predictions.items():
         logits = processes.gather(prediction.turns.float())
@@ -128,12 +131,13 @@ def _contrast_maps(
     if configuration.loss_weight("cross_modal"):
         all_registered = processes.gather(registered)
         if bool(all_registered.any()):
+            # Second views only: unless they are paired like the first, they contain no partner.
             crops = len(registered)
-            turns = (views[name].turns[crops:] for name in ("CT", "MR"))
-            maps = (outputs.features[name] for name in ("CT", "MR"))
-            differences = _difference(*([m[crops:] for m in stage_maps] for stage_maps in maps), *turns)
-            chosen = all_registered.to(differences)
-            losses["cross_modal"] = (processes.gather(differences) * chosen).sum() / chosen.sum()
+            ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
+            ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
+            differences = _difference(ct_maps, mr_maps, ct_turns, mr_turns)
+            weights = all_registered.to(differences)
+            losses["cross_modal"] = (processes.gather(differences) * weights).sum() / weights.sum()
     return losses
 
 

@@ -54,7 +54,7 @@ class Settings:
     preset: str = field(
         default="base", metadata=_about("run", "preset that the run started from: its sizes and length")
     )
-    recipe: str = field(default="swinfuse", metadata=_about("run", "recipe: what is learnt, and how"))
+    recipe: str = field(default="swinfuse", metadata=_about("run", "recipe: what is learned, and how"))
 
     modalities: tuple[Domain, ...] = field(
         default=DOMAINS, metadata=_about("data", "modalities to learn from; with a single one there are no pairs")
@@ -112,7 +112,7 @@ class Settings:
     )
     dim_max_cells: int = field(
         default=DomainInvarianceSettings.max_cells,
-        metadata=_about("network", "largest number of cells in the DIM; larger maps are pooled"),
+        metadata=_about("network", "largest number of cells (pooled blocks of tokens) in the DIM"),
     )
     fusion: Fusion = field(
         default="separate",
@@ -122,16 +122,16 @@ class Settings:
         default="single_image",
         metadata=_about(
             "network",
-            "how the second view of each crop passes the DIM: as a single image, as in fine-tuning, or paired like the "
-            "first, with the same partner",
+            "how the second view of each crop passes through the DIM: single_image, as in fine-tuning, or paired: with "
+            "the same partner as the first view",
         ),
     )
     partner: Partner = field(
         default="other_modality",
         metadata=_about(
             "network",
-            "what the first view of a crop attends to in the DIM: the crop of the other modality, or (pseudo_pair) "
-            "itself in a random contrast, unless it is registered with a crop of the other modality",
+            "what the first view attends to in the DIM: the crop of the other modality, or (pseudo_pair) the crop "
+            "itself in a random contrast; registered pairs always attend to each other",
         ),
     )
     drop_path_rate: float = field(default=0.0, metadata=_about("network", "largest rate of stochastic depth"))
@@ -185,11 +185,13 @@ class Settings:
     )
     mask_cell: int = field(
         default=0,
-        metadata=_about("losses", "side of a cell in voxels, with --masking cells; 0: the voxels of a deepest token"),
+        metadata=_about(
+            "losses", "side of a cell in voxels, with --masking cells; 0: as large as a token of the deepest stage"
+        ),
     )
     complementary_masks: bool = field(
         default=True,
-        metadata=_about("losses", "cut out of the partner of a pseudo-pair or registered pair what its crop shows"),
+        metadata=_about("losses", "let a registered or pseudo-pair partner show only what is cut out of the crop"),
     )
     random_contrast: float = field(
         default=0.0, metadata=_about("losses", "probability that a view is rendered in a random contrast")
@@ -235,8 +237,8 @@ class Settings:
         default=DENSITY_LEVELS,
         metadata=_about(
             "losses",
-            "which tokens are matched: the DIM's for pairs, the DIM's for single images, those of the deeper stages "
-            "for single images",
+            "where densities are matched: paired (DIM output for pairs), single_image (DIM output for single images), "
+            "stages (deeper stages, single images)",
         ),
     )
     density_loss: DensityLoss = field(
@@ -246,7 +248,7 @@ class Settings:
         ),
     )
     density_warmup_steps: int = field(
-        default=5_000, metadata=_about("losses", "steps over which the weight of density matching rises")
+        default=5_000, metadata=_about("losses", "steps over which the weight of density matching rises from 0")
     )
     density_dimensions: int = field(
         default=8, metadata=_about("losses", "dimensions to which tokens are projected for density matching")

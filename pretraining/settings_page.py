@@ -20,8 +20,8 @@ from pretraining.settings import GROUPS, Settings, setting_choices
 HEAD = """# Settings of pretraining
 
 Every setting is an option of `swinfuse_pretrain`, such as `--steps 1000` or `--crop_size 64 64 64`, and stored in the
-run's `configuration.json`. A preset (`-p`) sets sizes and length, a recipe (`--recipe`) what is learnt; options on the
-command line come last. Presets and recipes are described in [pretraining.md](pretraining.md).
+run's `configuration.json`. A preset (`-p`) sets sizes and length, a recipe (`--recipe`) what is learned; options on the
+command line take precedence over both. Presets and recipes are described in [pretraining.md](pretraining.md).
 
 This page is generated: `python -m pretraining.settings_page`.
 """

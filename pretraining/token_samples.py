@@ -26,7 +26,8 @@ class TokenSamples:
 
     Attributes:
         tokens: (crops * samples, C), float32.
-        mask: bool (crops * samples,), False for tokens that show no tissue.
+        mask: bool (crops * samples,), False for tokens that show no tissue; all True if fewer than MIN_FOREGROUND
+            tokens show tissue.
         group: bool (crops * samples,), which of two groups of crops the token comes from.
     """
 
@@ -43,12 +44,12 @@ def sample_tokens(
     group: Tensor,
     processes: Processes = SINGLE_PROCESS,
 ) -> TokenSamples:
-    """Draws tokens of each crop, those that show tissue first.
+    """Draws tokens of each crop, first of all those that show tissue.
 
     Args:
         tokens: (B, tokens, C), of one view of each crop of this process.
-        foreground: bool (B, tokens), which of them show tissue.
-        count: tokens to draw of each crop; all if it has fewer.
+        foreground: bool (B, tokens), which of these tokens show tissue.
+        count: number of tokens to draw from each crop; all if it has fewer.
         generators: on the CPU, one per crop.
         group: bool (B,), divides the crops into two groups.
         processes: those that train together.
@@ -56,10 +57,11 @@ def sample_tokens(
     available = tokens.shape[1]
     if count < available:
         order = torch.stack([torch.rand(available, generator=generator) for generator in generators])
+        # Draws are in [0, 1): adding 1 puts background tokens after all foreground tokens.
         order = order.to(tokens.device) + (~foreground)
-        chosen = order.topk(count, dim=1, largest=False).indices
-        tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[2]))
-        foreground = foreground.gather(1, chosen)
+        drawn = order.topk(count, dim=1, largest=False).indices
+        tokens = tokens.gather(1, drawn[..., None].expand(-1, -1, tokens.shape[2]))
+        foreground = foreground.gather(1, drawn)
     tokens, foreground = processes.gather(tokens.float()), processes.gather(foreground)
     mask = foreground.flatten()
     crop_groups = processes.gather(group.to(tokens.device))

@@ -18,10 +18,9 @@ from pretraining.losses.vicreg import covariance_loss, variance_loss
 from pretraining.model import Level
 from pretraining.monitoring.feature_rank import effective_rank
 from pretraining.processes import Processes
-from pretraining.randomness import sample_generators
 from pretraining.token_samples import TokenSamples, foreground_tokens, sample_tokens
 
-# By level: bandwidth and floor of the density loss, running averages.
+# Running averages of the density loss's bandwidth and floor, shape (2,), by level.
 DensityAverages = dict[str, Tensor]
 
 
@@ -30,7 +29,7 @@ class LevelSamples:
     """Samples of the tokens of every level, of all processes.
 
     Attributes:
-        samples: by level, then by modality.
+        samples: token samples, by level and then by modality.
         configuration: settings of the run.
     """
 
@@ -43,33 +42,33 @@ class LevelSamples:
         levels: Mapping[str, Level],
         images: Mapping[str, Mapping[str, Tensor]],
         configuration: Configuration,
-        step: int,
-        purpose: int,
-        numbers: range,
+        generators: Sequence[torch.Generator],
+        sample_indices: range,
         processes: Processes,
     ) -> LevelSamples:
         """Draws at most `density_samples` tokens of each modality and level.
 
         Args:
-            levels: of the model's outputs.
-            images: by level, then by modality: what the crops show, not cut out (crops, 1, z, y, x).
+            levels: tokens of each level, as the model returns them, by name.
+            images: by level and then by modality, the images that the tokens were computed from, without cut-outs
+                (crops, 1, z, y, x).
             configuration: settings of the run.
-            step: see :func:`pretraining.randomness.sample_generators`.
-            purpose: of the generators.
-            numbers: of this process's samples in the batch of all processes; a level with both views has twice as many
-                crops.
-            processes: those that train together.
+            generators: one on the CPU for each sample of this process.
+            sample_indices: indices of this process's samples in the batch of all processes. A level that holds both
+                views has twice as many crops.
+            processes: the processes that train together.
         """
-        generators = sample_generators(configuration.seed, step, purpose, numbers)
         samples: dict[str, dict[str, TokenSamples]] = {}
         for name, level in levels.items():
             samples[name] = {}
             for modality, tokens in level.tokens.items():
-                views = len(tokens) // len(numbers)
+                views = len(tokens) // len(sample_indices)
                 count = max(1, configuration.density_samples // (len(tokens) * processes.world_size))
                 foreground = foreground_tokens(images[name][modality], level.grid)
-                group = torch.tensor([number % 2 == 0 for number in numbers] * views)
-                samples[name][modality] = sample_tokens(tokens, foreground, count, generators * views, group, processes)
+                # Even and odd samples, two sets of different patients: the divergence between them is the floor.
+                group = torch.tensor([index % 2 == 0 for index in sample_indices] * views)
+                crop_generators = list(generators) * views
+                samples[name][modality] = sample_tokens(tokens, foreground, count, crop_generators, group, processes)
         return cls(samples, configuration)
 
     def match_densities(self, level: str, averages: DensityAverages | None, generator: torch.Generator) -> DensityMatch:
@@ -90,17 +89,20 @@ class LevelSamples:
             loss=self.configuration.density_loss,
         )
 
-    def regularity(self) -> dict[str, Tensor]:
-        """The variance and covariance terms: means over stages and modalities."""
-        all_samples = [samples for level in self.stages() for samples in self.samples[level].values()]
+    def vicreg_terms(self) -> dict[str, Tensor]:
+        """VICReg's variance and covariance terms, each a mean over stages and modalities."""
+        stage_samples = [samples for level in self.stages() for samples in self.samples[level].values()]
         losses = {}
         for name, loss in (("variance", variance_loss), ("covariance", covariance_loss)):
             if self.configuration.loss_weight(name):
-                losses[name] = torch.stack([loss(samples.tokens, samples.mask) for samples in all_samples]).mean()
+                losses[name] = torch.stack([loss(samples.tokens, samples.mask) for samples in stage_samples]).mean()
         return losses
 
     def ranks(self) -> dict[str, Tensor]:
-        """`rank_...` of every level, relative to its channels: from near 0, collapsed, to 1. Not for training steps."""
+        """Effective rank of every level as a share of its channels: near 0 for collapsed features, at most 1.
+
+        Slow, because it computes a singular value decomposition for each level: for validation only.
+        """
         ranks = {}
         for name, level in self.samples.items():
             by_modality = [effective_rank(s.tokens.detach(), s.mask.float()) for s in level.values()]
@@ -113,13 +115,16 @@ class LevelSamples:
         return [name for name in self.samples if name.startswith("stage_")]
 
 
-def density_levels(names: Sequence[str], configuration: Configuration) -> list[str]:
-    """Which of the levels are matched: stages without the finest, which shows little but voxels."""
-    chosen = set(configuration.density_levels)
+def matched_levels(names: Sequence[str], configuration: Configuration) -> list[str]:
+    """The levels that the density loss matches, of those in `names`.
+
+    The setting `stages` means all stages but the finest, whose features are hardly more than voxels.
+    """
+    selected = set(configuration.density_levels)
     return [
         name
         for name in names
-        if (name in chosen or (name.startswith("stage_") and "stages" in chosen)) and name != "stage_0"
+        if (name in selected or (name.startswith("stage_") and "stages" in selected)) and name != "stage_0"
     ]
 
 
@@ -128,13 +133,16 @@ def update_averages(averages: DensityAverages | None, matches: Mapping[str, Dens
     updated = dict(averages or {})
     for level, match in matches.items():
         floor = torch.zeros_like(match.median_bandwidth) if match.floor is None else match.floor
-        measured = torch.stack([match.median_bandwidth, floor.to(match.median_bandwidth)])
-        updated[level] = running_average(updated.get(level), measured)
+        bandwidth_and_floor = torch.stack([match.median_bandwidth, floor.to(match.median_bandwidth)])
+        updated[level] = running_average(updated.get(level), bandwidth_and_floor)
     return updated
 
 
 def density_health(matches: Mapping[str, DensityMatch]) -> dict[str, Tensor]:
-    """Divergences and their floors relative to ln 2, by level; bandwidth and variance of the mode that is deployed."""
+    """Divergences and their floors relative to ln 2, by level, and one bandwidth and feature variance.
+
+    These two are those of single images, the mode that fine-tuning uses, or of pairs if there are none.
+    """
     health = {}
     for level, match in matches.items():
         health[f"divergence_{level}"] = match.divergence / math.log(2)

@@ -62,10 +62,11 @@ def validate(
         batch = to_device(crops[index], device)
         evaluation = evaluate(model, batch, configuration, index, averages, True, processes)
         probes.add(model, batch)
-        for name, value in evaluation.values().items():
+        for name, value in evaluation.scalars().items():
             values[name].append(float(value))
         if index == 0 and processes.first:
-            draw_reconstruction(panels / f"step_{step:07d}.png", evaluation.panels(), f"validation, step {step}")
+            images = evaluation.reconstruction_panels()
+            draw_reconstruction(panels / f"step_{step:07d}.png", images, f"validation, step {step}")
     # Some are not measured on every batch: the difference between the blocks' attention needs co-located crops.
     return {**{name: fmean(measured) for name, measured in values.items()}, **probes.results()}
 

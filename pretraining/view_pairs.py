@@ -1,8 +1,8 @@
-"""Two views of every crop of a batch, and what the first view attends to in the Domain Invariance Module.
+"""Draws two views of every crop, and the partner that the first view attends to in the Domain Invariance Module.
 
-The first view has a partner: the crop of the other modality, or a pseudo-pair, the same crop in a random contrast. The
-second view has none, as in fine-tuning. No partner is therefore seen by both views, from which they could be matched
-without looking at the crop.
+The partner is the crop of the other modality, or a pseudo-pair, the same crop in a random contrast. The second view has
+none, as in fine-tuning. If both views saw the same partner, they could be matched by the partner, without looking at
+the crop.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class Views:
 
     Attributes:
         views: by modality, the first views of all crops and then the second views (2B, ...).
-        paired: number of views, counted from the first, that have a partner: 0, B or 2B.
-        partners: of these (paired, 1, z, y, x) by modality; None where CT and MR views are each other's partners.
+        paired_count: number of leading views that have a partner: 0, B or 2B.
+        partners: by modality, the partners of these views (paired_count, 1, z, y, x); None where the CT and the MR view
+            are each other's partner.
     """
 
     views: dict[str, View]
-    paired: int
+    paired_count: int
     partners: dict[str, Tensor] | None
 
 
@@ -53,7 +54,8 @@ def two_views(
         registered: whether CT and MR of each sample are registered, bool (B,), on the CPU.
         configuration: settings of the run.
         generators: one per sample.
-        other_crops: see :func:`apply_view`.
+        other_crops: returns another crop of the batch for each crop, from which cut-out blocks may be filled, or None
+            if there is no other; see :func:`apply_view`.
     """
     settings = ViewSettings(
         corrupted_share=configuration.corrupted_share,
@@ -61,27 +63,32 @@ def two_views(
         cell=configuration.mask_cells,
         rotate=configuration.quarter_turns,
     )
-    numbers_paired = (0, 1)[: 1 + (configuration.second_view == "paired")] if configuration.pairs_views else ()
+    views_with_partner: tuple[int, ...] = ()
+    if configuration.pairs_views:
+        views_with_partner = (0, 1) if configuration.second_view == "paired" else (0,)
     views: dict[str, list[View]] = {name: [] for name in crops}
     partners: dict[str, list[Tensor]] = {name: [] for name in crops}
-    for number in range(2):
-        geometry = _draw_geometry(crops, turnable, registered, settings, generators, number in numbers_paired)
+    for view_index in range(2):
+        has_partner = view_index in views_with_partner
+        geometry = _draw_geometry(crops, turnable, registered, settings, generators, has_partner)
         for name, images in crops.items():
             intensity = draw_intensity(settings, generators)
-            contrast, rendered = None, None
+            contrast, has_contrast = None, None
             if configuration.random_contrast:
                 contrast = draw_contrast(generators)
-                draws = torch.stack([torch.rand((), generator=generator) for generator in generators])
-                rendered = draws < configuration.random_contrast
-            view = apply_view(images, geometry[name], intensity, generators, other_crops, contrast, rendered)
+                uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
+                has_contrast = uniform < configuration.random_contrast
+            view = apply_view(images, geometry[name], intensity, generators, other_crops, contrast, has_contrast)
             views[name].append(view)
-        if number in numbers_paired and _needs_partners(configuration):
-            current_views = {name: pair[number] for name, pair in views.items()}
+        if has_partner and _needs_partners(configuration):
+            current_views = {name: pair[view_index] for name, pair in views.items()}
             for name, images in _partners(current_views, registered, configuration, generators).items():
                 partners[name].append(images)
-    count = len(numbers_paired) * len(registered)
-    joined = {name: torch.cat(images) for name, images in partners.items()} if any(partners.values()) else None
-    return Views({name: _join(pair) for name, pair in views.items()}, count, joined)
+    paired_count = len(views_with_partner) * len(registered)
+    joined_partners = None
+    if any(partners.values()):
+        joined_partners = {name: torch.cat(images) for name, images in partners.items()}
+    return Views({name: _join(pair) for name, pair in views.items()}, paired_count, joined_partners)
 
 
 def _draw_geometry(
@@ -90,14 +97,17 @@ def _draw_geometry(
     registered: Tensor,
     settings: ViewSettings,
     generators: Sequence[torch.Generator],
-    paired: bool,
+    has_partner: bool,
 ) -> dict[str, ViewParameters]:
-    """Turns and cut-outs of a view of each modality, shared as far as paired views need it."""
+    """Quarter turns and cut-outs of one view of each modality.
+
+    Views with a partner share their cut-outs, and if they are registered also their turns.
+    """
     z, y, x = next(iter(crops.values())).shape[2:]
     geometry: dict[str, ViewParameters] = {}
     for name in crops:
         parameters = draw_view((z, y, x), settings, generators)
-        if paired and geometry:
+        if has_partner and geometry:
             shared = next(iter(geometry.values()))
             parameters = replace(shared, turns=torch.where(registered, shared.turns, parameters.turns))
         geometry[name] = replace(parameters, turns=torch.where(turnable[name], parameters.turns, 0))
@@ -112,21 +122,22 @@ def _needs_partners(configuration: Configuration) -> bool:
 def _partners(
     views: Mapping[str, View], registered: Tensor, configuration: Configuration, generators: Sequence[torch.Generator]
 ) -> dict[str, Tensor]:
-    """What each view attends to, (B, 1, z, y, x) by modality.
+    """The partners of one view of each crop, (B, 1, z, y, x) by modality.
 
-    A registered crop of the other modality, or a rendering of the crop itself, shows what is cut out of the crop, if
-    masks are complementary. A crop that is not registered is the other modality's view as it is.
+    The partner of a registered crop is the other modality's crop. That of another crop is the other modality's view,
+    corrupted as it is, or with pseudo-pairs the crop itself in a random contrast. If masks are complementary,
+    registered partners and pseudo-pairs show only what is cut out of the crop.
     """
     is_registered = registered.to(next(iter(views.values())).target.device).reshape(-1, 1, 1, 1, 1)
     partners = {}
     for name, view in views.items():
         other = views[next(domain for domain in DOMAINS if domain != name)]
         mask = ~view.mask if configuration.complementary_masks else view.mask
-        aligned = other.target.masked_fill(mask, 0.0)
-        unaligned = other.corrupted
+        registered_partner = other.target.masked_fill(mask, 0.0)
+        other_partner = other.corrupted
         if configuration.partner == "pseudo_pair":
-            unaligned = apply_contrast(view.target, draw_contrast(generators)).masked_fill(mask, 0.0)
-        partners[name] = torch.where(is_registered, aligned, unaligned)
+            other_partner = apply_contrast(view.target, draw_contrast(generators)).masked_fill(mask, 0.0)
+        partners[name] = torch.where(is_registered, registered_partner, other_partner)
     return partners
 
 

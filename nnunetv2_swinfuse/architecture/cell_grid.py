@@ -1,5 +1,7 @@
 """The cells over which the Domain Invariance Module attends: their number and positions, pooling and interpolation.
 
+A cell is a block of neighbouring tokens that is pooled to one token.
+
 One geometry serves pooling, positions and interpolation: along an axis of `size` tokens, `cells` cells of equal width
 `size / cells` tile the map exactly, and the centre of cell i is `(i + 1/2) * size / cells` tokens from its border. The
 width need not be a whole number, so that a map that grows by a token keeps its grid and widens its cells a little.
@@ -20,14 +22,14 @@ Spacing = tuple[float, float, float]
 
 
 def token_spacing(spacing: Sequence[float] | None, stride: Triple) -> Spacing:
-    """Distance between the tokens of a patch embedding with this stride; voxels are taken as isotropic when not given.
+    """Distance between the tokens of a patch embedding with this stride.
 
     Args:
-        spacing: of the voxels (z, y, x), mm.
-        stride: of the patch embedding (z, y, x).
+        spacing: distance between voxels (z, y, x), mm; 1 mm isotropic if None.
+        stride: voxels per token (z, y, x).
 
     Raises:
-        ValueError: when it is not three positive numbers.
+        ValueError: if `spacing` is not three positive numbers.
     """
     voxel = (1.0, 1.0, 1.0) if spacing is None else tuple(float(distance) for distance in spacing)
     if len(voxel) != 3 or not all(0 < distance < math.inf for distance in voxel):
@@ -58,22 +60,26 @@ def choose_grid(shape: Triple, spacing: Spacing, max_cells: float) -> Triple:
         )
         return z, y, x
 
-    # Between two neighbours of this list no axis changes its number of cells.
-    edges = sorted(
+    # Bisection for the smallest edge length whose grid has at most max_cells cells. Between two neighbours of this list
+    # no axis changes its number of cells.
+    edge_lengths = sorted(
         {extent / (cells + 0.5) for extent, size in zip(extents, shape, strict=True) for cells in range(size)}
     )
-    low, high = 0, len(edges)  # in the interval after edges[high - 1] every axis has one cell
+
+    def grid_after(index: int) -> Triple:
+        """The grid of the interval between an edge length of the list and the next one."""
+        edge = edge_lengths[index]
+        next_edge = edge_lengths[index + 1] if index + 1 < len(edge_lengths) else 2 * edge
+        return grid(math.sqrt(edge * next_edge))
+
+    low, high = 0, len(edge_lengths)  # in the interval after edge_lengths[high - 1] every axis has one cell
     while low < high:
         middle = (low + high) // 2
-        next_edge = edges[middle + 1] if middle + 1 < len(edges) else 2 * edges[middle]
-        if math.prod(grid(math.sqrt(edges[middle] * next_edge))) <= max_cells:
+        if math.prod(grid_after(middle)) <= max_cells:
             high = middle
         else:
             low = middle + 1
-    if low >= len(edges):
-        return 1, 1, 1
-    next_edge = edges[low + 1] if low + 1 < len(edges) else 2 * edges[low]
-    return grid(math.sqrt(edges[low] * next_edge))
+    return grid_after(low) if low < len(edge_lengths) else (1, 1, 1)
 
 
 def pooling_matrix(size: int, cells: int, device: torch.device | None = None) -> Tensor:
@@ -85,13 +91,13 @@ def pooling_matrix(size: int, cells: int, device: torch.device | None = None) ->
     Args:
         size: tokens along the axis.
         cells: cells along the axis, from 1 to `size`.
-        device: of the result.
+        device: device of the result.
 
     Returns:
         float32 (cells, size); each row sums to 1.
     """
     positions = (_centres(size, device) * (cells / size) - 0.5).clamp(0, cells - 1)
-    weights = _hat_functions(positions, cells).T
+    weights = _linear_weights(positions, cells).T
     return weights / weights.sum(1, keepdim=True)
 
 
@@ -104,28 +110,29 @@ def interpolation_matrix(size: int, cells: int, device: torch.device | None = No
     Args:
         size: tokens along the axis.
         cells: cells along the axis, from 1 to `size`.
-        device: of the result.
+        device: device of the result.
 
     Returns:
         float32 (size, cells); each row sums to 1.
     """
     tokens = _centres(size, device)
     means = pooling_matrix(size, cells, device) @ tokens
-    # The mean positions are not equidistant: the sum of the clamped steps is a token's position counted in cells.
+    # The mean positions of the cells are not equidistant. Each interval between two of them contributes 0 to 1 to a
+    # token's position in cells.
     steps = (tokens[:, None] - means[:-1]) / (means[1:] - means[:-1])
-    return _hat_functions(steps.clamp(0, 1).sum(1), cells)
+    return _linear_weights(steps.clamp(0, 1).sum(1), cells)
 
 
 def _centres(size: int, device: torch.device | None) -> Tensor:
     return torch.arange(size, device=device, dtype=torch.float32) + 0.5
 
 
-def _hat_functions(positions: Tensor, cells: int) -> Tensor:
-    """Weights (positions, cells) of the two nearest cells; positions are counted in cells from the first one."""
+def _linear_weights(positions: Tensor, cells: int) -> Tensor:
+    """Hat functions: weights (positions, cells) of the two nearest cells; positions are in cells from the first one."""
     return (1 - (positions[:, None] - torch.arange(cells, device=positions.device)).abs()).clamp_min(0)
 
 
-def resample(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+def apply_along_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     """Applies one matrix (new, old) along each of the last three axes of (B, C, z, y, x)."""
     along_z, along_y, along_x = (matrix.to(x.dtype) for matrix in matrices)
     x = x @ along_x.T
@@ -142,7 +149,7 @@ def position_encoding(grid: Triple, edges: Spacing, channels: int, device: torch
 
     Args:
         grid: cells per axis (z, y, x).
-        edges: edge lengths of a cell (z, y, x), in the same unit.
+        edges: edge lengths of a cell (z, y, x), in any unit that is the same for all axes.
         channels: channels of the tokens, 6 or more; those that do not divide into six are zero.
 
     Returns:

@@ -1,8 +1,8 @@
-"""The Domain Invariance Module (SwinFUSE, arXiv 2405.12781): what CT and MR both show, found by co-attention.
+"""The Domain Invariance Module (SwinFUSE, arXiv 2405.12781): co-attention that extracts what CT and MR both show.
 
 Two parallel blocks of multi-head attention layers. The queries of the CT block attend to the MR tokens' keys and
-values, those of the MR block to the CT tokens' keys and values. With one image only, as in all of fine-tuning and
-inference, both blocks are given that image and their outputs are averaged.
+values, those of the MR block to the CT tokens' keys and values. In fine-tuning and inference there is one image: both
+blocks get it for queries, keys and values, and their outputs are averaged.
 
 Differs from the released code: the map is pooled to a bounded number of cells, so that the cost stays bounded for any
 patch size; cells carry their position; layers are pre-norm with residuals and a feed-forward network; attention runs
@@ -21,18 +21,18 @@ from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.cell_grid import (
     Spacing,
+    apply_along_axes,
     choose_grid,
     interpolation_matrix,
     pooling_matrix,
     position_encoding,
-    resample,
 )
 from nnunetv2_swinfuse.architecture.operations import affordable_cells
 from nnunetv2_swinfuse.architecture.swin import FeedForward
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 
-# Budget of both blocks, relative to the backbone's operations. Less than the half that the module may cost, since
-# pooling, interpolation and the last projection are not counted.
+# Share of the backbone's operations that both blocks may use. Below the module's limit of one half, because pooling,
+# interpolation and the last projection are not counted.
 COST_SHARE = 0.45
 
 
@@ -126,7 +126,7 @@ class CoAttentionLayer(nn.Module):
 
 
 class CoAttentionBlock(nn.Module):
-    """Layers of co-attention: the tokens are refined, the context (the other modality's tokens) stays."""
+    """Layers of co-attention that update the tokens; the context, the other modality's tokens, is the same for all."""
 
     def __init__(self, channels: int, num_heads: int, settings: DomainInvarianceSettings):
         super().__init__()
@@ -146,7 +146,7 @@ class CoAttentionBlock(nn.Module):
         return tokens, all_weights
 
 
-class Fused(NamedTuple):
+class PairOutput(NamedTuple):
     """Outputs of the module for a CT and an MR map.
 
     Attributes:
@@ -165,7 +165,7 @@ class Fused(NamedTuple):
     mr_weights: list[Tensor]
 
 
-class Single(NamedTuple):
+class SingleImageOutput(NamedTuple):
     """Outputs of the module for a single image.
 
     Attributes:
@@ -219,13 +219,14 @@ class DomainInvariance(nn.Module):
         """Single image of either modality: both blocks attend to it, their outputs are averaged. (B, C, z, y, x)."""
         return self.forward_single(embedding).map
 
-    def forward_single(self, embedding: Tensor) -> Single:
+    def forward_single(self, embedding: Tensor) -> SingleImageOutput:
         """As :meth:`forward`, with the tokens: the average of both blocks' outputs."""
         pooled, positions, grid = self.pool(embedding)
         ct_tokens, _ = self.ct_block(pooled, pooled, positions)
         mr_tokens, _ = self.mr_block(pooled, pooled, positions)
         tokens = (ct_tokens + mr_tokens) / 2
-        return Single(embedding + self.interpolate(tokens, grid, triple(embedding.shape[2:])), tokens, grid)
+        update = self.interpolate(tokens, grid, triple(embedding.shape[2:]))
+        return SingleImageOutput(embedding + update, tokens, grid)
 
     def forward_pair(
         self,
@@ -234,29 +235,31 @@ class DomainInvariance(nn.Module):
         need_weights: bool = False,
         ct_partner: Tensor | None = None,
         mr_partner: Tensor | None = None,
-    ) -> Fused:
+    ) -> PairOutput:
         """A CT and an MR map (B, C, z, y, x), each attending to the other, or each to a partner of its own.
 
         Args:
             ct, mr: embeddings.
             need_weights: also return the attention weights.
-            ct_partner, mr_partner: what the queries of CT and of MR attend to; MR and CT when None.
+            ct_partner, mr_partner: embeddings that the queries of CT and of MR attend to; `mr` and `ct` when None.
 
         Raises:
             ValueError: when the shapes differ.
         """
-        ct_partner, mr_partner = mr if ct_partner is None else ct_partner, ct if mr_partner is None else mr_partner
+        ct_partner = mr if ct_partner is None else ct_partner
+        mr_partner = ct if mr_partner is None else mr_partner
         shapes = [tuple(embedding.shape) for embedding in (ct, mr, ct_partner, mr_partner)]
         if len(set(shapes)) > 1:
             raise ValueError(f"CT and MR maps and their partners must have the same shape, found {shapes}")
         ct_pooled, positions, grid = self.pool(ct)
         mr_pooled, _, _ = self.pool(mr)
+        # The same map is not pooled twice.
         ct_context = mr_pooled if ct_partner is mr else self.pool(ct_partner)[0]
         mr_context = ct_pooled if mr_partner is ct else self.pool(mr_partner)[0]
         ct_tokens, ct_weights = self.ct_block(ct_pooled, ct_context, positions, need_weights)
         mr_tokens, mr_weights = self.mr_block(mr_pooled, mr_context, positions, need_weights)
         shape = triple(ct.shape[2:])
-        return Fused(
+        return PairOutput(
             ct + self.interpolate(ct_tokens, grid, shape),
             mr + self.interpolate(mr_tokens, grid, shape),
             ct_tokens,
@@ -282,7 +285,7 @@ class DomainInvariance(nn.Module):
         device = embedding.device
         if grid != shape:
             matrices = [pooling_matrix(size, cells, device) for size, cells in zip(shape, grid, strict=True)]
-            embedding = resample(embedding, matrices)
+            embedding = apply_along_axes(embedding, matrices)
         z, y, x = (distance * size / cells for distance, size, cells in zip(self.spacing, shape, grid, strict=True))
         return (
             embedding.flatten(2).transpose(1, 2),
@@ -296,7 +299,7 @@ class DomainInvariance(nn.Module):
         if grid == shape:
             return update
         device = tokens.device
-        return resample(
+        return apply_along_axes(
             update, [interpolation_matrix(size, cells, device) for size, cells in zip(shape, grid, strict=True)]
         )
 

@@ -12,8 +12,8 @@ from nnunetv2_swinfuse.architecture.cell_grid import Spacing
 from nnunetv2_swinfuse.architecture.domain_invariance import (
     DomainInvariance,
     DomainInvarianceSettings,
-    Fused,
-    Single,
+    PairOutput,
+    SingleImageOutput,
 )
 from nnunetv2_swinfuse.architecture.topology import (
     Topology,
@@ -160,7 +160,7 @@ class DomainInvariantEncoder(nn.Module):
             embedding = self.domain_invariance(embedding)
         return self.features(embedding)
 
-    def mix_single(self, embedding: Tensor) -> Single:
+    def mix_single(self, embedding: Tensor) -> SingleImageOutput:
         """The Domain Invariance Module's outputs for a single image; :meth:`features` continues from their map.
 
         Args:
@@ -168,7 +168,7 @@ class DomainInvariantEncoder(nn.Module):
         """
         if self.domain_invariance is not None:
             return self.domain_invariance.forward_single(embedding)
-        return Single(embedding, *self.tokens(embedding))
+        return SingleImageOutput(embedding, *self.tokens(embedding))
 
     def mix_pair(
         self,
@@ -178,7 +178,7 @@ class DomainInvariantEncoder(nn.Module):
         need_weights: bool = False,
         ct_partner: Tensor | None = None,
         mr_partner: Tensor | None = None,
-    ) -> Fused:
+    ) -> PairOutput:
         """The Domain Invariance Module's outputs for a CT and an MR image, each seeing the other or its own partner.
 
         Args:
@@ -188,11 +188,11 @@ class DomainInvariantEncoder(nn.Module):
             ct_partner, mr_partner: see :meth:`DomainInvariance.forward_pair`.
         """
         if self.domain_invariance is not None:
-            fused = self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
+            output = self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
         else:
             (ct_tokens, grid), (mr_tokens, _) = self.tokens(ct), self.tokens(mr)
-            fused = Fused(ct, mr, ct_tokens, mr_tokens, grid, [], [])
+            output = PairOutput(ct, mr, ct_tokens, mr_tokens, grid, [], [])
         if fusion == "mean":
-            mean = (fused.ct + fused.mr) / 2
-            return fused._replace(ct=mean, mr=mean)
-        return fused
+            mean = (output.ct + output.mr) / 2
+            return output._replace(ct=mean, mr=mean)
+        return output

@@ -1,4 +1,7 @@
-"""What may be compared: the same splits and files, all runs, final checkpoints, the same prediction and versions."""
+"""Decides which arms may be compared.
+
+Requires the same splits, files, prediction settings and versions, all runs finished, and final checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +22,31 @@ from nnunetv2_swinfuse.benchmark.splits import FILE, key
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Results = Mapping[str, Mapping[str, Any]]
-# Must be equal in two cells of the same run (seed, fold); the words describe a difference.
-EQUAL = {
-    "split_sha256": "other training or test cases",
-    "labels_sha256": "other reference labels (SHA-256 of the files)",
-    "images_sha256": "other test images (SHA-256 of the files)",
-    "mirroring": "other test-time augmentation",
-    "tolerance_mm": "another tolerance of the surface Dice",
-    "length": "another length of training",
-    "settings": "other settings of fine-tuning",
-    "versions": "other versions",
+# Must be equal in two cells of the same run (seed, fold). Value: how a difference is described.
+EQUAL_BETWEEN_ARMS = {
+    "split_sha256": "different training or test cases",
+    "labels_sha256": "different reference labels (SHA-256 of the files)",
+    "images_sha256": "different test images (SHA-256 of the files)",
+    "mirroring": "different test-time augmentation",
+    "tolerance_mm": "different tolerances of the surface Dice",
+    "length": "different lengths of training",
+    "settings": "different settings of fine-tuning",
+    "versions": "different versions",
 }
-# Must be equal in all cells of an arm on a dataset.
-STEADY = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
+# Must be equal in all cells of an arm on a dataset. Value: how the entry is described.
+EQUAL_WITHIN_ARM = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """A comparison that is refused, and why."""
+    """A comparison that is refused, and why.
+
+    Attributes:
+        first, second: names of the arms.
+        dataset: name of the dataset.
+        labels: number of labelled training cases, or `all`.
+        reasons: one or more sentences without a full stop.
+    """
 
     first: str
     second: str
@@ -45,70 +55,73 @@ class Refusal:
     reasons: tuple[str, ...]
 
     def __str__(self) -> str:
-        where = f"{self.first} against {self.second} on {self.dataset}, {self.labels} labels"
-        return f"{where}: not compared. {'; '.join(self.reasons)}."
+        comparison = f"{self.first} against {self.second} on {self.dataset}, {self.labels} labels"
+        return f"{comparison}: not compared. {'; '.join(self.reasons)}."
 
 
 def reasons_against(
     first: Sequence[Cell], second: Sequence[Cell], results: Results, experiment: Experiment, command: Sequence[str]
 ) -> tuple[str, ...]:
-    """Why two arms may not be compared on a dataset with a number of labels; empty when they may.
+    """Reasons not to compare two arms on a dataset at a given number of labels; empty if there are none.
 
     Args:
         first, second: the cells of either arm, in the same order of seeds and folds.
-        results: what is known of finished cells, by name.
-        experiment: says whether pretraining may have seen test cases.
-        command: that resumes the experiment.
+        results: contents of result.json of every finished cell, by the name of the cell.
+        experiment: the experiment, which declares whether pretraining may have seen test cases.
+        command: command line that resumes the experiment, for the message.
     """
     unfinished = [cell.name for cell in (*first, *second) if cell.name not in results]
     if unfinished:
-        more = f" and {len(unfinished) - 1} others" if len(unfinished) > 1 else ""
-        return (f"{unfinished[0]}{more} not finished; finish with: {shlex.join([*command, '--cell', unfinished[0]])}",)
+        others = len(unfinished) - 1
+        more = f" and {others} other cell{'s' * (others > 1)} are" if others else " is"
+        return (f"{unfinished[0]}{more} not finished; run: {shlex.join([*command, '--cell', unfinished[0]])}",)
     reasons: list[str] = []
     for arm in (first, second):
         known = [results[cell.name] for cell in arm]
-        reasons += _of_an_arm(arm[0].arm, known, experiment)
+        reasons += _reasons_within_arm(arm[0].arm, known, experiment)
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
-        for name, words in EQUAL.items():
+        for name, description in EQUAL_BETWEEN_ARMS.items():
             if a.get(name) != b.get(name):
                 reasons.append(
-                    f"seed {one.seed}, fold {one.fold}: {words} ({_short(a.get(name))}, {_short(b.get(name))})"
+                    f"seed {one.seed}, fold {one.fold}: {description} ({_short(a.get(name))}, {_short(b.get(name))})"
                 )
+    # Without repetitions, in order.
     return tuple(dict.fromkeys(reasons))
 
 
-def _of_an_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment: Experiment) -> list[str]:
+def _reasons_within_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment: Experiment) -> list[str]:
     reasons = []
     for result in known:
         if result.get("checkpoint") != FINAL:
             reasons.append(
-                f"{arm}: evaluated {result.get('checkpoint')}, expected {FINAL}: a best epoch is chosen on test cases"
+                f"{arm}: evaluated {result.get('checkpoint')}, expected {FINAL}: the best epoch would have been "
+                "selected on the test cases"
             )
-    for name, words in STEADY.items():
+    for name, description in EQUAL_WITHIN_ARM.items():
         different = {json.dumps(result.get(name), sort_keys=True) for result in known}
         if len(different) > 1:
             machines = " and ".join(sorted({str(result.get("machine")) for result in known}))
             values = ", ".join(sorted(map(_short, different)))
-            reasons.append(f"{arm}: its runs have different {words} ({values}; made on {machines})")
+            reasons.append(f"{arm}: its runs have different {description} ({values}; run on {machines})")
     encoders = [result.get("encoder") or {} for result in known]
     per_seed = experiment.pretraining is not None and experiment.pretraining.per_seed
     by_seed: dict[Any, set[Any]] = {}
     for encoder in encoders:
         by_seed.setdefault(encoder.get("seed") if per_seed else None, set()).add(encoder.get("sha256"))
     if any(len(digests) > 1 for digests in by_seed.values()):
-        reasons.append(f"{arm}: its runs began with different encoders")
-    seen = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
-    if seen and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not experiment.transductive:
+        reasons.append(f"{arm}: its runs started from different encoders")
+    seen_cases = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
+    if seen_cases and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not experiment.transductive:
         reasons.append(
-            f"{arm}: its pretraining saw {len(seen)} test cases ({', '.join(seen[:3])}...). Pretrain on others, or say "
-            'so in the experiment: "transductive": true'
+            f"{arm}: its pretraining saw {len(seen_cases)} test cases ({', '.join(seen_cases[:3])}...). Pretrain on "
+            'other cases, or declare it in the experiment: "transductive": true'
         )
     return reasons
 
 
 def check_rows(rows: pd.DataFrame, cells: Iterable[Cell], splits: Path) -> None:
-    """Every finished cell has a value of every test case of its split, and of no other.
+    """Checks that every finished cell has a value of every test case of its split, and of no other.
 
     Raises:
         BenchmarkError: naming the cell and the cases.
@@ -122,13 +135,13 @@ def check_rows(rows: pd.DataFrame, cells: Iterable[Cell], splits: Path) -> None:
         if cell.name not in cases.index:
             continue
         try:
-            wanted = set(stored[cell.dataset][key(cell.labels, cell.seed, cell.fold)]["val"])
+            expected_cases = set(stored[cell.dataset][key(cell.labels, cell.seed, cell.fold)]["val"])
         except KeyError as error:
             raise BenchmarkError(f"{path}: no split of {cell.name}") from error
-        if cases[cell.name] != wanted:
-            differing = sorted(cases[cell.name] ^ wanted)
+        if cases[cell.name] != expected_cases:
+            differing = sorted(cases[cell.name] ^ expected_cases)
             raise BenchmarkError(
-                f"{cell.name}: the table has {len(cases[cell.name])} cases, its split in {path} {len(wanted)}; "
+                f"{cell.name}: the table has {len(cases[cell.name])} cases, its split in {path} {len(expected_cases)}; "
                 f"differing: {', '.join(differing[:5])}"
             )
 

@@ -22,24 +22,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="swinfuse_benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Compare ways to train: every cell (arm, dataset, labels, seed, fold) through nnU-Net's own "
-        "commands,\nthen measures, statistics and a report. Resumes where it was stopped.",
+        description="Compares training methods: runs every cell (arm, dataset, labels, seed, fold) with nnU-Net's own "
+        "commands,\nthen computes measures, statistics and a report. Resumes where it was stopped.",
         epilog=f"arms:\n{listing}\n\nWhat an experiment's file holds, and how to read a verdict: docs/benchmark.md",
     )
     parser.add_argument("experiment", nargs="?", type=Path, metavar="EXPERIMENT.json", help="an experiment as a file")
     chosen = parser.add_argument_group("an experiment without a file")
     chosen.add_argument("-d", dest="datasets", type=int, nargs="+", metavar="ID", help="datasets in nnUNet_raw")
     chosen.add_argument("--arms", nargs="+", metavar="ARM", help="see below")
-    chosen.add_argument("--name", help="of the folder and the report; default: benchmark")
+    chosen.add_argument("--name", help="name of the folder and the report; default: benchmark")
     chosen.add_argument("--labels", nargs="+", type=labels, metavar="N", help="labelled cases, or all (default)")
-    chosen.add_argument("--seeds", nargs="+", type=int, metavar="N", help="of the runs; default 0 1 2")
-    chosen.add_argument("--folds", nargs="+", type=int, metavar="N", help="of nnU-Net's cross-validation; default all")
+    chosen.add_argument("--seeds", nargs="+", type=int, metavar="N", help="seeds of the runs; default 0 1 2")
+    chosen.add_argument("--folds", nargs="+", type=int, metavar="N", help="folds of the cross-validation; default all")
     chosen.add_argument("--test_cases", type=int, metavar="N", help="a test split of N cases in place of folds")
-    chosen.add_argument("--configuration", help="of the plans; default 3d_fullres")
-    chosen.add_argument("--epochs", type=int, help="of a training; default 1000")
-    chosen.add_argument("--iterations", type=int, help="of an epoch; default 250")
+    chosen.add_argument("--configuration", help="configuration of the plans; default 3d_fullres")
+    chosen.add_argument("--epochs", type=int, help="epochs per training; default 1000")
+    chosen.add_argument("--iterations", type=int, help="iterations per epoch; default 250")
     chosen.add_argument("--pretrain_on", nargs="+", metavar="NAME", help="collections, as swinfuse_pretrain -d")
-    chosen.add_argument("--pretrain_preset", default="base", metavar="NAME", help="of swinfuse_pretrain; default base")
+    chosen.add_argument("--pretrain_preset", default="base", metavar="NAME", help="its preset; default base")
     chosen.add_argument("--pretrain_steps", type=int, metavar="N", help="the budget of every pretraining")
     chosen.add_argument("-device", dest="device", choices=("cpu", "cuda"), help="default cuda")
     what = parser.add_argument_group("what to do")
@@ -48,8 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--cell", metavar="NAME", help="this cell only, named as in --list; no report")
     what.add_argument("--report_only", action="store_true", help="write the report from what is done")
     what.add_argument("--slurm", action="store_true", help="write scripts for a cluster")
-    what.add_argument("--minutes", type=float, help="begin no cell that would not end within this budget")
-    what.add_argument("-num_workers", type=int, default=1, help="cells at the same time (cores or GPUs are divided)")
+    what.add_argument("--minutes", type=float, help="start only cells that should finish within this time")
+    what.add_argument("-num_workers", type=int, default=1, help="cells run at the same time, sharing the cores or GPUs")
     what.add_argument("--without_pictures", action="store_true", help="leave pictures of patients out of the report")
     where = parser.add_argument_group("where")
     where.add_argument(
@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--results",
         type=Path,
-        help="what is kept between sessions: per-case table and provenance; default OUTPUT/results",
+        help="folder of the results to keep: per-case table and provenance; default OUTPUT/results",
     )
     return parser
 

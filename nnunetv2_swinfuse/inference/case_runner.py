@@ -1,7 +1,7 @@
-"""Cases through nnU-Net's own preprocessing, network and export, one by one: one that fails does not end the rest.
+"""Runs nnU-Net's preprocessing, network and export case by case, so that one failing case does not end the others.
 
 nnU-Net's `predict_from_files` gives all cases to one pool of processes, which the first failing case takes down. Here
-the same functions are called case by case, the next case being read and the last one written meanwhile, by threads.
+the same functions are called case by case. Threads read the next case and write the previous one meanwhile.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class CaseTask:
     """A case to be predicted.
 
     Attributes:
-        case: its name.
-        files: its channels in order.
-        draft: where nnU-Net writes its files, without their endings.
-        previous: the segmentation of the stage before, for a cascade.
+        case: name of the case.
+        files: image files, one per channel, in order.
+        draft: path prefix, without file extension, of the temporary output files.
+        previous: segmentation of the previous cascade stage, if there is one.
     """
 
     case: str
@@ -46,10 +46,10 @@ class CaseResult:
     """The outcome for a case.
 
     Attributes:
-        task: the case.
-        seconds: of its preprocessing, forward passes and export.
-        device: on which its forward passes ran.
-        warnings: such as a move to the CPU.
+        task: what was to be predicted.
+        seconds: wall time of each step, by name: preprocessing, prediction, export.
+        device: device that the forward passes ran on.
+        warnings: messages for the user, such as a move to the CPU.
         error: why there is no mask, None when there is one.
         details: the traceback of the error.
     """
@@ -71,30 +71,37 @@ class CaseResult:
 def run_cases(
     tasks: Sequence[CaseTask], predictor: nnUNetPredictor, save_probabilities: bool, readers: int, writers: int
 ) -> Iterator[CaseResult]:
-    """Predicts cases; yields each, in order, once its files are drafted or it has failed.
+    """Predicts cases; yields each, in order, once its temporary files are written or it has failed.
 
     Args:
         tasks: the cases.
-        predictor: nnU-Net's, with its model.
-        save_probabilities: whether to write these as well.
-        readers, writers: threads that preprocess the next cases and that resample and write the last ones; 0 for none.
+        predictor: nnU-Net's predictor, with a model.
+        save_probabilities: whether to write probabilities as well.
+        readers: threads that preprocess cases ahead. 0: a case is preprocessed only after the one before it.
+        writers: threads that resample and write. 0: a case is written before the next one is predicted.
     """
     with ExitStack() as stack:
-        reading = stack.enter_context(ThreadPoolExecutor(max(1, readers)))
-        writing = stack.enter_context(ThreadPoolExecutor(max(1, writers)))
-        waiting = iter([CaseResult(task) for task in tasks])
-        read: deque[tuple[CaseResult, Future[Any]]] = deque()
-        written: deque[tuple[CaseResult, Future[Any]]] = deque()
+        read_pool = stack.enter_context(ThreadPoolExecutor(max(1, readers)))
+        write_pool = stack.enter_context(ThreadPoolExecutor(max(1, writers)))
+        remaining = iter([CaseResult(task) for task in tasks])
+        pending_reads: deque[tuple[CaseResult, Future[Any]]] = deque()
+        pending_writes: deque[tuple[CaseResult, Future[Any]]] = deque()
 
         def read_ahead() -> None:
-            while len(read) <= readers and (result := next(waiting, None)) is not None:
-                read.append((result, reading.submit(_timed, result, "preprocessing", _preprocess, result, predictor)))
+            while len(pending_reads) <= readers and (result := next(remaining, None)) is not None:
+                future = read_pool.submit(_timed, result, "preprocessing", _preprocess, result, predictor)
+                pending_reads.append((result, future))
+
+        def submit_export(result: CaseResult, logits: torch.Tensor, properties: dict[str, Any]) -> None:
+            arguments = (result, logits, properties, predictor, save_probabilities)
+            pending_writes.append((result, write_pool.submit(_timed, result, "export", _export, *arguments)))
 
         try:
             read_ahead()
-            while read:
-                result, future = read.popleft()
+            while pending_reads:
+                result, future = pending_reads.popleft()
                 preprocessed = future.result()
+                # With readers, the next case starts before the network runs; without, only after this case is done.
                 if readers:
                     read_ahead()
                 if preprocessed is not None:
@@ -102,37 +109,30 @@ def run_cases(
                     logits = _timed(result, "prediction", predict_logits, predictor, data, result)
                     del data, preprocessed
                     if logits is not None:
-                        written.append(
-                            (
-                                result,
-                                writing.submit(
-                                    _timed, result, "export", _export, result, logits, properties, predictor,
-                                    save_probabilities,
-                                ),
-                            )
-                        )  # fmt: skip
+                        submit_export(result, logits, properties)
                         del logits
                 if result.error:
-                    while written:
-                        yield _finished(written)
+                    # In order: a failed case waits for the exports before it.
+                    while pending_writes:
+                        yield _finished(pending_writes)
                     yield result
-                while len(written) > writers or (written and written[0][1].done()):
-                    yield _finished(written)
+                while len(pending_writes) > writers or (pending_writes and pending_writes[0][1].done()):
+                    yield _finished(pending_writes)
                 read_ahead()
-            while written:
-                yield _finished(written)
+            while pending_writes:
+                yield _finished(pending_writes)
         finally:
-            reading.shutdown(cancel_futures=True)
+            read_pool.shutdown(cancel_futures=True)
             compute_gaussian.cache_clear()
 
 
 def predict_logits(predictor: nnUNetPredictor, data: torch.Tensor, result: CaseResult) -> torch.Tensor:
-    """nnU-Net's forward passes, on the CPU for a case that does not fit into the GPU.
+    """Runs nnU-Net's sliding window; falls back to the CPU if the case does not fit into the GPU's memory.
 
     Args:
-        predictor: nnU-Net's.
+        predictor: nnU-Net's predictor.
         data: preprocessed image, (channels, z, y, x).
-        result: gets the device and the warning.
+        result: its `device` and `warnings` are set.
 
     Returns:
         logits, (heads, z, y, x), on the CPU.
@@ -157,7 +157,7 @@ def predict_logits(predictor: nnUNetPredictor, data: torch.Tensor, result: CaseR
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a GPU ran out of memory, by the messages of torch and of the libraries below it."""
+    """Whether a GPU ran out of memory, as reported by torch or by CUDA's libraries."""
     return isinstance(error, torch.cuda.OutOfMemoryError) or any(
         words in str(error) for words in ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
     )
@@ -176,8 +176,8 @@ def _timed(result: CaseResult, step: str, function: Callable[..., Any], *argumen
         result.seconds[step] = round(time.perf_counter() - start, 3)
 
 
-def _finished(written: deque[tuple[CaseResult, Future[Any]]]) -> CaseResult:
-    result, future = written.popleft()
+def _finished(pending_writes: deque[tuple[CaseResult, Future[Any]]]) -> CaseResult:
+    result, future = pending_writes.popleft()
     future.result()
     return result
 
@@ -196,7 +196,7 @@ def _preprocess(result: CaseResult, predictor: nnUNetPredictor) -> tuple[torch.T
         labels = predictor.label_manager.foreground_labels
         data = np.vstack((data, convert_labelmap_to_one_hot(segmentation[0], labels, data.dtype)))
     if not np.isfinite(data).all():
-        raise ValueError("preprocessing gave NaN or infinite voxels")
+        raise ValueError("preprocessing produced NaN or infinite voxels")
     return torch.from_numpy(data).to(torch.float32).contiguous(), properties
 
 
@@ -208,7 +208,7 @@ def _export(
     save_probabilities: bool,
 ) -> None:
     if not torch.isfinite(logits).all():
-        raise ValueError("the network gave NaN or infinite logits")
+        raise ValueError("the network produced NaN or infinite logits")
     export_prediction_from_logits(
         logits.numpy(),
         properties,

@@ -23,12 +23,12 @@ from nnunetv2_swinfuse.architecture.topology import check_patch_size, clamp_wind
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 from nnunetv2_swinfuse.architecture.windows import window_layout
 
-GIGABYTE = 2**30
+GIBIBYTE = 2**30
 
 
 @dataclass(frozen=True)
 class StepSizes:
-    """Numbers of elements that the memory of a training step grows with.
+    """Numbers of elements that determine the memory of a training step.
 
     Attributes:
         parameters: of the network; weights, gradients, AdamW's moments, copies in half precision.

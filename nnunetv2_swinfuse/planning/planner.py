@@ -23,7 +23,7 @@ from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLAN
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
-from nnunetv2_swinfuse.planning.memory import GIGABYTE, estimate_step_memory
+from nnunetv2_swinfuse.planning.memory import GIBIBYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.provenance import Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
@@ -248,7 +248,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
 
     @property
     def _target_bytes(self) -> float:
-        return self.UNet_vram_target_GB * GIGABYTE
+        return self.UNet_vram_target_GB * GIBIBYTE
 
     def get_plans_for_configuration(
         self,
@@ -284,7 +284,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         plan["batch_size"] = batch_size
         planned = {
             "gpu_memory_target_in_gb": self.UNet_vram_target_GB,
-            "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIGABYTE, 2),
+            "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIBIBYTE, 2),
         }
         encoder = self.encoder.path if self.encoder is not None and self.name_encoder else None
         plan["swinfuse"] = Provenance(encoder=encoder, planned=planned).to_dict()

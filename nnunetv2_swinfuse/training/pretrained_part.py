@@ -1,4 +1,4 @@
-"""The part of the network that pretraining gave: how deep each parameter lies in it, and freezing it."""
+"""Which parameters of the network are pretrained, the layer each belongs to, and freezing them."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def little_used_warning(report: TransferReport, plans: Mapping[str, Any]) -> str
     number = convert_dataset_name_to_id(plans["dataset_name"])
     name = plans["plans_name"]
     share = f"{100 * report.used_share:.1f} %"
-    made_for = f"--for {number}" + ("" if name == STOCK_PLANS else f" --for_plans {name}")
+    options = f"--for {number}" + ("" if name == STOCK_PLANS else f" --for_plans {name}")
     return (
         f"only {share} of the encoder's parameters are used: the plans have fewer stages than the encoder. "
-        f"swinfuse_pretrain -d COLLECTION {made_for} takes stages, patch and spacing from these plans"
+        f"swinfuse_pretrain -d COLLECTION {options} takes stages, patch and spacing from these plans"
     )
 
 
 def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> bool:
-    """Freezes parameters or unfreezes them; says whether anything changed.
+    """Freezes parameters or unfreezes them; returns whether anything changed.
 
     Raises:
         ValueError: when no parameter has one of these names: a freeze must never do nothing.
@@ -84,7 +84,7 @@ def set_frozen(network: nn.Module, names: Collection[str], frozen: bool) -> bool
 
 
 def evaluate_frozen(network: nn.Module) -> None:
-    """Modules whose parameters are all frozen go into evaluation mode: no stochastic depth in fixed features."""
+    """Puts modules whose parameters are all frozen into evaluation mode, which turns off their stochastic depth."""
     for module in network.modules():
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):

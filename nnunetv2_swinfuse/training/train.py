@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_trainers_visible()
     if "-h" in arguments or "--help" in arguments or not arguments:
         print(
-            f"{PROGRAM} is nnUNetv2_train that finds this package's trainers. Defaults: -tr {TRAINER}, and -p "
+            f"{PROGRAM} is nnUNetv2_train, but finds this package's trainers. Defaults: -tr {TRAINER}, and -p "
             f"{SWINFUSE_PLANS} where the dataset has these plans (swinfuse_plan_and_preprocess), else {STOCK_PLANS}.\n"
         )
         arguments = ["-h"]

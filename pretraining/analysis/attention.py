@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.cell_grid import Spacing
-from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, Fused
+from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvariance, PairOutput
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from pretraining.analysis.crops import CropSets
 from pretraining.monitoring.health import attention_difference, attention_entropy
@@ -131,8 +131,8 @@ def _measures(
     (ct, mr), (other_ct, other_mr) = pair, others
 
     def attend(first: Tensor, second: Tensor) -> tuple[Weights, Weights]:
-        fused = module.forward_pair(first, second, need_weights=True)
-        return [w[:, :, queries] for w in fused.ct_weights], [w[:, :, queries] for w in fused.mr_weights]
+        pair = module.forward_pair(first, second, need_weights=True)
+        return [w[:, :, queries] for w in pair.ct_weights], [w[:, :, queries] for w in pair.mr_weights]
 
     by_ct, by_mr = attend(ct, mr)
     unregistered = attend(ct, other_mr)
@@ -158,7 +158,7 @@ def _measures(
     }
 
 
-def pair_attention(network: FrozenEncoder, crops: CropSets, number: int) -> Fused:
+def pair_attention(network: FrozenEncoder, crops: CropSets, number: int) -> PairOutput:
     """The module's outputs with attention weights for one pair of crops."""
     module = network.encoder.domain_invariance
     assert module is not None

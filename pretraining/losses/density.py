@@ -5,8 +5,8 @@ Jensen-Shannon divergence is minimised. In the tokens' full dimension the diverg
 ln 2 for any two distributions, so tokens are standardised and projected to a few dimensions by a new random projection
 at every step, and the width of the kernel is derived from their distances.
 
-Gradients pass through the standardisation, so the loss depends neither on the scale nor on the offset of the tokens:
-with constants in place of their mean and deviation it could be lowered by shrinking all tokens.
+Gradients pass through the standardisation, so the loss depends neither on the scale nor on the offset of the tokens: if
+mean and deviation were detached, shrinking all tokens would lower it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ DensityLoss = Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"]
 # Width of the kernel relative to the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, freely
 # movable tokens in 4 dimensions did not reach the other set within 300 steps; at 0.5 they did in 4 to 48 dimensions.
 BANDWIDTH_SHARE = 0.5
+# Of standardised tokens: keeps the kernel from degenerating if all tokens coincide.
 MIN_BANDWIDTH = 1e-2
+# Of a channel, in the units of the features: keeps the standardisation finite if all tokens coincide.
 MIN_DEVIATION = 1e-4
 
 
@@ -37,8 +39,8 @@ class DensityMatch(NamedTuple):
     Attributes:
         loss: what is minimised: the divergence above its floor, or the selected alternative.
         divergence: Jensen-Shannon divergence in nats, from 0 to ln 2, detached.
-        floor: the divergence between tokens of one modality from different crops, detached: smaller values between CT
-            and MR mean nothing. None without groups of crops.
+        floor: the divergence between tokens of one modality from different crops, detached: a smaller divergence
+            between CT and MR cannot be told from sampling noise. None without groups of crops.
         median_bandwidth: kernel width from the distances in this batch, detached.
         feature_variance: mean variance of the tokens' channels, detached; 0 if all tokens are alike.
     """
@@ -73,8 +75,8 @@ def density_matching(
             ignored, without reading a value from the device.
         ct_groups, mr_groups: bool (N,) and (M,), dividing the crops that the tokens come from into two groups, between
             which the floor is measured; not measured when None.
-        bandwidth: kernel width, such as a running average; the one of this batch when None.
-        floor: divergence below which there is nothing to learn, such as a running average of the measured one; the loss
+        bandwidth: kernel width to use, such as a running average; that of this batch when None.
+        floor: divergence below which there is nothing to learn, such as a running average of measured floors; the loss
             and its gradient are 0 there. 0 when None.
         dimensions: tokens with more channels are projected to this many by a random orthonormal matrix.
         generator: CPU generator of the projection.
@@ -98,12 +100,15 @@ def density_matching(
         ct, mr = (ct - mean) / deviation, (mr - mean) / deviation
         alternative = _alternative(loss, (ct, ct_weights), (mr, mr_weights), generator)
         if alternative is not None:
+            # The divergence is then only reported, without a gradient.
             ct, mr = ct.detach(), mr.detach()
         if ct.shape[1] > dimensions:
             projection = _orthonormal(ct.shape[1], dimensions, generator).to(ct)
             ct, mr = ct @ projection, mr @ projection
-        median = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
-        width = median if bandwidth is None else bandwidth.to(median).clamp_min(MIN_BANDWIDTH)
+        batch_bandwidth = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
+        width = batch_bandwidth
+        if bandwidth is not None:
+            width = bandwidth.to(batch_bandwidth).clamp_min(MIN_BANDWIDTH)
         divergence = jensen_shannon_divergence(ct, mr, width, ct_weights, mr_weights)
         excess = divergence if floor is None else (divergence - floor.to(divergence)).clamp_min(0)
         measured_floor = None
@@ -115,7 +120,7 @@ def density_matching(
             excess if alternative is None else alternative,
             divergence.detach(),
             measured_floor,
-            median,
+            batch_bandwidth,
             variance.detach().mean(),
         )
 
@@ -165,7 +170,7 @@ def median_bandwidth(samples: Tensor, weights: Tensor | None = None) -> Tensor:
 
 
 def running_average(running: Tensor | None, batch: Tensor, momentum: float = 0.9) -> Tensor:
-    """Running average of the bandwidth or the floor, so that a batch is not measured with its own."""
+    """Running average of the bandwidth or the floor: a batch is measured with the average of those before it."""
     batch = batch.detach()
     return batch if running is None else momentum * running + (1 - momentum) * batch
 
@@ -188,7 +193,7 @@ def _alternative(
 def _information_from(
     own: Tensor, own_weights: Tensor, other: Tensor, other_weights: Tensor, bandwidth: Tensor | float
 ) -> Tensor:
-    """Mean over the samples of the own set of `ln 2 - H(s)`: how much a sample tells about its set."""
+    """Mean over the samples of the own set of `ln 2 - H(s)`: how well a sample's position tells its set."""
     own_density = _log_density(own, own, own_weights, bandwidth, leave_one_out=True)
     log_ratio = own_density - _log_density(own, other, other_weights, bandwidth)
     entropy = F.softplus(log_ratio) - log_ratio * log_ratio.sigmoid()
@@ -209,7 +214,10 @@ def _log_density(
 
 
 def _divergence_between_groups(samples: Tensor, weights: Tensor, groups: Tensor, bandwidth: Tensor) -> Tensor:
-    """Divergence between the samples (N, D) inside and outside of the bool mask (N,); 0 if a group has none."""
+    """Divergence between the samples (N, D) inside and outside of the bool mask (N,).
+
+    0 if a group has fewer than two samples, because each is left out of the density of its own group.
+    """
     inside, outside = weights * groups, weights * ~groups
     divergence = jensen_shannon_divergence(samples, samples, bandwidth, inside, outside)
     return torch.where(torch.minimum(inside.sum(), outside.sum()) > 1, divergence, 0.0)

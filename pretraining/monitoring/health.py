@@ -28,24 +28,24 @@ def attention_entropy(weights: Sequence[Tensor]) -> Tensor:
 
 
 @torch.no_grad()
-def attention_difference(ct: Sequence[Tensor], mr: Sequence[Tensor], paired: Tensor) -> Tensor | None:
-    """How differently the two blocks of the module attend on co-located crops.
+def attention_difference(ct: Sequence[Tensor], mr: Sequence[Tensor], registered: Tensor) -> Tensor | None:
+    """How differently the two blocks of the module attend on registered crops.
 
     The Jensen-Shannon divergence between their attention rows relative to its maximum ln 2: 0 for equal attention, 1
     when they attend to different keys. Rows are first averaged over the heads, since heads have no order.
 
     Args:
         ct, mr: attention weights of each layer (B, heads, queries, keys).
-        paired: which crops are co-located (B,); in others the blocks see different anatomy.
+        registered: bool (B,), which crops are registered; in others the blocks see different anatomy.
 
     Returns:
-        A scalar; None without co-located crops.
+        A scalar; None without registered crops.
     """
-    if not ct or not bool(paired.any()):
+    if not ct or not bool(registered.any()):
         return None
     divergences = []
     for first, second in zip(ct, mr, strict=True):
-        p, q = first[paired].float().mean(1), second[paired].float().mean(1)
+        p, q = first[registered].float().mean(1), second[registered].float().mean(1)
         divergences.append((_entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2).mean() / math.log(2))
     return torch.stack(divergences).mean()
 

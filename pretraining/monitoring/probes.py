@@ -28,12 +28,12 @@ class FeatureProbes:
     def __init__(self) -> None:
         self._ct: list[Tensor] = []
         self._mr: list[Tensor] = []
-        self._paired: list[Tensor] = []
+        self._registered: list[Tensor] = []
         self._patients: list[tuple[str, str]] = []
 
     @torch.no_grad()
     def add(self, model: PretrainingModel, batch: Mapping[str, Any]) -> None:
-        """Takes a batch of :class:`CropDataset`: `ct` and `mr` (B, 1, z, y, x), `paired` (B,) and `patients`.
+        """Takes a batch of :class:`CropDataset`: `ct` and `mr` (B, 1, z, y, x), `registered` (B,) and `patients`.
 
         A batch of one modality is ignored.
         """
@@ -45,20 +45,20 @@ class FeatureProbes:
         ct, mr = deepest.float().mean((2, 3, 4)).chunk(2)
         self._ct.append(ct)
         self._mr.append(mr)
-        self._paired.append(batch["paired"])
+        self._registered.append(batch["registered"])
         self._patients += batch["patients"]
 
     def results(self) -> dict[str, float]:
-        """`probe_accuracy`, where each modality has two crops, and `cka`, where enough crops are co-located."""
+        """`probe_accuracy`, where each modality has two crops, and `cka`, where enough crops are registered."""
         if not self._ct:
             return {}
         ct, mr = (torch.cat(parts).double().cpu() for parts in (self._ct, self._mr))
         values = {}
         if len(ct) >= 2:
             values["probe_accuracy"] = modality_accuracy(ct, mr, *zip(*self._patients, strict=True))
-        paired = torch.cat(self._paired).cpu()
-        if int(paired.sum()) >= MIN_SAMPLES:
-            values["cka"] = minibatch_cka(ct[paired], mr[paired])
+        registered = torch.cat(self._registered).cpu()
+        if int(registered.sum()) >= MIN_SAMPLES:
+            values["cka"] = minibatch_cka(ct[registered], mr[registered])
         return values
 
 

@@ -25,13 +25,13 @@ class Element(NamedTuple):
 
     Attributes:
         crops: one (1, z, y, x) for each domain, in the order of the dataset's domains.
-        paired: whether CT and MR are registered crops of one patient.
+        registered: whether CT and MR show the same place of one patient, voxel by voxel.
         patients: the patient of each crop.
         turnable: whether each crop may be turned by quarters; a registered pair only if both of its crops may.
     """
 
     crops: tuple[np.ndarray, ...]
-    paired: bool
+    registered: bool
     patients: tuple[str, ...]
     turnable: tuple[bool, ...]
 
@@ -100,9 +100,9 @@ class CropDataset(Dataset):
         """Loads the batch of a step.
 
         Returns:
-            `ct` and `mr`, float32 (B, 1, z, y, x); `paired`, bool (B,); `patients`, a list of B tuples (patient of the
-            CT, patient of the MR); `ct_turnable` and `mr_turnable`, bool (B,), which crops may be turned by quarters.
-            With one domain there are only its keys, `paired` is False and the tuples have one element.
+            `ct` and `mr`, float32 (B, 1, z, y, x); `registered`, bool (B,); `patients`, a list of B tuples (patient of
+            the CT, patient of the MR); `ct_turnable` and `mr_turnable`, bool (B,), which crops may be turned by
+            quarters. With one domain there are only its keys, `registered` is False and the tuples have one element.
 
         Raises:
             InputError: naming a volume that is missing or damaged.
@@ -126,27 +126,27 @@ class CropDataset(Dataset):
         return {
             **crops,
             **turnable,
-            "paired": torch.tensor([element.paired for element in elements]),
+            "registered": torch.tensor([element.registered for element in elements]),
             "patients": [element.patients for element in elements],
         }
 
     def _draw_volumes(self, batch: BatchDraw) -> tuple[tuple[int, ...], bool]:
         if len(self.domains) > 1:
-            ct, mr, paired = batch.sample()
-            return (ct, mr), paired
+            ct, mr, registered = batch.sample()
+            return (ct, mr), registered
         return (batch.volume(self.domains[0]),), False
 
-    def _element(self, volumes: tuple[int, ...], paired: bool, random: np.random.Generator) -> Element:
+    def _element(self, volumes: tuple[int, ...], registered: bool, random: np.random.Generator) -> Element:
         crops, start = [], None
         for volume in volumes:
             crop, crop_start = self._crop(self.collection.file(volume), random, start)
             crops.append(crop)
-            start = crop_start if paired else None
+            start = crop_start if registered else None
         turnable = [bool(self.turnable[volume]) for volume in volumes]
-        if paired:
+        if registered:
             turnable = [all(turnable)] * len(volumes)
         patients = tuple(self.collection.patient(volume) for volume in volumes)
-        return Element(tuple(crops), paired, patients, tuple(turnable))
+        return Element(tuple(crops), registered, patients, tuple(turnable))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None

@@ -1,7 +1,7 @@
-"""Which volumes give crops whose quarter turn cannot be inferred from their padding or their resolution.
+"""Which volumes are turnable: neither padding nor resolution of their crops would reveal a quarter turn.
 
-A crop that is padded along y or x shows its turn by the place of the padding. A volume whose voxels were longer along y
-than along x is blurred along one axis after resampling, and the blur turns with the crop.
+A crop that is padded along y or x shows its turn by where the padding lies. A volume whose voxels differed in size
+along y and x is blurred along one of them after resampling, and the blur turns with the crop.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pretraining.preprocessed.collection import PreprocessedCollection, format_s
 
 # Largest relative difference of the spacings of y and x that counts as isotropic.
 PLANE_TOLERANCE = 0.05
-# Share of a modality's volumes below which the log warns: hardly any batch then has such a crop to turn.
-FEW_TURNABLE = 0.1
+# The log warns if a smaller share of a modality's volumes is turnable.
+MIN_TURNABLE_SHARE = 0.1
 
 
 def is_isotropic_plane(y: Any, x: Any) -> Any:
@@ -26,39 +26,39 @@ def is_isotropic_plane(y: Any, x: Any) -> Any:
 
 
 def fills_plane(collection: PreprocessedCollection, crop_size: Sequence[int]) -> np.ndarray:
-    """Of each volume, bool (n,): whether crops of this size (z, y, x) are not padded along y or x."""
+    """For each volume, bool (n,): whether a crop of this size (z, y, x) needs no padding along y and x."""
     return (collection.table.shape[:, 1:] >= np.asarray(crop_size)[1:]).all(1)
 
 
 def turnable_volumes(collection: PreprocessedCollection, crop_size: Sequence[int]) -> np.ndarray:
-    """Of each volume, bool (n,): whether crops of this size (z, y, x) can be turned without showing by how much."""
+    """For each volume, bool (n,): whether it is turnable with crops of this size (z, y, x)."""
     _, y, x = collection.table.native_spacing.T
     return fills_plane(collection, crop_size) & is_isotropic_plane(y, x)
 
 
 def turning_notes(collection: PreprocessedCollection, crop_size: Sequence[int], domains: Sequence[str]) -> list[str]:
-    """Notes for the log: how many training volumes of each modality can be turned, and what to do about hardly any."""
+    """Notes for the log: how many training volumes of each modality are turnable, and a remedy if these are few."""
     table = collection.table
     turnable, filled = turnable_volumes(collection, crop_size), fills_plane(collection, crop_size)
     training = ~table.validation[table.patient]
     notes = []
     for domain in domains:
-        chosen = training & (table.domain == DOMAINS.index(domain))
-        count, total = int(turnable[chosen].sum()), int(chosen.sum())
+        selected = training & (table.domain == DOMAINS.index(domain))
+        count, total = int(turnable[selected].sum()), int(selected.sum())
         if count == total:
             continue
-        too_small, anisotropic = int((~filled[chosen]).sum()), int((filled & ~turnable)[chosen].sum())
+        too_small, anisotropic = int((~filled[selected]).sum()), int((filled & ~turnable)[selected].sum())
         causes = []
         if too_small:
             causes.append(f"{too_small} are smaller than a crop along y or x, which is padded there")
         if anisotropic:
-            causes.append(f"{anisotropic} had voxels of other sizes along y and x before resampling")
+            causes.append(f"{anisotropic} had voxels of different sizes along y and x before resampling")
         text = (
-            f"{count} of {total} {domain} volumes can be turned by quarters ({'; '.join(causes)}): the turn of the "
-            "others could be inferred. They are not turned and take no part in the rotation task"
+            f"{count} of {total} {domain} volumes can be turned by quarters ({'; '.join(causes)}): in the others "
+            "padding or blur would reveal the turn. They are not turned and take no part in the rotation task"
         )
-        if count < FEW_TURNABLE * total:
-            remedy = _remedy(collection, crop_size, chosen & ~filled)
+        if count < MIN_TURNABLE_SHARE * total:
+            remedy = _remedy(collection, crop_size, selected & ~filled)
             text = f"WARNING: hardly any {domain} crop trains the rotation task. {text}. {remedy}"
         notes.append(text)
     return notes

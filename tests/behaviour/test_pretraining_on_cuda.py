@@ -47,7 +47,7 @@ def train(configuration, steps):
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
         optimizer.step()
         averages = evaluation.averages
-        unread.add(step + 1, {**evaluation.values(), "gradient_norm": norm})
+        unread.add(step + 1, {**evaluation.scalars(), "gradient_norm": norm})
     return model, evaluation, unread
 
 

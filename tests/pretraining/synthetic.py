@@ -123,4 +123,4 @@ def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
     patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
     every = torch.ones(batch, dtype=torch.bool)
-    return {**crops, "paired": every, "ct_turnable": every, "mr_turnable": every, "patients": patients}
+    return {**crops, "registered": every, "ct_turnable": every, "mr_turnable": every, "patients": patients}

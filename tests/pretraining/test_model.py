@@ -23,7 +23,7 @@ def test_predictions_have_the_shapes_of_their_tasks(changes, paired):
         assert predictions.reconstruction.shape == images["CT"].shape
         assert predictions.turns.shape == (2, 4)
         assert predictions.projection.shape == (2, 128)
-    assert (outputs.fused is None) == (paired == 0)
+    assert (outputs.pair is None) == (paired == 0)
     assert ("paired" in outputs.levels) == (paired > 0)
     assert ("single_image" in outputs.levels) == (paired < 2)
     for name, level in outputs.levels.items():

@@ -34,7 +34,7 @@ def test_the_cross_modal_loss_needs_registered_pairs():
     model = PretrainingModel(configuration)
     batch = synthetic_batch()
     assert "cross_modal" in evaluate(model, batch, configuration, 0, None).losses
-    unpaired = {**batch, "paired": torch.zeros(2, dtype=torch.bool)}
+    unpaired = {**batch, "registered": torch.zeros(2, dtype=torch.bool)}
     assert "cross_modal" not in evaluate(model, unpaired, configuration, 0, None).losses
 
 
@@ -84,7 +84,7 @@ def test_a_single_modality_has_the_proxy_tasks_without_pairs(modality):
     batch = {name: values for name, values in synthetic_batch().items() if not name.startswith(other)}
     result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None)
     assert set(result.losses) == {"inpainting", "contrastive", "rotation", "variance", "covariance"}
-    assert set(result.panels()) == {modality.upper()}
+    assert set(result.reconstruction_panels()) == {modality.upper()}
     result.total.backward()
 
 
@@ -95,12 +95,12 @@ def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
     every, none = torch.ones(2, dtype=torch.bool), torch.zeros(2, dtype=torch.bool)
     batch = {
         **synthetic_batch(),
-        "paired": none,
+        "registered": none,
         "ct_turnable": torch.tensor([True, False]),
         "mr_turnable": none,
     }
     result = evaluate(model, batch, configuration, 0, None)
-    values = result.values()
+    values = result.scalars()
     assert values["turnable_share_CT"] == 0.5
     assert values["turnable_share_MR"] == 0
     assert "rotation_accuracy_MR" not in values
@@ -116,7 +116,7 @@ def test_a_batch_without_turnable_crops_trains_all_but_the_rotation_head():
     none = torch.zeros(2, dtype=torch.bool)
     result = evaluate(model, {**synthetic_batch(), "ct_turnable": none, "mr_turnable": none}, configuration, 0, None)
     assert result.losses["rotation"].item() == 0
-    assert not {name for name in result.values() if name.startswith("rotation")}
+    assert not {name for name in result.scalars() if name.startswith("rotation")}
     result.total.backward()
     # DistributedDataParallel waits for a gradient of every parameter.
     assert all((p.grad == 0).all() for p in model.rotation_head.parameters())

@@ -106,7 +106,7 @@ def gradients(processes, folder, recipes=RECIPES):
             evaluation.total.backward()
             results[f"{recipe} {step}"] = (
                 {n: p.grad.flatten().tolist() for n, p in model.named_parameters() if p.grad is not None},
-                {name: float(value) for name, value in evaluation.values().items()},
+                {name: float(value) for name, value in evaluation.scalars().items()},
             )
     return results
 

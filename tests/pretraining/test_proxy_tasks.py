@@ -17,7 +17,7 @@ def run(configuration, registered=ALL_TRUE, turnable=TURNABLE):
     torch.manual_seed(0)
     model = PretrainingModel(configuration).eval()
     views = views_of(configuration)
-    outputs = model({name: v.corrupted for name, v in views.views.items()}, views.paired, views.partners)
+    outputs = model({name: v.corrupted for name, v in views.views.items()}, views.paired_count, views.partners)
     return views.views, outputs, proxy_tasks(views.views, outputs, turnable, registered, configuration, SINGLE_PROCESS)
 
 
@@ -41,7 +41,7 @@ def test_the_loss_without_negatives_has_a_gradient_to_both_views():
 @pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
 def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
     _, outputs, results = run(tiny(contrastive_loss=loss))
-    assert outputs.fused is not None
+    assert outputs.pair is not None
     vectors = outputs.predictions["CT"].projection if loss == "nt_xent" else outputs.features["CT"][1]
     (gradient,) = torch.autograd.grad(results.losses["cross_modal"], vectors)
     # The first views contain their partner, which is the other modality of the pair.
@@ -76,4 +76,4 @@ def test_what_is_cut_out_is_compared_with_the_mean_fill():
 
 
 def test_the_synthetic_batch_is_registered():
-    assert synthetic_batch()["paired"].all()
+    assert synthetic_batch()["registered"].all()

@@ -7,7 +7,8 @@ from pretraining.losses.density import density_matching
 from pretraining.losses.vicreg import covariance_loss, variance_loss
 from pretraining.model import Level
 from pretraining.processes import SINGLE_PROCESS
-from pretraining.token_statistics import LevelSamples, density_health, density_levels, update_averages
+from pretraining.randomness import sample_generators
+from pretraining.token_statistics import LevelSamples, density_health, matched_levels, update_averages
 
 from .synthetic import tiny
 
@@ -20,7 +21,8 @@ def samples_of(tokens, **changes):
     levels = {name: Level(of, GRID) for name, of in tokens.items()}
     count = min(len(t) for of in tokens.values() for t in of.values())
     configuration = tiny(density_samples=1000, **changes)
-    return LevelSamples.draw(levels, images, configuration, 0, 0, range(count), SINGLE_PROCESS)
+    generators = sample_generators(0, 0, 0, range(count))
+    return LevelSamples.draw(levels, images, configuration, generators, range(count), SINGLE_PROCESS)
 
 
 def test_all_tokens_of_small_maps_are_compared():
@@ -39,7 +41,8 @@ def test_the_floor_compares_crops_of_one_modality():
     mr = torch.randn(4, 16, 6)
     levels = {"paired": Level({"CT": ct, "MR": mr}, GRID)}
     images = {"paired": {"CT": torch.randn(4, 1, 8, 8, 16), "MR": torch.randn(4, 1, 8, 8, 16)}}
-    samples = LevelSamples.draw(levels, images, tiny(density_samples=1000), 0, 0, range(2), SINGLE_PROCESS)
+    generators = sample_generators(0, 0, 0, range(2))
+    samples = LevelSamples.draw(levels, images, tiny(density_samples=1000), generators, range(2), SINGLE_PROCESS)
     match = samples.match_densities("paired", None, None)
     assert match.floor > 0.3 * math.log(2)
 
@@ -48,7 +51,7 @@ def test_variance_and_covariance_are_means_over_stages_and_modalities():
     torch.manual_seed(0)
     tokens = {f"stage_{i}": {"CT": torch.randn(2, 16, 4), "MR": 0.1 * torch.randn(2, 16, 4)} for i in range(2)}
     tokens["paired"] = {"CT": torch.randn(2, 16, 4), "MR": torch.randn(2, 16, 4)}
-    losses = samples_of(tokens).regularity()
+    losses = samples_of(tokens).vicreg_terms()
     stages = [t.flatten(0, 1) for name in ("stage_0", "stage_1") for t in tokens[name].values()]
     for name, loss in (("variance", variance_loss), ("covariance", covariance_loss)):
         assert losses[name].item() == pytest.approx(sum(loss(t).item() for t in stages) / 4, rel=1e-5)
@@ -72,7 +75,7 @@ def test_ranks_are_relative_to_the_channels():
 )
 def test_which_levels_are_matched(chosen, expected):
     names = ["paired", "single_image", "stage_0", "stage_1", "stage_2"]
-    assert density_levels(names, tiny(density_levels=chosen)) == expected
+    assert matched_levels(names, tiny(density_levels=chosen)) == expected
 
 
 def test_averages_and_health_are_kept_by_level():

@@ -35,7 +35,7 @@ def test_values_are_means_over_the_validation_batches(collection, model, tmp_pat
         steps=3,
     )
     with torch.no_grad():
-        batches = [evaluate(model, crops[i], configuration, i, None, validation=True).values() for i in range(3)]
+        batches = [evaluate(model, crops[i], configuration, i, None, validation=True).scalars() for i in range(3)]
     for name in ("total", "inpainting", "density", "rank_stage_1"):
         assert means[name] == pytest.approx(fmean(float(values[name]) for values in batches), rel=1e-5)
     assert 0 <= means["probe_accuracy"] <= 1
@@ -52,5 +52,5 @@ def test_it_is_the_same_each_time_and_changes_no_weight(collection, model, tmp_p
 def test_only_crops_are_moved_to_the_device():
     batch = to_device(synthetic_batch(), torch.device("meta"))
     assert batch["ct"].device.type == batch["mr"].device.type == "meta"
-    assert batch["paired"].device == CPU
+    assert batch["registered"].device == CPU
     assert batch["patients"] == synthetic_batch()["patients"]

@@ -20,7 +20,7 @@ def test_registered_crops_stay_registered_in_the_paired_view_only():
     batch = synthetic_batch(8)
     views = views_of(tiny(), {**batch, "mr": batch["ct"]})
     ct, mr = views.views["CT"], views.views["MR"]
-    assert views.paired == 8
+    assert views.paired_count == 8
     assert torch.equal(ct.mask[:8], mr.mask[:8])
     assert torch.equal(ct.turns[:8], mr.turns[:8])
     # Views of single images must not be matched by turns and cut-outs.
@@ -79,11 +79,11 @@ def test_a_pseudo_pair_is_the_crop_itself_in_another_contrast():
 
 
 @pytest.mark.parametrize(
-    ("changes", "paired"),
+    ("changes", "paired_count"),
     [({}, 2), ({"second_view": "paired"}, 4), ({"dim": "none"}, 0)],
 )
-def test_how_many_views_are_paired(changes, paired):
-    assert views_of(tiny(**changes)).paired == paired
+def test_how_many_views_are_paired(changes, paired_count):
+    assert views_of(tiny(**changes)).paired_count == paired_count
 
 
 def test_a_single_modality_has_no_partners():
@@ -91,7 +91,7 @@ def test_a_single_modality_has_no_partners():
     crops = {"CT": synthetic_batch()["ct"]}
     every = torch.ones(2, dtype=torch.bool)
     views = two_views(crops, {"CT": every}, ~every, configuration, sample_generators(0, 0, 0, range(2)))
-    assert (views.paired, views.partners) == (0, None)
+    assert (views.paired_count, views.partners) == (0, None)
     assert len(views.views["CT"].target) == 4
 
 

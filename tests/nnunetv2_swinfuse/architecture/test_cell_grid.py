@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.cell_grid import (
+    apply_along_axes,
     choose_grid,
     interpolation_matrix,
     pooling_matrix,
     position_encoding,
-    resample,
     token_spacing,
 )
 
@@ -31,8 +31,8 @@ MAPS = [
 def round_trip(x, grid):
     """Pools a map (B, C, z, y, x) to a grid and interpolates back."""
     shape = x.shape[2:]
-    cells = resample(x, [pooling_matrix(size, count) for size, count in zip(shape, grid, strict=True)])
-    return resample(cells, [interpolation_matrix(size, count) for size, count in zip(shape, grid, strict=True)])
+    cells = apply_along_axes(x, [pooling_matrix(size, count) for size, count in zip(shape, grid, strict=True)])
+    return apply_along_axes(cells, [interpolation_matrix(size, count) for size, count in zip(shape, grid, strict=True)])
 
 
 @pytest.mark.parametrize(("shape", "spacing", "bound"), MAPS)

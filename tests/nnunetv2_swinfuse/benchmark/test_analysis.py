@@ -21,7 +21,7 @@ def test_a_refused_comparison_has_no_verdict(tmp_path):
     late = f"nnunet__{DATASET}__3_labels__seed_2__fold_0"
     experiment, _, analysis = analysed(tmp_path, skip=(late,))
     assert analysis.to_dict()["verdicts"] == []
-    assert f"finish with: swinfuse_benchmark made.json --cell {late}" in markdown_report(experiment, analysis, COMMAND)
+    assert f"run: swinfuse_benchmark made.json --cell {late}" in markdown_report(experiment, analysis, COMMAND)
 
 
 def test_empty_classes_are_counted(tmp_path):

@@ -25,18 +25,18 @@ def test_what_is_the_same_may_be_compared(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"split_sha256": "x"}, "other training or test cases"),
-        ({"labels_sha256": "x"}, "other reference labels"),
-        ({"images_sha256": "x"}, "other test images"),
-        ({"mirroring": False}, "other test-time augmentation (false, true)"),
-        ({"tolerance_mm": 2.0}, "another tolerance"),
-        ({"length": {"epochs": 2}}, "another length of training"),
-        ({"settings": {"initial_lr": 1}}, "other settings"),
+        ({"split_sha256": "x"}, "different training or test cases"),
+        ({"labels_sha256": "x"}, "different reference labels"),
+        ({"images_sha256": "x"}, "different test images"),
+        ({"mirroring": False}, "different test-time augmentation (false, true)"),
+        ({"tolerance_mm": 2.0}, "different tolerances"),
+        ({"length": {"epochs": 2}}, "different lengths of training"),
+        ({"settings": {"initial_lr": 1}}, "different settings"),
         (
             {"checkpoint": "checkpoint_best.pth"},
             "resenc_m: evaluated checkpoint_best.pth, expected checkpoint_final.pth",
         ),
-        ({"versions": {"torch": "2.4"}}, "other versions"),
+        ({"versions": {"torch": "2.4"}}, "different versions"),
     ],
 )
 def test_refusals(tmp_path, change, message):
@@ -49,7 +49,7 @@ def test_two_machines_with_different_plans(tmp_path):
         return {"plans_sha256": "q" * 64, "machine": "there"} if (cell.arm, cell.seed) == ("resenc_m", 2) else {}
 
     (reason,) = reasons(tmp_path, changes)
-    assert reason == "resenc_m: its runs have different plans (pppppppp..., qqqqqqqq...; made on here and there)"
+    assert reason == "resenc_m: its runs have different plans (pppppppp..., qqqqqqqq...; run on here and there)"
 
 
 def test_two_machines_with_different_versions(tmp_path):
@@ -60,7 +60,7 @@ def test_two_machines_with_different_versions(tmp_path):
 
 def test_runs_with_different_encoders(tmp_path):
     found = reasons(tmp_path, lambda cell: {"encoder": {**SAW, "saw": [], "sha256": str(cell.seed)}})
-    assert "resenc_m: its runs began with different encoders" in found
+    assert "resenc_m: its runs started from different encoders" in found
 
 
 def test_runs_with_an_encoder_of_each_seed(tmp_path):
@@ -75,7 +75,7 @@ def test_runs_with_an_encoder_of_each_seed(tmp_path):
     assert reasons(tmp_path / "seeds", of_seed, **per_seed) == ()
     folds = {"folds": [0, 1], "test_cases": None}
     found = reasons(tmp_path / "folds", of_fold, **folds, **per_seed)
-    assert "resenc_m: its runs began with different encoders" in found
+    assert "resenc_m: its runs started from different encoders" in found
 
 
 def test_test_cases_that_pretraining_saw(tmp_path):
@@ -93,7 +93,7 @@ def test_the_twin_from_scratch_saw_nothing(tmp_path):
 def test_an_unfinished_cell_comes_with_the_command_that_finishes_it(tmp_path):
     name = "nnunet__Dataset901_Made__3_labels__seed_1__fold_0"
     (reason,) = reasons(tmp_path, skip=(name,))
-    assert reason == f"{name} not finished; finish with: swinfuse_benchmark made.json --cell {name}"
+    assert reason == f"{name} is not finished; run: swinfuse_benchmark made.json --cell {name}"
 
 
 def test_missing_folds(tmp_path):

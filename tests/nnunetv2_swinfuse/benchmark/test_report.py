@@ -79,7 +79,7 @@ def test_transductive_is_printed_in_every_table(special, plain):
 
 def test_warnings_are_on_the_page(special):
     assert "Not compared" in special
-    assert f"finish with: swinfuse_benchmark made.json --cell {LATE}" in special
+    assert f"run: swinfuse_benchmark made.json --cell {LATE}" in special
     assert "No test case has these classes" in special
     assert f"core in {DATASET}" in special
     assert "Empty classes" in special

@@ -30,7 +30,7 @@ def test_folds_that_start_alike_all_start(tmp_path):
         ),
         (block(training={"initial_lr": 1}), "training is None in that fold"),
         (block(pretrained_weights="c" * 64), "pretrained_weights is None in that fold"),
-        (block(feature_size=24), "the network has other sizes"),
+        (block(feature_size=24), "the network has different sizes"),
     ],
 )
 def test_a_fold_that_starts_otherwise_is_refused_and_leaves_nothing(tmp_path, other, message):

@@ -48,7 +48,7 @@ def test_a_validation_measures_it_where_crops_are_colocated():
         paired = evaluate(model, synthetic_batch(), configuration, 0, None, validation=True)
         apart = evaluate(
             model,
-            {**synthetic_batch(), "paired": torch.zeros(2, dtype=torch.bool)},
+            {**synthetic_batch(), "registered": torch.zeros(2, dtype=torch.bool)},
             configuration,
             0,
             None,

@@ -89,7 +89,7 @@ def test_probes_read_batches_and_leave_out_what_cannot_be_measured():
     model = PretrainingModel(tiny()).eval()
     probes = FeatureProbes()
     assert probes.results() == {}
-    probes.add(model, {**synthetic_batch(4), "paired": torch.zeros(4, dtype=torch.bool)})
+    probes.add(model, {**synthetic_batch(4), "registered": torch.zeros(4, dtype=torch.bool)})
     assert set(probes.results()) == {"probe_accuracy"}
     same = synthetic_batch(4)
     probes.add(model, {**same, "mr": same["ct"]})

@@ -50,7 +50,7 @@ def dataset(collection, **changes) -> CropDataset:
 
 
 def equal(first: dict, second: dict) -> bool:
-    tensors = all(torch.equal(first[name], second[name]) for name in ("ct", "mr", "paired"))
+    tensors = all(torch.equal(first[name], second[name]) for name in ("ct", "mr", "registered"))
     return tensors and first["patients"] == second["patients"]
 
 
@@ -60,7 +60,7 @@ def test_shapes_types_and_length(tmp_path):
     assert len(crops) == 30
     assert item["ct"].shape == item["mr"].shape == (3, 1, 8, 10, 6)
     assert item["ct"].dtype == item["mr"].dtype == torch.float32
-    assert (item["paired"].dtype, item["paired"].shape) == (torch.bool, (3,))
+    assert (item["registered"].dtype, item["registered"].shape) == (torch.bool, (3,))
     assert len(item["patients"]) == 3
     with pytest.raises(IndexError):
         crops[30]
@@ -87,7 +87,7 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
     parts = [dataset(collection, batch_size=4, samples=samples) for samples in (range(2), range(2, 4))]
     for step in range(5):
         items = [part[step] for part in parts]
-        for name in ("ct", "mr", "paired"):
+        for name in ("ct", "mr", "registered"):
             assert torch.equal(torch.cat([item[name] for item in items]), whole[step][name])
         assert [names for item in items for names in item["patients"]] == whole[step]["patients"]
 
@@ -96,8 +96,8 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
 def test_a_single_domain_needs_no_other(tmp_path, domain):
     crops = dataset(make_collection(tmp_path, pairs=("p0",), ct=("c0",), mr=("m0",)), domains=(domain,))
     items = [crops[step] for step in range(20)]
-    assert all(set(item) == {domain.lower(), f"{domain.lower()}_turnable", "paired", "patients"} for item in items)
-    assert not any(item["paired"].any() for item in items)
+    assert all(set(item) == {domain.lower(), f"{domain.lower()}_turnable", "registered", "patients"} for item in items)
+    assert not any(item["registered"].any() for item in items)
     assert {name for item in items for names in item["patients"] for name in names} == {"p0", f"{domain[0].lower()}0"}
 
 
@@ -114,7 +114,7 @@ def test_crops_of_a_pair_are_of_the_same_place(tmp_path):
     crops = dataset(make_collection(tmp_path, pairs=("p0", "p1")))
     for step in range(10):
         item = crops[step]
-        assert item["paired"].all()
+        assert item["registered"].all()
         assert torch.equal(item["ct"], item["mr"])
         assert all(ct_patient == mr_patient for ct_patient, mr_patient in item["patients"])
 
@@ -133,7 +133,7 @@ def test_a_crop_is_a_part_of_the_volume_that_it_names(tmp_path):
 def test_without_pairs_all_is_independent(tmp_path):
     crops = dataset(make_collection(tmp_path, pairs=(), ct=("c0",), mr=("m0", "m1")))
     items = [crops[step] for step in range(20)]
-    assert not any(item["paired"].any() for item in items)
+    assert not any(item["registered"].any() for item in items)
     assert {names for item in items for names in item["patients"]} == {("c0", "m0"), ("c0", "m1")}
 
 
@@ -142,10 +142,13 @@ def test_pairs_are_drawn_by_their_share_and_lend_their_volumes(tmp_path):
     assert collection.split("train").pair_probability == pytest.approx(1 / 3)
     crops = dataset(collection, crop_size=(2, 2, 2), batch_size=1, steps=1000)
     items = [crops[step] for step in range(1000)]
-    share = torch.cat([item["paired"] for item in items]).float().mean().item()
+    share = torch.cat([item["registered"] for item in items]).float().mean().item()
     assert share == pytest.approx(1 / 3, abs=0.06)
     independent = [
-        names for item in items for names, paired in zip(item["patients"], item["paired"], strict=True) if not paired
+        names
+        for item in items
+        for names, registered in zip(item["patients"], item["registered"], strict=True)
+        if not registered
     ]
     assert {ct for ct, _ in independent} == {"p0", "c0", "c1"}
     assert {mr for _, mr in independent} == {"p0", "m0"}

@@ -64,7 +64,7 @@ def test_both_crops_of_a_pair_are_turnable_or_neither(tmp_path):
     assert unregistered["ct_turnable"].all()
     assert not unregistered["mr_turnable"].any()
     single = CropDataset(make(tmp_path, grids), "train", (16, 16, 16), 2, seed=0, steps=1, domains=("MR",))[0]
-    assert single.keys() == {"mr", "mr_turnable", "paired", "patients"}
+    assert single.keys() == {"mr", "mr_turnable", "registered", "patients"}
 
 
 def test_the_padding_says_nothing_about_the_turn(tmp_path):
@@ -80,7 +80,7 @@ def test_the_padding_says_nothing_about_the_turn(tmp_path):
         images = {"CT": batch["ct"], "MR": batch["mr"]}
         turnable = {"CT": batch["ct_turnable"], "MR": batch["mr_turnable"]}
         generators = sample_generators(0, step, 0, range(16))
-        views = two_views(images, turnable, batch["paired"], tiny(), generators).views
+        views = two_views(images, turnable, batch["registered"], tiny(), generators).views
         for name, both in views.items():
             # The views' intensities differ, so the padding is followed through the turns by itself.
             padding = (images[name] == PADDING).repeat(2, 1, 1, 1, 1)
@@ -106,7 +106,7 @@ def test_the_log_says_what_cannot_be_turned_and_what_would_help(tmp_path):
     assert turning_notes(collection, (16, 8, 8), ("CT", "MR")) == []
     half = make(tmp_path / "b", {"a_MR": (LARGE, ISOTROPIC), "b_MR": (LARGE, ANISOTROPIC)})
     (note,) = turning_notes(half, (16, 16, 16), ("CT", "MR"))
-    assert note.startswith("1 of 2 MR volumes can be turned by quarters (1 had voxels of other sizes along y and x")
+    assert note.startswith("1 of 2 MR volumes can be turned by quarters (1 had voxels of different sizes along y and x")
     none = make(tmp_path / "c", {"b_MR": (LARGE, ANISOTROPIC)})
     assert "WARNING" in turning_notes(none, (16, 16, 16), ("MR",))[0]
     assert "--no-quarter_turns" in turning_notes(none, (16, 16, 16), ("MR",))[0]
