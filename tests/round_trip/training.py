@@ -37,11 +37,19 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which cases of a dataset are trained on, by the order of their names, and how many of the last are held out."""
+    """What is trained on and what is not.
+
+    Attributes:
+        dataset: its folder.
+        training: how many of the first cases, by name, are trained on.
+        held_out: how many of the last are not.
+        spacing: of the plans in mm; empty for nnU-Net's choice.
+    """
 
     dataset: str
     training: int
     held_out: int
+    spacing: tuple[str, ...] = ()
 
     @property
     def number(self) -> str:
@@ -115,9 +123,10 @@ class TrainingRoot:
         for selection in selections:
             if (self.model(selection) / f"fold_{FOLD}" / "validation" / "summary.json").is_file():
                 continue
-            memory = ("-gpu_memory_target", MEMORY, "-overwrite_plans_name", PLANS)
-            processes = ("-np", 1, "-npfp", 1, "--no_pbar")
-            self.run("swinfuse_plan_and_preprocess", "-d", selection.number, "-c", CONFIGURATION, *memory, *processes)
+            options = ["-gpu_memory_target", MEMORY, "-overwrite_plans_name", PLANS, "-np", 1, "-npfp", 1, "--no_pbar"]
+            if selection.spacing:
+                options += ["-overwrite_target_spacing", *selection.spacing]
+            self.run("swinfuse_plan_and_preprocess", "-d", selection.number, "-c", CONFIGURATION, *options)
             names = (selection.number, CONFIGURATION, FOLD, "-tr", TRAINER, "-p", PLANS)
             self.run("swinfuse_train", *names, "-device", "cpu")
 
