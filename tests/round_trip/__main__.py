@@ -32,10 +32,10 @@ from tests.installation.environments import BuildError, Combination, Environment
 from tests.round_trip.comparison import Agreement, compare
 from tests.round_trip.training import CONFIGURATION, FOLD, PLANS, TRAINER, Selection, TrainingRoot
 
-# The CT is resampled to coarser voxels and back, the MR is not.
+# The MR is predicted with mirroring; the CT without, but is resampled to coarser voxels and back.
 SELECTIONS = (
     Selection("Dataset501_Hippocampus", 40, 12),
-    Selection("Dataset511_AbdomenCT", 10, 3, ("5", "5", "5")),
+    Selection("Dataset511_AbdomenCT", 10, 3, ("5", "5", "5"), ("--disable_tta",)),
 )
 STOCK, OURS, BEFORE = "nnUNetv2_predict", "swinfuse_predict", "nnUNetv2_predict before export"
 WORDS = ("--intended_use", "Test of a round trip.", "--limits", "Trained for minutes.", "--weights_licence", "CC0")
@@ -113,14 +113,15 @@ def examine(environment: Environment, training: TrainingRoot, selection: Selecti
     _do(environment, "swinfuse_verify", archive, "--sha256", digest)
     _do(environment, "nnUNetv2_install_pretrained_model_from_zip", archive, **variables)
     installed = results / selection.dataset / model.name
-    names = ("-d", selection.number, "-tr", TRAINER, "-p", PLANS, "-c", CONFIGURATION, "-f", FOLD, "-device", "cpu")
+    names = ("-d", selection.number, "-tr", TRAINER, "-p", PLANS, "-c", CONFIGURATION, "-f", FOLD)
+    flags = ("-device", "cpu", "-npp", 1, "-nps", 1, *selection.flags)
     where = environment.folder.parent / "masks" / selection.dataset
     masks = {name: where / name.replace(" ", "_") for name in (STOCK, OURS, BEFORE)}
-    _do(environment, "nnUNetv2_predict", "-i", images, "-o", masks[STOCK], *names, **variables)
-    _do(environment, "swinfuse_predict", "-i", images, "-o", masks[OURS], "-m", installed, "-device", "cpu")
+    _do(environment, "nnUNetv2_predict", "-i", images, "-o", masks[STOCK], *names, *flags, **variables)
+    _do(environment, "swinfuse_predict", "-i", images, "-o", masks[OURS], "-m", installed, *flags)
     stock = "from nnunetv2.inference.predict_from_raw_data import predict_entry_point; predict_entry_point()"
     before = subprocess.run(
-        [sys.executable, "-c", stock, "-i", images, "-o", masks[BEFORE], *names],
+        [str(word) for word in (sys.executable, "-c", stock, "-i", images, "-o", masks[BEFORE], *names, *flags)],
         env={**os.environ, "nnUNet_results": str(training.root / "results")}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

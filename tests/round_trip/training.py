@@ -44,12 +44,14 @@ class Selection:
         training: how many of the first cases, by name, are trained on.
         held_out: how many of the last are not.
         spacing: of the plans in mm; empty for nnU-Net's choice.
+        flags: of prediction.
     """
 
     dataset: str
     training: int
     held_out: int
     spacing: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def number(self) -> str:
@@ -121,7 +123,7 @@ class TrainingRoot:
         if not (self.root / "results" / "swinfuse" / "encoder.pth").is_file():
             self.run("swinfuse_pretrain", "-d", *numbers, *PRETRAINING)
         for selection in selections:
-            if (self.model(selection) / f"fold_{FOLD}" / "validation" / "summary.json").is_file():
+            if (self.model(selection) / f"fold_{FOLD}" / "checkpoint_final.pth").is_file():
                 continue
             options = ["-gpu_memory_target", MEMORY, "-overwrite_plans_name", PLANS, "-np", 1, "-npfp", 1, "--no_pbar"]
             if selection.spacing:
