@@ -8,8 +8,9 @@ round, so that a busy machine slows both:
 - "run": all images, in a forked process that has imported both programs; what is left of a command without the start of
   Python and its imports. It loads the model, and ours checks images and writes its report.
 
-Measured are the time on the clock and the processor time of the process and of all that it starts. Printed, and written
-to FILE: medians over the rounds, their quotient, and the median of the quotients of each round with their range.
+Measured are the time on the clock and the processor time of the process and of all that it starts. Written to
+FILE after every round: all numbers. Printed: medians over the rounds, their quotient, and the median of the quotients of
+each round with their range.
 The exit code is 1 when masks differ.
 """
 
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -130,8 +131,10 @@ def masks_of(folder: Path) -> dict[str, tuple[bytes, tuple[Any, ...]]]:
     return masks
 
 
-def measure(model: Path, images: Path, flags: Sequence[str], rounds: int) -> tuple[int, list[dict[str, Any]]]:
-    """The number of images, and one entry a round: program -> part -> seconds.
+def measure(
+    model: Path, images: Path, flags: Sequence[str], rounds: int, parts: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """Yields one entry a round: program -> part -> seconds.
 
     Raises:
         SystemExit: when masks differ or a program fails.
@@ -149,15 +152,15 @@ def measure(model: Path, images: Path, flags: Sequence[str], rounds: int) -> tup
         stock, ours = (masks_of(Path(root, program)) for program in PROGRAMS)
         if stock != ours or not ours:
             raise SystemExit(f"{images}: {len(stock)} and {len(ours)} masks, not the same; nothing was timed")
-        measured = []
+        functions = {"command": (command, one), "run": (run, images)}
         for number in tqdm(range(rounds), "rounds"):
             seconds: dict[str, Any] = {program: {} for program in PROGRAMS}
-            for part, function, folder in (("command", command, one), ("run", run, images)):
+            for part in parts:
+                function, folder = functions[part]
                 for program in PROGRAMS if number % 2 else PROGRAMS[::-1]:
                     with tempfile.TemporaryDirectory(dir=root) as masks:
                         seconds[program][part] = function(program, model, folder, Path(masks, "out"), flags)
-            measured.append(seconds)
-    return len(ours), measured
+            yield seconds
 
 
 def summarise(measured: Sequence[dict[str, Any]], part: str, kind: str) -> dict[str, Any]:
@@ -181,6 +184,8 @@ def table(measured: Sequence[dict[str, Any]]) -> list[str]:
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for part, name in PARTS.items():
+        if part not in measured[0][PROGRAMS[0]]:
+            continue
         for kind in ("processor", "clock"):
             row = summarise(measured, part, kind)
             lines.append(
@@ -196,22 +201,26 @@ def main() -> None:
     parser.add_argument("-i", type=Path, required=True, metavar="IMAGES", help="a folder of images for it")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--flags", default="-npp 0 -nps 0", help="for both programs; default: '%(default)s'")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS), help="default: both")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all numbers")
     options = parser.parse_args()
     flags = shlex.split(options.flags)
     # No thread may be running when a process is forked.
     tqdm.monitor_interval = 0
-    count, measured = measure(options.m.resolve(), options.i.resolve(), flags, options.rounds)
-    machine = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the end",
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("nnunetv2", "torch", "SimpleITK", "numpy")},
-    }
-    print(f"{count} images, {options.rounds} rounds, flags {options.flags!r}; masks identical. {machine}", end="\n\n")
+    count = sum(path.name.endswith(ENDINGS) for path in options.i.iterdir())
+    measured: list[dict[str, Any]] = []
+    for seconds in measure(options.m.resolve(), options.i.resolve(), flags, options.rounds, options.parts):
+        measured.append(seconds)
+        machine = {
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("nnunetv2", "torch", "SimpleITK", "numpy")},
+        }
+        if options.json is not None:
+            content = {"files": count, "flags": flags, "machine": machine, "rounds": measured}
+            options.json.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{count} files, {len(measured)} rounds, flags {options.flags!r}; masks identical. {machine}", end="\n\n")
     print("\n".join(table(measured)))
-    if options.json is not None:
-        content = {"images": count, "flags": flags, "machine": machine, "rounds": measured}
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":
