@@ -9,8 +9,8 @@ round, so that a busy machine slows both:
   Python and its imports. It loads the model, and ours checks images and writes its report.
 
 Measured are the time on the clock and the processor time of the process and of all that it starts. Written to
-FILE after every round: all numbers. Printed: medians over the rounds, their quotient, and the median of the quotients of
-each round with their range.
+FILE after every round: all numbers. Printed: medians over the rounds, their quotient, and the median of the quotients
+of each round with their range.
 The exit code is 1 when masks differ.
 """
 
