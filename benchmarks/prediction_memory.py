@@ -1,8 +1,8 @@
 """Main memory of swinfuse_predict against its estimate: `python -m benchmarks.prediction_memory`.
 
-One case of each size goes through nnU-Net's functions, as in `swinfuse_predict`, in a process of its own on the CPU,
-with a tiny network of random weights. Printed: what the process needs at most beyond the loaded model (Linux), the
-estimate without its margin, and the quotient.
+Three cases of each size go through nnU-Net's functions as in `swinfuse_predict`, the next one being read and the last
+one written while one is predicted, in a process of its own on the CPU, with a tiny network of random weights. Printed:
+what the process needs at most beyond the loaded model (Linux), the estimate without its margin, and the quotient.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def measure(side: int, spacing_factor: float) -> tuple[int, int]:
         gc.collect()
         before = _resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        (result,) = run_cases([CaseTask("a", (image,), root / "a")], predictor, False, 0, 0)
-        if result.error:
-            raise RuntimeError(result.details)
+        for result in run_cases([CaseTask(name, (image,), root / name) for name in "acd"], predictor, False, 1, 1):
+            if result.error:
+                raise RuntimeError(result.details)
         needed = estimate.estimate_case(shape, spacing, 1, predictor).memory / estimate.MARGIN
         return _resident("VmHWM") - before, int(needed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sides", type=int, nargs="+", default=[128, 192])
+    parser.add_argument("--sides", type=int, nargs="+", default=[96, 128])
     options = parser.parse_args()
     print("| voxels | resampled by | measured MB | estimated MB without margin | measured / estimated |")
     print("| --- | --- | --- | --- | --- |")

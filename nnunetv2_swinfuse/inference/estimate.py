@@ -13,8 +13,10 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 
-# Not measured yet: `python -m benchmarks.prediction_memory` compares the estimate without it with the measured peak.
+# `python -m benchmarks.prediction_memory` compares the estimate without it with the measured peak (docs/clinical.md).
 MARGIN = 1.1
+# Bytes of readers, writers and threads that do not depend on the image.
+BUFFERS = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,13 @@ def estimate_case(
     mirrorings = 2 ** len(axes) if axes else 1
     heads = predictor.label_manager.num_segmentation_heads
     before, after = int(np.prod(shape)), int(np.prod(np.maximum(resampled, (1,) * (3 - len(patch)) + patch)))
-    preprocessing = channels * (12 * before + 12 * after)
+    # Bytes a voxel. nnU-Net resamples in float64: image and logits as a whole, their results channel by channel.
+    changed = resampled != tuple(shape)
+    preprocessing = channels * (24 * before + (16 * after if changed else 0))
     prediction = after * (8 * channels + 4 * (heads + 1))
-    export = heads * (2 * after + 12 * before) + 8 * before
-    memory = int(MARGIN * max(preprocessing, prediction, export))
+    export = heads * (2 * after + (8 * after + 2 * before if changed else 0)) + 8 * before
+    # The next case is read and the last one written meanwhile, and freed memory is not always returned.
+    memory = int(MARGIN * (BUFFERS + preprocessing + prediction + export))
     return CaseEstimate(windows * mirrorings * len(predictor.list_of_parameters), memory, resampled)
 
 

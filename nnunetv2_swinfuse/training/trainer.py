@@ -36,6 +36,7 @@ from nnunetv2_swinfuse.training.encoder_choice import (
     trained_folds,
 )
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
+from nnunetv2_swinfuse.training.image_orientation import axis_order, order_warning
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.pretrained_part import (
@@ -46,6 +47,9 @@ from nnunetv2_swinfuse.training.pretrained_part import (
 )
 from nnunetv2_swinfuse.training.provenance import Provenance
 from nnunetv2_swinfuse.training.settings import FROM_SCRATCH
+
+# Images of one dataset are mostly stored alike; reading what nnU-Net noted of one takes milliseconds.
+IMAGES_LOOKED_AT = 50
 
 
 class CheckpointError(SwinFUSEError, RuntimeError):
@@ -185,6 +189,17 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             for temporary in Path(self.output_folder).glob("*.tmp.*"):
                 temporary.unlink(missing_ok=True)
         super().on_train_start()
+        if self.local_rank == 0 and self._pretrained_layers():
+            self._compare_orientation()
+
+    def _compare_orientation(self) -> None:
+        """Warns where images do not have the axes that the encoder was pretrained with."""
+        folder, transpose = self.preprocessed_dataset_folder, self.plans_manager.transpose_forward
+        cases = sorted(self.dataset_class.get_identifiers(folder))[:IMAGES_LOOKED_AT]
+        images = self.dataset_class(folder, cases)
+        warning = order_warning((axis_order(images.load_case(case)[3], transpose) for case in cases), transpose)
+        if warning:
+            self.print_to_log_file(f"SwinFUSE: WARNING: {warning}")
 
     def _record_pretrained_weights(self) -> None:
         """nnU-Net does not tell the trainer of `-pretrained_weights`: weights are compared with the initial ones."""

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import FORMAT_VERSION as ENCODER_VERSION
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
-from nnunetv2_swinfuse.architecture.registry import build_network
+from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.inference import manifest, training_images
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from pretraining.checkpoint import FORMAT_VERSION as CHECKPOINT_VERSION
 from pretraining.checkpoint import load_checkpoint
 from pretraining.preprocessed.collection import INDEX_VERSION, PreprocessedCollection
-from pretraining.preprocessed.volume_file import foreground_points, open_volume, read_crop
+from pretraining.preprocessed.volume_file import VolumeMetadata, foreground_points, open_volume, read_crop, write_volume
 
 FOLDER = Path(__file__).parents[1] / "data" / "formats"
 
@@ -65,6 +66,7 @@ FILES = {
     "index-3": (read_index, None),
     "volume-1.b2nd": (read_volume, "damaged, or of an older version; preprocess again with --overwrite"),
     "volume-2.b2nd": (read_volume, None),
+    "volume-3.b2nd": (read_volume, None),
     "manifest-1.json": (read_manifest, None),
     "training_images-1.json": (training_images.read_record, None),
 }
@@ -97,3 +99,24 @@ def test_todays_formats_are_in_the_folder():
     stems = {re.sub(r"\.\w+$", "", name) for name in FILES}
     missing = [f"{kind}-{number}" for kind, number in today.items() if f"{kind}-{number}" not in stems]
     assert not missing, f"a format has changed: add {missing} to {FOLDER}, written by this version"
+
+
+def newest(kind: str) -> Path:
+    """The file of a format's highest version."""
+    return max(FOLDER.glob(f"{kind}-*"), key=lambda path: [int(part) for part in re.findall(r"\d+", path.stem)])
+
+
+def test_todays_volumes_have_the_metadata_of_the_newest_in_the_folder(tmp_path):
+    path = tmp_path / "v.b2nd"
+    write_volume(
+        path, np.zeros((1, 4, 4, 4), np.float32), VolumeMetadata(np.zeros((1, 3)), 0.0), (1, 4, 4, 4), (1, 4, 4, 4)
+    )
+    assert set(open_volume(path).schunk.meta) == set(open_volume(newest("volume")).schunk.meta)
+
+
+def test_todays_plans_have_the_entries_of_the_newest_in_the_folder():
+    settings = EncoderSettings(6, (1,), (1,), window_size=2)
+    architecture = plans_architecture([[1, 1, 1], [2, 2, 2], [2, 2, 2]], settings, kernel_sizes=[[3, 3, 3]] * 3)
+    (block,) = json.loads(newest("plans").read_text())["configurations"].values()
+    assert architecture.keys() == block["architecture"].keys()
+    assert architecture["arch_kwargs"].keys() == block["architecture"]["arch_kwargs"].keys()

@@ -88,6 +88,24 @@ def test_only_preprocessing_needs_nnunetv2_in_pretraining():
     assert not any(name.startswith((ARCHITECTURE, "nnunetv2_swinfuse.imaging")) for name in importers)
 
 
+def calls(module: Module, *names: str) -> set[str]:
+    """Which of these functions, by their dotted names, a module calls."""
+    called = {ast.unparse(node.func) for node in ast.walk(module.tree) if isinstance(node, ast.Call)}
+    return called & set(names)
+
+
+def test_one_module_opens_checkpoints_and_none_runs_code_of_files():
+    """SECURITY.md. The pickles of nnU-Net's preprocessing are those of the user's own training folders."""
+    loading = {module.name for module in SOURCES if calls(module, "torch.load", "load")}
+    assert loading == {f"{ARCHITECTURE}.torch_file"}
+    unpickling = {m.name for m in SOURCES if calls(m, "pickle.load", "pickle.loads", "load_pickle", "joblib.load")}
+    assert unpickling == {"nnunetv2_swinfuse.planning.data_folders"}
+    for module in SOURCES:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.keyword) and node.arg in ("weights_only", "allow_pickle"):
+                assert ast.unparse(node.value) == str(node.arg == "weights_only"), module.name
+
+
 @pytest.mark.parametrize("module", [m for m in SOURCES if str(m.path) not in WITHOUT_TEST_FILE], ids=lambda m: m.name)
 def test_every_module_has_a_test_file_of_its_own(module):
     assert (ROOT / "tests" / module.path.parent / f"test_{module.path.name}").is_file()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.inference import estimate
-from nnunetv2_swinfuse.inference.estimate import available_memory, estimate_case, seconds_a_pass
+from nnunetv2_swinfuse.inference.estimate import BUFFERS, available_memory, estimate_case, seconds_a_pass
 
 
 def predictor(patch=(16, 24, 24), spacing=(3.0, 2.0, 1.5), order=(0, 1, 2), axes=(0, 1), folds=2, heads=2):
@@ -43,13 +43,23 @@ def test_passes_and_shape(size, spacing, settings, shape, passes):
     assert (counted.shape, counted.passes) == (shape, passes)
 
 
-def test_memory_grows_with_voxels_and_heads():
+def test_memory_by_hand():
+    """Bytes a voxel, for one channel and two heads."""
     small = estimate_case((32, 48, 48), (3.0, 2.0, 1.5), 1, predictor()).memory
     voxels = 32 * 48 * 48
-    # With two heads the export decides: two half floats after and two of 12 bytes before resampling, and the mask.
-    assert small == int(1.1 * (2 * (2 + 12) * voxels + 8 * voxels))
-    assert estimate_case((64, 48, 48), (3.0, 2.0, 1.5), 1, predictor()).memory == pytest.approx(2 * small, abs=2)
-    assert estimate_case((32, 48, 48), (3.0, 2.0, 1.5), 1, predictor(heads=50)).memory > 10 * small
+    # Not resampled: the file's image, its array, float32 and float64; image and logits with their sums; logits, mask.
+    assert small == int(1.1 * (BUFFERS + voxels * (24 + (8 + 4 * 3) + (2 * 2 + 8))))
+    # To twice the slices: also float64 and float32 after resampling, float64 of all logits, and logits as before.
+    finer = estimate_case((32, 48, 48), (6.0, 2.0, 1.5), 1, predictor()).memory
+    assert finer == int(1.1 * (BUFFERS + voxels * (24 + 2 * 16 + 2 * (8 + 4 * 3) + 2 * (2 * 2 + 2 * 8 + 2) + 8)))
+
+
+def test_memory_grows_with_voxels_and_heads():
+    fixed = 1.1 * BUFFERS
+    small = estimate_case((32, 48, 48), (3.0, 2.0, 1.5), 1, predictor()).memory - fixed
+    twice = estimate_case((64, 48, 48), (3.0, 2.0, 1.5), 1, predictor()).memory - fixed
+    assert twice == pytest.approx(2 * small, abs=2)
+    assert estimate_case((32, 48, 48), (3.0, 2.0, 1.5), 1, predictor(heads=50)).memory - fixed > 5 * small
 
 
 def test_free_memory_and_seconds_are_measured(monkeypatch):

@@ -63,6 +63,16 @@ def test_an_encoder_that_is_mostly_lost_is_a_warning_with_what_helps(workshop, c
     assert "unused: encoder stage" in log
 
 
+def test_images_in_sagittal_order_are_a_warning(published, monkeypatch, capsys):
+    trainer = make_trainer()
+    trainer.on_train_start()
+    assert "axes that the network sees" not in capsys.readouterr().out
+    sagittal = {"sitk_stuff": {"direction": (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}}
+    monkeypatch.setattr(trainer.dataset_class, "load_case", lambda *_: (None, None, None, sagittal))
+    trainer._compare_orientation()
+    assert "SwinFUSE: WARNING: in 5 of 5 images looked at, the axes" in capsys.readouterr().out
+
+
 def test_training_starts_from_the_pretrained_weights(published, capsys):
     trainer = make_trainer()
     trainer.initialize()
