@@ -29,7 +29,7 @@ from pretraining.voxel_probe.results import Summary, summarise
 
 if TYPE_CHECKING:
     # Imports nnunetv2, which takes seconds.
-    from pretraining.analysis.organ_probe import OrganScore
+    from pretraining.analysis.layer_probe import OrganScore
 
 BANDWIDTHS = (0.125, 0.25, 0.5, 1.0, 2.0)
 DIMENSIONS = (2, 4, 8, 16, 1000)

@@ -174,7 +174,7 @@ def _prepare_labelled(
     from pretraining.analysis.arms import build_arms
     from pretraining.analysis.checks import Context
     from pretraining.analysis.crops import labelled_crops
-    from pretraining.analysis.organ_probe import probe_layers
+    from pretraining.analysis.layer_probe import probe_layers
     from pretraining.collections.modalities import ModalityMap
     from pretraining.nnunet_paths import required_paths
     from pretraining.voxel_probe.command import make_plan

@@ -2,7 +2,7 @@ import matplotlib.image
 
 from pretraining.analysis.domain_gap import DomainGap
 from pretraining.analysis.gap_figure import draw_gaps, panels_of
-from pretraining.analysis.organ_probe import OrganScore
+from pretraining.analysis.layer_probe import OrganScore
 
 from . import synthetic_analysis as synthetic
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.analysis import organ_probe
+from pretraining.analysis import layer_probe
 from pretraining.voxel_probe.results import Results
 
 from ..voxel_probe import synthetic_labelled
@@ -20,13 +20,13 @@ def probe(monkeypatch, tmp_path):
         # One layer that shows the classes, and one that shows nothing.
         return {"voxels": image, "nothing": torch.zeros(1, 1, 2, 2, 2)}
 
-    monkeypatch.setattr(organ_probe, "load_case", load)
-    monkeypatch.setattr(organ_probe, "layer_maps", maps)
+    monkeypatch.setattr(layer_probe, "load_case", load)
+    monkeypatch.setattr(layer_probe, "layer_maps", maps)
     plan = synthetic_labelled.plan(synthetic_labelled.dataset())
     results = Results(tmp_path / "organs.csv")
 
     def run(name="ours"):
-        return organ_probe.probe_layers(
+        return layer_probe.probe_layers(
             name, 0, synthetic.network(), "weights", plan, None, (16, 16, 16), (2, 2, 2), tmp_path, results
         )  # fmt: skip
 
@@ -58,4 +58,4 @@ def test_scores_that_exist_are_not_computed_again(probe):
 
 
 def test_two_datasets_are_a_task_in_words():
-    assert organ_probe.OrganScore("510", "511", 4, 0.5, 0.5).task == "510 to 511"
+    assert layer_probe.OrganScore("510", "511", 4, 0.5, 0.5).task == "510 to 511"
