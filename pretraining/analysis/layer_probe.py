@@ -73,17 +73,17 @@ def probe_layers(
     """
 
     @cache
-    def load(dataset: str, case: LabelledCase) -> Case:
+    def cached_case(dataset: str, case: LabelledCase) -> Case:
         return load_case(case, datasets[dataset], normalisation, crop_size, divisor, preprocessed_root)
 
-    # Tensors are told apart by identity, and `load` returns the same one for a case each time.
+    # Tensors are told apart by identity, and `cached_case` returns the same one for a case each time.
     maps = lru_cache(maxsize=None)(partial(layer_maps, network))
 
     def of_layer(layer: str, image: Tensor) -> Maps:
         return [maps(image)[layer][0]]
 
     def loader(dataset: LabelledDataset, case: LabelledCase) -> Case:
-        return load(dataset.name, case)
+        return cached_case(dataset.name, case)
 
     datasets = {d.name: d for task in plan.tasks for d in (task.fitted, task.tested)}
     first = plan.tasks[0].fitted
