@@ -54,7 +54,7 @@ def load_plain(path: Path | IO[bytes], name: str | None = None) -> dict[str, Any
 
     Args:
         path: the file, or its content.
-        name: of the file for messages, where its content is given.
+        name: name of the file for messages, where its content is given.
 
     Raises:
         PlainFileError: when the file is damaged, needs code execution, or holds something else.

@@ -44,7 +44,7 @@ class TrainingState:
         collection: name and hash of the collection.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
         seconds: time spent in steps so far.
-        versions: of the packages that wrote it.
+        versions: versions of the packages that wrote it.
     """
 
     step: int

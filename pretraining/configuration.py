@@ -164,7 +164,7 @@ class Configuration(Settings):
         A quarter turn exchanges the spacings of y and x, so it could be recognised by the distortion.
 
         Args:
-            spacing: of the preprocessed volumes, mm (z, y, x).
+            spacing: spacing of the preprocessed volumes, mm (z, y, x).
 
         Raises:
             InputError: when rotation is the only task.

@@ -55,7 +55,7 @@ class Training:
 
     Attributes:
         model: the model.
-        optimizer: of its parameters.
+        optimizer: optimizer of its parameters.
         step: steps taken so far.
         averages: running averages of the density loss, by level.
         seconds: time spent in steps so far.
@@ -144,11 +144,11 @@ def train(
     """Trains to the configuration's last step, from the beginning or from a checkpoint.
 
     Args:
-        folder: of the run, for checkpoints, log, records, `progress.png` and `panels/`.
+        folder: folder of the run, for checkpoints, log, records, `progress.png` and `panels/`.
         collection: the preprocessed volumes.
         configuration: settings of the run.
         device: where to train; with bf16 autocast on CUDA.
-        state: of the checkpoint to resume from.
+        state: state in the checkpoint to resume from.
         initial: an encoder to start from, where there is no state.
         processes: those that train together; the first writes all files.
         organ_probe: returns measures of the model, which join those of each validation; only in the first process.

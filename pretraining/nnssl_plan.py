@@ -52,7 +52,7 @@ def adaptation_plan(
     Args:
         configuration: settings of the run.
         collection: name and hash of the collection.
-        spacing: of the preprocessed volumes, mm (z, y, x).
+        spacing: spacing of the preprocessed volumes, mm (z, y, x).
     """
     interpolation = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     return {

@@ -113,7 +113,7 @@ def fitted_sizes(plans: Sequence[DatasetPlan], preset: Configuration, spacing: b
     """Settings of a run whose encoder is used completely by the networks of all plans.
 
     Args:
-        plans: of the datasets, at least one.
+        plans: plans of the datasets, at least one.
         preset: settings of the preset, whose depths and heads are used and whose crop limits the new one.
         spacing: whether to determine the spacing too, which must then be similar in all plans.
 

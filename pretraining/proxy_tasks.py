@@ -39,8 +39,8 @@ def proxy_tasks(
     """Losses of the proxy tasks with a weight above 0, and their health measures.
 
     Args:
-        views: of each modality, the first views of all crops and then the second views.
-        outputs: of the model for these views.
+        views: views of each modality, the first views of all crops and then the second views.
+        outputs: outputs of the model for these views.
         turnable: which crops may be turned, bool (B,) by modality, on the CPU.
         registered: whether CT and MR of each crop are registered, bool (B,), on the CPU.
         configuration: settings of the run.

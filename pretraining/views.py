@@ -113,7 +113,7 @@ def draw_view(shape: Triple, settings: ViewSettings, generators: Sequence[torch.
     """Draws turns and cut-outs for one sample per generator.
 
     Args:
-        shape: of the crops (z, y, x).
+        shape: shape of the crops (z, y, x).
         settings: how to draw.
         generators: one per sample.
 
@@ -169,7 +169,7 @@ def apply_view(
         images: crops of one modality (B, 1, z, y, x), normalised intensities.
         parameters: geometry, from :func:`draw_view` for this batch and shape.
         intensity: changes, from :func:`draw_intensity`.
-        generators: of the noise, one per sample.
+        generators: generators of the noise, one per sample.
         other_crops: returns another crop of the batch for each crop, or None if there is no other.
         contrast: random contrasts to render crops in, from :func:`draw_contrast`.
         rendered: which crops to render in their contrast, bool (B,); none when None.

@@ -23,7 +23,7 @@ def relative_position_index(
     Args:
         window: the window in use (z, y, x), along no axis larger than `table_window`.
         table_window: the window of the table; the table has prod(2 * table_window - 1) rows.
-        device: of the result.
+        device: device of the result.
         as_monai: look up a clamped window as MONAI does, for weights trained that way: its tokens, numbered with z
             running fastest, are treated as the first ones of the unclamped window.
 

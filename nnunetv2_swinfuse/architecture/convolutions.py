@@ -37,8 +37,8 @@ def residual_blocks(
     Args:
         count: how many.
         input_channels, channels: channels before and after.
-        kernel: of every convolution (z, y, x).
-        stride: of the first block (z, y, x).
+        kernel: kernel size of every convolution (z, y, x).
+        stride: stride of the first block (z, y, x).
         drop_path: stochastic depth of each block.
     """
     return StackedResidualBlocks(

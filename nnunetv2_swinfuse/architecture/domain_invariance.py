@@ -187,8 +187,9 @@ class DomainInvariance(nn.Module):
         num_heads: attention heads of each layer.
         settings: sizes of the blocks.
         spacing: distance between tokens (z, y, x), in any unit: cells are as isotropic as the map allows.
-        operations: floating point operations of the backbone on a map of a given size (z, y, x). The module attends
-            over as many cells as cost less than half of that; None leaves `settings.max_cells` as the only bound.
+        backbone_operations: function that returns the backbone's floating point operations on a map of a given size
+            (z, y, x). The module attends over as many cells as cost less than half of that; None leaves
+            `settings.max_cells` as the only bound.
     """
 
     def __init__(
@@ -197,7 +198,7 @@ class DomainInvariance(nn.Module):
         num_heads: int,
         settings: DomainInvarianceSettings,
         spacing: Spacing = (1.0, 1.0, 1.0),
-        operations: Callable[[Triple], float] | None = None,
+        backbone_operations: Callable[[Triple], float] | None = None,
     ):
         super().__init__()
         if channels < 6:
@@ -208,7 +209,7 @@ class DomainInvariance(nn.Module):
         self.channels = channels
         self.settings = settings
         self.spacing = spacing
-        self.operations = operations
+        self.backbone_operations = backbone_operations
         self.ct_block = CoAttentionBlock(channels, num_heads, settings)
         self.mr_block = CoAttentionBlock(channels, num_heads, settings)
         self.norm = nn.LayerNorm(channels)
@@ -272,9 +273,9 @@ class DomainInvariance(nn.Module):
     def grid(self, shape: Triple) -> Triple:
         """Cells per axis (z, y, x) for a map of `shape` tokens (z, y, x)."""
         cells = float(self.settings.max_cells)
-        if self.operations is not None:
+        if self.backbone_operations is not None:
             layers, ratio = self.settings.layers, self.settings.mlp_ratio
-            budget = COST_SHARE * self.operations(shape)
+            budget = COST_SHARE * self.backbone_operations(shape)
             cells = min(cells, affordable_cells(budget, self.channels, layers, ratio))
         return choose_grid(shape, self.spacing, cells)
 

@@ -126,7 +126,7 @@ class DomainInvariantEncoder(nn.Module):
         spacing: distance between the embedding's tokens (z, y, x), in any unit.
 
     Attributes:
-        output_channels: of each feature map, finest first; set by the subclass.
+        output_channels: channels of each feature map, finest first; set by the subclass.
     """
 
     output_channels: list[int]

@@ -180,7 +180,7 @@ def weights_digest(content: Mapping[str, Any]) -> str:
     """SHA-256, in hexadecimal, of the tensors with their names, types and shapes, and of settings and strides.
 
     Args:
-        content: of an encoder file; `network_weights`, `settings`, `strides` and `input_channels` are read.
+        content: content of an encoder file; `network_weights`, `settings`, `strides` and `input_channels` are read.
     """
     description = {name: content[name] for name in ("settings", "strides", "input_channels")}
     digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())

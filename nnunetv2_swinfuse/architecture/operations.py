@@ -54,8 +54,8 @@ def residual_operations(
 
     Args:
         shape: size of the stem's output (z, y, x).
-        strides, kernels: of each stage (z, y, x).
-        channels: of the stem, then of each stage's output.
+        strides, kernels: stride and kernel size of each stage (z, y, x).
+        channels: channels of the stem, then of each stage's output.
         depths: residual blocks of each stage.
     """
     size = [float(voxels) for voxels in shape]
@@ -73,7 +73,7 @@ def affordable_cells(operations: float, channels: int, layers: int, mlp_ratio: f
 
     Args:
         operations: the budget: floating point operations of both blocks together on one image.
-        channels: of the tokens.
+        channels: channels of the tokens.
         layers: attention layers of each block.
         mlp_ratio: hidden channels of the feed-forward networks, relative to `channels`.
     """

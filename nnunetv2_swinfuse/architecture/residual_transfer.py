@@ -46,7 +46,7 @@ def stride_change(name: str, source: tuple[Triple, ...], target: tuple[Triple, .
     """Says of a convolution that its stage has another stride now, its weights being used as they are; else nothing.
 
     Args:
-        name: of the tensor.
+        name: name of the tensor.
         source, target: strides of the encoder's stages, pretrained and in the network.
     """
     stage = stage_of(name)

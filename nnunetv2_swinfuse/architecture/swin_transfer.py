@@ -34,8 +34,8 @@ def adapt_merging(
     (:func:`_with_constant`). Exact for maps that are constant along the folded axes.
 
     Args:
-        weights: of the encoder.
-        name: of any tensor of the merging.
+        weights: weights of the encoder.
+        name: name of any tensor of the merging.
         old, new: the stride (z, y, x), pretrained and in the network.
         monai_legacy: the encoder's merging joins MONAI's legacy sub-grids.
 

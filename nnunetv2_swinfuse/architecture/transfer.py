@@ -48,9 +48,9 @@ class TransferReport:
         adapted: copied after a change, with its description.
         fresh: tensors of the network that keep their random initialisation.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
-        network_parameters: of the whole network.
+        network_parameters: number of parameters of the whole network.
         pretrained_parameters: those of the network that come from the encoder.
-        encoder_parameters: of the encoder, without what its file holds besides (MONAI's decoder).
+        encoder_parameters: number of parameters of the encoder, without what its file holds besides (MONAI's decoder).
         used_parameters: those of the encoder that have a place in the network.
     """
 
@@ -183,10 +183,10 @@ def _adapt(
     """A tensor of the encoder, other than of patch merging, for its place in the network; also says what changed.
 
     Args:
-        name, weight: of the encoder.
+        name, weight: name and weight of a tensor of the encoder.
         target: the network's parameter of this name.
         network: the network.
-        strides: of the stages of the encoder and of the network.
+        strides: strides of the stages of the encoder and of the network.
         image_channels: see :func:`transfer_encoder`.
     """
     changes: list[str] = []
@@ -207,7 +207,7 @@ def check_settings(settings: EncoderSettings, encoder: Encoder, ignored: Set[str
     """Checks that an encoder has the sizes of a network; stages that only one of them has may differ.
 
     Args:
-        settings: of the network.
+        settings: settings of the network.
         encoder: the encoder.
         ignored: settings that may differ.
 

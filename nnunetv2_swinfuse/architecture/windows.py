@@ -121,7 +121,7 @@ def separated_pairs(
         window: window size in tokens (z, y, x).
         shift: how far the map was rolled along each axis, 0 where it was not.
         last: whether the window is the last one along each axis; only those hold wrapped tokens.
-        device: of the result.
+        device: device of the result.
 
     Returns:
         bool (N, N), True where attention must not pass.

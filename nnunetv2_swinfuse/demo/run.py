@@ -143,7 +143,7 @@ def fine_tune(folder: Path, environment: Mapping[str, str]) -> tuple[Path, dict[
 
     Args:
         folder: the demo's; it holds the labelled cases and the encoder.
-        environment: of :func:`demo_environment`.
+        environment: result of :func:`demo_environment`.
 
     Returns:
         The folder of predictions, and the mean Dice by structure.

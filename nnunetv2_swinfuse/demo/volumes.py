@@ -70,7 +70,7 @@ def make_patient(
     """A head that differs with each seed in size, tilt, bending, ventricles and contrast.
 
     Args:
-        seed: of everything random.
+        seed: seed of everything random.
         shape: voxels (z, y, x).
         spacing: mm (z, y, x); only written down, the head fills the volume.
     """
@@ -152,7 +152,7 @@ def write_nnunet_raw(
         dataset_id, name: make the folder's name.
         modality: which image of each patient is the only channel, `CT` or `MR`.
         train_cases, test_cases: how many.
-        seed: of the first patient.
+        seed: seed of the first patient.
 
     Raises:
         DemoError: when the folder exists; nothing is overwritten.

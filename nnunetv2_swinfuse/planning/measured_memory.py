@@ -134,7 +134,7 @@ def meta_step_memory(
     """Peak bytes of a training step in float16 as a GPU would allocate them, determined without one.
 
     Args:
-        arch_kwargs: of :class:`SwinFUSEUNet`.
+        arch_kwargs: keyword arguments of :class:`SwinFUSEUNet`.
         patch_size: voxels (z, y, x).
         batch_size, input_channels, classes: as in training; classes count the background.
     """

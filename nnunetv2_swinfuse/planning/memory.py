@@ -31,7 +31,7 @@ class StepSizes:
     """Numbers of elements that determine the memory of a training step.
 
     Attributes:
-        parameters: of the network; weights, gradients, AdamW's moments, copies in half precision.
+        parameters: parameters of the network, for weights, gradients, AdamW's moments and half-precision copies.
         convolutions: outputs of all convolutions of the stem, the skips, the bottleneck and the decoder.
         attention: channels times tokens of every Swin block, those that fill up the windows included.
         hidden: hidden channels times tokens of the feed-forward networks.
@@ -63,7 +63,7 @@ def step_sizes(
     """The sizes of a training step.
 
     Args:
-        arch_kwargs: of :class:`SwinFUSEUNet`.
+        arch_kwargs: keyword arguments of :class:`SwinFUSEUNet`.
         patch_size: voxels (z, y, x).
         batch_size, input_channels, classes: as in training; classes count the background.
 

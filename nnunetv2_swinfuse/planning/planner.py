@@ -44,7 +44,7 @@ class Preset:
     """A GPU to plan for, as nnU-Net's ResEnc presets.
 
     Attributes:
-        gpu_memory_target_in_gb: of a training step.
+        gpu_memory_target_in_gb: memory that a training step may take.
         plans_name: different for each preset, so that one preset's plans do not replace another's.
     """
 

@@ -45,7 +45,7 @@ def check_encoder_fits(
     """Refuses an encoder whose sizes are not those of the plans, before any long work.
 
     Args:
-        settings: of the planned network.
+        settings: settings of the planned network.
         encoder: the encoder that training would start from.
         plans: nnU-Net's plans, for the command in the message.
         planned: what the planner recorded in the configuration's `swinfuse.planned`.

@@ -30,7 +30,7 @@ class PlannedTraining:
     """What this package's trainer needs from the plans beyond what nnU-Net reads.
 
     Attributes:
-        settings: of fine-tuning.
+        settings: settings of fine-tuning.
         named_encoder: the path in the plans' `swinfuse.encoder`, if there is one.
         encoder: the encoder that gave the network its sizes; None when an earlier fold decided the network, or when
             there is none.

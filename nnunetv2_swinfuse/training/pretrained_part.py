@@ -55,7 +55,7 @@ def little_used_warning(report: TransferReport, plans: Mapping[str, Any]) -> str
     """Says that most of the encoder has no place in the plans' network, and which command makes one that has.
 
     Args:
-        report: of the transfer.
+        report: report of the transfer.
         plans: nnU-Net's plans.
     """
     number = convert_dataset_name_to_id(plans["dataset_name"])

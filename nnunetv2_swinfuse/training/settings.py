@@ -33,7 +33,7 @@ class FineTuningSettings:
     Attributes:
         initial_lr: peak learning rate of AdamW, SwinFUSE's; nnU-Net's 1e-2 is for SGD and makes transformers diverge.
             Trainers that start from random weights have :data:`FROM_SCRATCH`.
-        weight_decay: of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
+        weight_decay: weight decay of AdamW, decoupled; norms, biases and position biases are left out. 0.05 is the Swin
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
         layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.

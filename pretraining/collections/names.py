@@ -42,7 +42,7 @@ def find_preprocessed(names: Sequence[str], preprocessed_root: Path, folder: str
     """Finds the preprocessed folder of collections without their raw data.
 
     Args:
-        names: of the collections, as on the command line.
+        names: names of the collections, as on the command line.
         preprocessed_root: nnUNet_preprocessed.
         folder: name of the folder of preprocessed volumes in the folder of a collection.
 

@@ -16,7 +16,7 @@ def contrastive_loss(first: Tensor, second: Tensor, temperature: float = 0.5) ->
 
     Args:
         first, second: vectors of the two views (N, D); row i of both belongs to sample i. Not yet normalised.
-        temperature: of the softmax over cosine similarities.
+        temperature: temperature of the softmax over cosine similarities.
 
     Returns:
         The mean over all 2N vectors, in float32 or better; zero for a single sample, which has no negatives.
@@ -47,7 +47,7 @@ def cross_modal_loss(ct: Tensor, mr: Tensor, registered: Tensor, temperature: fl
         ct, mr: vectors of one view of every sample (N, D).
         registered: whether CT and MR of sample i are registered, bool (N,), on the CPU: reading it from a GPU would
             make the host wait in every step.
-        temperature: of the softmax over cosine similarities.
+        temperature: temperature of the softmax over cosine similarities.
 
     Returns:
         None for fewer than two pairs, which have no negatives.

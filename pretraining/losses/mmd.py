@@ -28,7 +28,7 @@ def maximum_mean_discrepancy(
         first: (N, D).
         second: (M, D).
         median: distance to which the widths are relative; the median of all distances, detached, when None.
-        widths: of the kernels.
+        widths: widths of the kernels.
         first_weights, second_weights: (N,) and (M,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
 
     Returns:

@@ -20,7 +20,7 @@ class Panel(NamedTuple):
 
     Attributes:
         title: above the plot.
-        names: of the values in the records.
+        names: names of the values in the records.
         hint: what a reader should look for.
         empty: why there may be no values.
     """

@@ -25,7 +25,7 @@ def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tens
     Args:
         path: the PNG to write.
         panels: per modality target, corrupted, reconstruction and mask, each (z, y, x).
-        title: of the picture.
+        title: title of the picture.
     """
     figure = Figure(figsize=(2.2 * len(COLUMNS), 2.3 * len(PLANES) * len(panels)), layout="constrained")
     axes = figure.subplots(len(PLANES) * len(panels), len(COLUMNS), squeeze=False)

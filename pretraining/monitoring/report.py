@@ -62,7 +62,7 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
     """Writes `report.html` from the files in the run's folder.
 
     Args:
-        folder: of the run.
+        folder: folder of the run.
         note: why the run ended, if it ended before its last step.
         pictures: whether to include reconstructions, which are pictures of patients.
 

@@ -97,7 +97,7 @@ class IndexTable:
             split: `train` or `validation` by patient identifier.
             modalities: names, in the order of their indices.
             files: path of each volume inside the folder, in the order of `collection.volumes`.
-            grids: of each volume, by path.
+            grids: grid of each volume, by path.
         """
         patients, volumes = collection.patients, collection.volumes
         numbers = {modality: number for number, modality in enumerate(modalities)}
@@ -176,8 +176,8 @@ class PreprocessedCollection:
 
     Attributes:
         folder: the folder.
-        name, hash, spacing, modalities: of the collection; spacing in mm (z, y, x).
-        orientation: of all volumes, such as `RAS`.
+        name, hash, spacing, modalities: those of the collection; spacing in mm (z, y, x).
+        orientation: orientation of all volumes, such as `RAS`.
         crop_size: crop size that the chunks of the files are optimised for (z, y, x).
         header: content of `index.json`.
         table: content of `index.npz`: patients and volumes.

@@ -47,7 +47,7 @@ class CropDataset(Dataset):
         split: `train` or `validation`.
         crop_size: voxels (z, y, x).
         batch_size: pairs of crops in a step, over all processes.
-        seed: of all draws.
+        seed: seed of all draws.
         foreground_share: probability that a crop is centred on a point of the body instead of any voxel.
         steps: number of items.
         samples: indices in the batch that this process loads; all when None.

@@ -18,9 +18,9 @@ def split_patients(patients: Sequence[Patient], validation_share: float, seed: i
     Every group of two or more patients has at least one in validation and one in training.
 
     Args:
-        patients: of the collection.
+        patients: patients of the collection.
         validation_share: share of each group that is drawn for validation.
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
         `train` or `validation` by patient identifier.

@@ -137,7 +137,7 @@ def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: 
     """Reads a crop float32 (1, z, y, x), padded outside the volume; decompresses only the blocks it overlaps.
 
     Args:
-        path: of the volume, for error messages.
+        path: path of the volume, for error messages.
         volume: from :func:`open_volume`.
         start: first voxel (z, y, x); negative where padding comes first.
         crop_size: voxels (z, y, x).

@@ -97,7 +97,7 @@ def read_mask(volume: Volume, path: Path, data: np.ndarray) -> np.ndarray:
 
     Args:
         volume: the volume.
-        path: of the mask.
+        path: path of the mask.
         data: the volume's voxels (1, z, y, x).
 
     Raises:

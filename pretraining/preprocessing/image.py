@@ -53,8 +53,8 @@ def preprocess_image(
 
     Args:
         image: the volumes.
-        folder: of the preprocessed collection.
-        normalisation: of the collection.
+        folder: folder of the preprocessed collection.
+        normalisation: normalisation of the collection.
         crop_size: crops that will be read (z, y, x); decides the chunks of the files.
 
     Returns:
@@ -121,9 +121,9 @@ def run_case(
     Args:
         data: channels (C, z, y, x).
         segmentation: int8 (S, z, y, x), resampled along; where it is 0 outside the nonzero voxels it becomes -1.
-        properties: of the reader; `class_locations` of label 1 are added.
-        domains: of the channels.
-        normalisation: of the collection.
+        properties: properties from the reader; `class_locations` of label 1 are added.
+        domains: domains of the channels.
+        normalisation: normalisation of the collection.
 
     Returns:
         Channels float32 (C, z, y, x) and segmentation (S, z, y, x).

@@ -63,7 +63,7 @@ def preprocess(
         spacing: voxel spacing in mm (z, y, x); the median of all volumes when None.
         grids: result of :func:`check`, which is called when this is None.
         processes: worker processes; with 1, this process does the work.
-        validation_share, seed: of the split by patient, which is drawn once and kept.
+        validation_share, seed: validation share and seed of the split by patient, which is drawn once and kept.
         overwrite: delete the folder first.
         part, parts: process every `parts`-th image, starting with number `part`.
 

@@ -33,7 +33,7 @@ class Case:
     """A case of the probe; everything but the image is at half its resolution.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         image: float32 (1, 1, z, y, x), sizes divisible by 2 and by the strides of the encoders.
         labels: int64 (z / 2, y / 2, x / 2), values of the dataset.
         used: bool, as the labels: voxels of the image that are neither padding nor ignored.
@@ -58,7 +58,7 @@ def load_case(
     """Loads a case; preprocesses it unless an earlier call has done so.
 
     Args:
-        case: of the dataset.
+        case: a case of the dataset.
         dataset: the dataset.
         normalisation: spacing and intensities.
         crop_size: at most this many voxels (z, y, x) of the image are used, around the labels.

@@ -53,11 +53,11 @@ class Source:
     """An arm before its features are built.
 
     Attributes:
-        name, seed: of the arm.
+        name, seed: name and seed of the arm.
         build: returns the features.
         divisor: what sizes of images must be divisible by.
-        description: of the features, for the digest of the inputs.
-        normalisation: of the images.
+        description: description of the features, for the digest of the inputs.
+        normalisation: normalisation of the images.
     """
 
     name: str

@@ -30,7 +30,7 @@ class LabelledCase:
     """A case of a labelled dataset.
 
     Attributes:
-        name: of the case.
+        name: name of the case.
         volume: its image.
         label: its label file.
     """
@@ -45,7 +45,7 @@ class LabelledDataset:
     """A labelled dataset.
 
     Attributes:
-        name: of its folder.
+        name: name of its folder.
         labels: name of each label by its value, without background and ignore, in ascending order of the values.
         ignored: value of voxels that take part in nothing, None if there is none.
         cases: sorted by name.
@@ -122,7 +122,7 @@ def split_cases(dataset: LabelledDataset, seed: int, test: int | None = None) ->
 
     Args:
         dataset: the labelled dataset.
-        seed: of the draw.
+        seed: seed of the draw.
         test: number of test cases; half of the cases when None, at most 40.
 
     Raises:

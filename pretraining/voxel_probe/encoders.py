@@ -36,9 +36,9 @@ class FrozenEncoder(nn.Module):
 
     Args:
         settings: sizes.
-        strides: of every stage (z, y, x), the first all 1.
-        spacing: of the images, mm (z, y, x).
-        seed: of the weights.
+        strides: strides of every stage (z, y, x), the first all 1.
+        spacing: spacing of the images, mm (z, y, x).
+        seed: seed of the weights.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class TrainedEncoder:
     """An encoder of a run or a file.
 
     Attributes:
-        name: of its arm; several seeds of one method have the same.
+        name: name of its arm; several seeds of one method have the same.
         encoder: weights and settings.
-        seed: of its pretraining.
-        normalisation: of the collection it was pretrained on; None where the file does not say.
+        seed: seed of its pretraining.
+        normalisation: normalisation of the collection it was pretrained on; None where the file does not say.
     """
 
     name: str

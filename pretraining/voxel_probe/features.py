@@ -83,7 +83,7 @@ def at_voxels(maps: Sequence[Tensor], size: Sequence[int], voxels: Tensor) -> Te
 
     Args:
         maps: each (C, z, y, x), of any resolution.
-        size: of the grid that the voxels belong to (z, y, x).
+        size: size of the grid that the voxels belong to (z, y, x).
         voxels: indices in the flattened grid, int64 (N,).
     """
     return torch.cat([resize(feature, size).flatten(1)[:, voxels].T for feature in maps], 1).float()

@@ -27,7 +27,7 @@ class Sample:
 
     Attributes:
         voxels: indices in the flattened grid of half resolution, int64 (N,).
-        classes: of these voxels, int64 (N,).
+        classes: classes of these voxels, int64 (N,).
         weights: how many voxels of the case each of them represents, float32 (N,).
     """
 
@@ -53,7 +53,7 @@ class LinearLayer:
 
         Args:
             maps: each (C, z, y, x), in the order of the fitted features.
-            size: of the grid (z, y, x).
+            size: size of the grid (z, y, x).
         """
         parts = self.weight.split([len(feature) for feature in maps])
         total = self.bias.reshape(-1, 1, 1, 1).expand(-1, *size).clone()
@@ -69,9 +69,9 @@ def draw_sample(case: Case, classes: Tensor, cases: int, seed: int) -> Sample:
 
     Args:
         case: the case.
-        classes: of its voxels, int64 (z, y, x), 0 for background.
+        classes: classes of its voxels, int64 (z, y, x), 0 for background.
         cases: how many cases are fitted on together; the more, the fewer voxels of each.
-        seed: of the draw.
+        seed: seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     flat, used = classes.flatten(), case.used.flatten()
@@ -101,7 +101,7 @@ def fit(features: Tensor, classes: Tensor, weights: Tensor, number: int, penalty
         features: float32 (N, channels); standardised with their weighted mean and deviation here.
         classes: int64 (N,).
         weights: float32 (N,).
-        number: of classes, background included; may exceed those that occur.
+        number: number of classes, background included; may exceed those that occur.
         penalty: times the sum of squared weights.
     """
     weights = weights / weights.sum()

@@ -32,7 +32,7 @@ def measure_case(logits: Tensor, classes: Tensor, used: Tensor, body: Tensor, na
         classes: int64 (z, y, x).
         used: voxels that count, bool (z, y, x).
         body: used voxels that show the body, bool (z, y, x); all used ones if there are none.
-        names: of the classes without background.
+        names: names of the classes without background.
     """
     body = (body if bool(body.any()) else used)[used]
     logits, classes = logits[:, used], classes[used]

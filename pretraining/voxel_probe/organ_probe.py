@@ -107,8 +107,8 @@ class OrganProbe:
         Args:
             datasets: the labelled datasets.
             normalisation: spacing and intensities of the run's collection.
-            configuration: of the run; random encoders have its sizes.
-            folder: of the run, where the floors are kept.
+            configuration: configuration of the run; random encoders have its sizes.
+            folder: folder of the run, where the floors are kept.
 
         Raises:
             InputError: for datasets or cases that cannot be used.

@@ -35,10 +35,10 @@ class Arm:
     """Features to probe.
 
     Attributes:
-        name: of the arm.
-        seed: of its encoder; 0 for features without one.
-        features: of an image, with the coordinates.
-        loader: of cases, preprocessed as these features need them.
+        name: name of the arm.
+        seed: seed of its encoder; 0 for features without one.
+        features: features of an image, with the coordinates.
+        loader: loader of cases, preprocessed as these features need them.
         description: what the features and the preprocessing are, for the digest of the inputs; plain JSON values.
     """
 
@@ -73,9 +73,9 @@ class Plan:
 
     Attributes:
         tasks: datasets.
-        splits: of each dataset, by its name.
+        splits: splits of each dataset, by its name.
         labelled: numbers of labelled cases, by the name of the fitted dataset.
-        seed: of the splits.
+        seed: seed of the splits.
     """
 
     tasks: tuple[Task, ...]

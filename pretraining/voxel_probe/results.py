@@ -26,9 +26,9 @@ class Key:
 
     Attributes:
         arm: whose features.
-        seed: of the encoder; 0 for features without one.
+        seed: seed of the encoder; 0 for features without one.
         dataset: number or name of the dataset that the layer was fitted on.
-        tested_on: of the dataset that it was measured on; another one in the zero-shot probe.
+        tested_on: dataset that it was measured on; another one in the zero-shot probe.
         labelled: number of cases that it was fitted on.
         split: seed of the split.
     """
@@ -47,10 +47,10 @@ class Row:
 
     Attributes:
         key: the fitted layer.
-        case: of `tested_on`.
+        case: a case of `tested_on`.
         label: class, or `all`.
         metric: `dice`, `nll` or `auc`.
-        value: of the measure.
+        value: value of the measure.
         inputs: digest of encoder, cases, preprocessing and settings; rows with another one cannot be compared.
     """
 
@@ -71,7 +71,7 @@ class Results:
     One process at a time: rows that another one adds at the same moment may be lost.
 
     Args:
-        path: of the CSV file; created when rows are added.
+        path: path of the CSV file; created when rows are added.
 
     Raises:
         InputError: for a file that is no table of the probe.
@@ -133,7 +133,7 @@ class Summary:
 
     Attributes:
         mean: over the cases, of the mean over seeds and classes.
-        interval: of the mean for other cases, by Student's t; None with one case.
+        interval: confidence interval of the mean for other cases, by Student's t; None with one case.
         seeds: the mean over the cases for each seed, in ascending order.
         difference, difference_interval: the same of the difference to the floor, case by case; None without a floor.
     """
@@ -175,7 +175,7 @@ def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool
     """A Markdown table: one line for each arm, dataset and number of labelled cases.
 
     Args:
-        rows: of all arms.
+        rows: rows of all arms.
         floors: the arm of random encoders that an arm is compared with, by arm.
         zero_shot: the columns of the zero-shot probe (AUC of each class, Dice) instead of Dice and likelihood.
     """

@@ -14,8 +14,9 @@ def test_all_losses_reach_the_encoder_and_the_step_decides_all_draws(backbone):
     configuration = tiny(**backbone)
     torch.manual_seed(0)
     model = PretrainingModel(configuration)
-    # Its weights start at zero, so that no gradient passes in the first step.
-    torch.nn.init.normal_(model.rotation_head.classify.weight)
+    # Their weights start at zero, so that no gradient passes in the first step.
+    for layer in (model.rotation_head.classify, *model.inpainting_head.layers):
+        torch.nn.init.normal_(layer.weight)
     first = evaluate(model, synthetic_batch(), configuration, 3, None)
     assert set(first.losses) == {
         "inpainting", "contrastive", "cross_modal", "rotation", "density", "variance", "covariance",
@@ -107,7 +108,7 @@ def test_the_rotation_task_leaves_out_crops_that_must_not_be_turned():
     # The mean is over the modalities with turnable crops.
     ct_only = evaluate(model, {**batch, "mr_turnable": every, "ct_turnable": none}, configuration, 0, None)
     assert values["rotation"] > 0.5
-    assert ct_only.values()["rotation"] > 0.5
+    assert ct_only.scalars()["rotation"] > 0.5
 
 
 def test_a_batch_without_turnable_crops_trains_all_but_the_rotation_head():

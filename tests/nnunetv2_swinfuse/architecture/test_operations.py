@@ -43,13 +43,13 @@ def test_swin_operations_are_those_counted_where_windows_fill_the_map():
     shape = (8, 16, 16)
     counted = count(encoder, torch.zeros(1, 24, *shape, device="meta"))
     with_module = swin(EncoderSettings(**TINY), [HALVING, (1, 2, 2)])
-    assert with_module.domain_invariance.operations(shape) == pytest.approx(counted, rel=0.001)
+    assert with_module.domain_invariance.backbone_operations(shape) == pytest.approx(counted, rel=0.001)
 
 
 def test_residual_operations_are_those_counted_but_for_shortcuts():
     encoder = residual(8, [(1, 1, 1), (1, 2, 2), HALVING], [(1, 3, 3), (3, 3, 3), (3, 3, 3)])
     _, counted = costs(encoder, 8, (8, 16, 16))
-    assert 0.95 * counted < encoder.domain_invariance.operations((8, 16, 16)) <= counted
+    assert 0.95 * counted < encoder.domain_invariance.backbone_operations((8, 16, 16)) <= counted
 
 
 @pytest.mark.parametrize("cells", [1, 64, 1000])
