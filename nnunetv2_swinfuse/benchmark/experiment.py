@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from nnunetv2_swinfuse.benchmark.arms import Arm, resolve_arm
 from nnunetv2_swinfuse.errors import BenchmarkError
 
+Device = Literal["cpu", "cuda"]
 Labels = int | Literal["all"]
 PLANS_CHANGES = ("patch_size", "batch_size", "features_per_stage")
 Block = TypeVar("Block")
@@ -153,7 +154,7 @@ class Experiment:
     test_cases: int | tuple[str, ...] | None = None
     configuration: str = "3d_fullres"
     length: Length = Length()
-    device: Literal["cpu", "cuda"] = "cuda"
+    device: Device = "cuda"
     mirroring: bool = True
     plans: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
@@ -182,8 +183,8 @@ class Experiment:
         for seed in (*self.seeds, *self.datasets):
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
                 raise BenchmarkError(f"seeds and datasets: {seed!r} is no number; expected 0 or more")
-        if self.device not in ("cpu", "cuda"):
-            raise BenchmarkError(f"device is {self.device!r}; expected 'cpu' or 'cuda'")
+        if self.device not in get_args(Device):
+            raise BenchmarkError(f"device is {self.device!r}; expected one of {list(get_args(Device))}")
         if self.configuration.startswith("2d"):
             raise BenchmarkError("configuration 2d: SwinFUSE is a 3D network; expected one such as 3d_fullres")
         for plans in (self.plans, *(arm.plans for arm in self.arms)):

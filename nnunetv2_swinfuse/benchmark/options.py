@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict, load_experiment
+from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import RESULTS
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument("--pretrain_on", nargs="+", metavar="NAME", help="collections, as swinfuse_pretrain -d")
     chosen.add_argument("--pretrain_preset", default="base", metavar="NAME", help="its preset; default base")
     chosen.add_argument("--pretrain_steps", type=int, metavar="N", help="the budget of every pretraining")
-    chosen.add_argument("-device", dest="device", choices=("cpu", "cuda"), help="default cuda")
+    chosen.add_argument("-device", dest="device", choices=get_args(Device), help="default cuda")
     what = parser.add_argument_group("what to do")
     what.add_argument("--list", action="store_true", help="show the cells, what is done, how long the rest takes")
     what.add_argument("--prepare_only", action="store_true", help="preprocess and pretrain, train no cell")

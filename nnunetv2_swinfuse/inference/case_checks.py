@@ -47,10 +47,10 @@ def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str]
         accepted: names of checks whose refusals become warnings.
     """
     files = tuple(case.files[number] for number in sorted(case.files))
-    findings, made, not_made = list(case.problems), ["file_name", "channels"], dict[str, str]()
+    findings, performed, not_performed = list(case.problems), ["file_name", "channels"], dict[str, str]()
     if not findings:
         try:
-            _check_files(files, model, findings, made, not_made)
+            _check_files(files, model, findings, performed, not_performed)
         except Exception as error:
             # Any exception that a damaged file causes in a reader must refuse its case.
             findings.append(
@@ -62,11 +62,15 @@ def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str]
                 )
             )
     findings = [accept(finding, accepted) for finding in findings]
-    return CaseFindings(case.name, files, tuple(findings), tuple(dict.fromkeys(made)), not_made)
+    return CaseFindings(case.name, files, tuple(findings), tuple(dict.fromkeys(performed)), not_performed)
 
 
 def _check_files(
-    files: Sequence[Path], model: ModelDescription, findings: list[Finding], made: list[str], not_made: dict[str, str]
+    files: Sequence[Path],
+    model: ModelDescription,
+    findings: list[Finding],
+    performed: list[str],
+    not_performed: dict[str, str],
 ) -> None:
     volumes: list[VoxelVolume] = []
     for path, channel in zip(files, model.channels, strict=True):
@@ -76,9 +80,9 @@ def _check_files(
             findings.append(Finding(error.check, Severity.REFUSED, error.reason, _sentence(error.remedy), str(path)))
             continue
         volumes.append(volume)
-        made += ["readable", "header", "three_dimensional", "finite"]
+        performed += ["readable", "header", "three_dimensional", "finite"]
         findings += _check_header(path)
-        _check_volume(volume, channel, model, findings, made, not_made)
+        _check_volume(volume, channel, model, findings, performed, not_performed)
     for volume in volumes[1:]:
         if difference := volumes[0].grid.differs_from(volume.grid):
             findings.append(
@@ -112,8 +116,8 @@ def _check_volume(
     channel: Channel,
     model: ModelDescription,
     findings: list[Finding],
-    made: list[str],
-    not_made: dict[str, str],
+    performed: list[str],
+    not_performed: dict[str, str],
 ) -> None:
     image = intensity_checks.profile(volume)
     checks: dict[str, Callable[[], Finding | None]] = {
@@ -130,17 +134,17 @@ def _check_volume(
         "normalised": lambda: intensity_checks.check_normalised(image, channel),
     }
     if model.orientations is None:
-        not_made["orientation"] = model.orientation_source
+        not_performed["orientation"] = model.orientation_source
         del checks["orientation"]
     if reason := intensity_checks.modality_reason(channel):
-        not_made["modality"] = reason
+        not_performed["modality"] = reason
         del checks["modality"]
     if channel.domain != "CT":
         del checks["hounsfield"]
     else:
         del checks["normalised"]
     for name, check in checks.items():
-        made.append(name)
+        performed.append(name)
         finding = check()
         if finding is None:
             continue

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.inference.case_runner import CaseTask
-from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_a_pass
+from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
 from nnunetv2_swinfuse.inference.loading import LoadedModel, file_hash
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
@@ -88,7 +88,7 @@ def announce(count: int, passes: int, model: LoadedModel, described: ModelDescri
     estimate: dict[str, Any] = {"cases": count, "forward_passes": passes}
     text = f"{count} case(s) to predict with {passes} forward passes"
     if passes >= TIMED_FROM:
-        seconds = passes * seconds_a_pass(model.predictor, _input_channels(model, described))
+        seconds = passes * seconds_per_pass(model.predictor, _input_channels(model, described))
         estimate["seconds"] = round(seconds, 1)
         text += f", about {seconds / 60:.0f} min" if seconds > 120 else f", about {seconds:.0f} s"
     print(f"{text}, into {folder}")

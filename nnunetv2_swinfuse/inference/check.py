@@ -120,7 +120,7 @@ def print_findings(results: Sequence[CaseFindings]) -> None:
     """Prints every case, the checks that were left out, and how many cases passed."""
     for result in results:
         print(result.to_text())
-    for name, reason in {name: why for result in results for name, why in result.not_made.items()}.items():
+    for name, reason in {name: why for result in results for name, why in result.not_performed.items()}.items():
         print(f"not checked [{name}]: {reason}")
     counts = [sum(result.severity is severity for result in results) for severity in Severity]
     print(f"{len(results)} case(s): {counts[0]} passed, {counts[1]} with warnings, {counts[2]} refused")

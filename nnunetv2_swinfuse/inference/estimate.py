@@ -88,7 +88,7 @@ def available_memory() -> int | None:
     return free
 
 
-def seconds_a_pass(predictor: nnUNetPredictor, channels: int) -> float:
+def seconds_per_pass(predictor: nnUNetPredictor, channels: int) -> float:
     """Times the forward pass of one patch of zeros."""
     network = predictor.network.to(predictor.device).eval()
     patch = torch.zeros((1, channels, *predictor.configuration_manager.patch_size), device=predictor.device)

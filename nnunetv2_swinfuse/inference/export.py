@@ -35,6 +35,7 @@ from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
 from nnunetv2_swinfuse.inference.verify import verify_zip
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, IMAGES, PLANS_FILE, RAW
 from nnunetv2_swinfuse.plain_loading import load_plain
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
 PROGRAM = "swinfuse_export"
 PACKAGES = (PACKAGE, "nnunetv2", "torch", "dynamic-network-architectures", "numpy", "SimpleITK")
@@ -201,7 +202,7 @@ def _without_paths(plans: Mapping[str, Any]) -> dict[str, Any]:
     """Plans whose `swinfuse` blocks name the encoder by its file name and hash only, not by a path of this machine."""
     configurations = {}
     for name, block in plans["configurations"].items():
-        provenance = block.get("swinfuse")
+        provenance = block.get(PROVENANCE_BLOCK)
         if provenance is not None:
             paths = ("encoder", "encoder_source", "sizes_from")
             kept = {k: Path(v).name if k in paths and isinstance(v, str) else v for k, v in provenance.items()}
@@ -238,7 +239,7 @@ def _training(
         raise InputError(
             f"{checkpoint}: names no configuration of plans.json ({type(error).__name__}: {error}); not of this model"
         ) from error
-    provenance = dict(content.get("swinfuse", {}))
+    provenance = dict(content.get(PROVENANCE_BLOCK, {}))
     return {
         "dataset": plans["dataset_name"],
         "configuration": configuration,
@@ -255,14 +256,14 @@ def _training(
 def _inference_checkpoint(content: Mapping[str, Any], path: Path) -> bytes:
     """What nnU-Net's predictor reads, and where it comes from; the same weights give the same bytes."""
     try:
-        provenance = _without_paths({"configurations": {"": {"swinfuse": content.get("swinfuse", {})}}})
+        provenance = _without_paths({"configurations": {"": {PROVENANCE_BLOCK: content.get(PROVENANCE_BLOCK, {})}}})
         kept = {
             "network_weights": dict(content["network_weights"]),
             "trainer_name": content["trainer_name"],
             "init_args": {key: content["init_args"][key] for key in ("configuration", "fold")},
             "inference_allowed_mirroring_axes": content.get("inference_allowed_mirroring_axes"),
             "current_epoch": content.get("current_epoch"),
-            "swinfuse": provenance["configurations"][""]["swinfuse"],
+            PROVENANCE_BLOCK: provenance["configurations"][""][PROVENANCE_BLOCK],
         }
     except (KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{path}: no checkpoint of nnU-Net ({type(error).__name__}: {error})") from error

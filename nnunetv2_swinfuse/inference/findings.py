@@ -55,15 +55,15 @@ class CaseFindings:
         case: its name.
         files: its channels in order.
         findings: everything that is wrong; empty when all checks passed.
-        made: names of the checks that were made.
-        not_made: why others were not, by name.
+        performed: names of the checks that were performed.
+        not_performed: why others were not, by name.
     """
 
     case: str
     files: tuple[Path, ...]
     findings: tuple[Finding, ...] = ()
-    made: tuple[str, ...] = ()
-    not_made: Mapping[str, str] = field(default_factory=dict)
+    performed: tuple[str, ...] = ()
+    not_performed: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def severity(self) -> Severity:
@@ -76,8 +76,8 @@ class CaseFindings:
             "files": [str(file) for file in self.files],
             "verdict": self.severity.name.lower(),
             "findings": [finding.to_dict() for finding in self.findings],
-            "checks_made": list(self.made),
-            "checks_not_made": dict(self.not_made),
+            "checks_made": list(self.performed),
+            "checks_not_made": dict(self.not_performed),
         }
 
     def to_text(self) -> str:

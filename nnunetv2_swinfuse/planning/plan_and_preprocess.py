@@ -36,6 +36,7 @@ from nnunetv2_swinfuse.planning.planner import (
     recorded_normalisation,
 )
 from nnunetv2_swinfuse.training.encoder_choice import find_encoder
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
 PROGRAM = "swinfuse_plan_and_preprocess"
 # nnU-Net's numbers of processes.
@@ -159,7 +160,9 @@ def summary(plans: dict[str, Any]) -> str:
         block = plans["configurations"].get(name, {})
         if "patch_size" not in block:
             continue
-        memory = block.get("swinfuse", {}).get("planned", {}).get("estimated_memory_in_gb", "nnU-Net's own network")
+        memory = (
+            block.get(PROVENANCE_BLOCK, {}).get("planned", {}).get("estimated_memory_in_gb", "nnU-Net's own network")
+        )
         patch = " x ".join(str(size) for size in block["patch_size"])
         stages = len(block["architecture"]["arch_kwargs"]["strides"])
         lines.append(f"| {name} | {patch} | {block['batch_size']} | {stages} | {memory} | {block['data_identifier']} |")

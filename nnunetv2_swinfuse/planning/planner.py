@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIBIBYTE, estimate_step_memory
-from nnunetv2_swinfuse.training.provenance import Provenance
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
@@ -287,7 +287,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             "estimated_memory_in_gb": round(self.step_memory(kwargs, patch_size, plan["batch_size"]) / GIBIBYTE, 2),
         }
         encoder = self.encoder.path if self.encoder is not None and self.name_encoder else None
-        plan["swinfuse"] = Provenance(encoder=encoder, planned=planned).to_dict()
+        plan[PROVENANCE_BLOCK] = Provenance(encoder=encoder, planned=planned).to_dict()
         return plan
 
     def save_plans(self, plans: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.nnunet_names import ENCODER
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
-from nnunetv2_swinfuse.training.provenance import Provenance
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
 
 RECORD = "swinfuse.json"
 # Segmentation heads start at random whatever weights are loaded.
@@ -49,7 +49,7 @@ def record_start(model_folder: Path, fold: int | str, plan_configuration: Mappin
         EncoderChoiceError: when another fold started with another encoder, other weights, another network or other
             settings, or its record cannot be read; this fold's record is then as it was before.
     """
-    provenance = Provenance.from_dict(plan_configuration["swinfuse"])
+    provenance = Provenance.from_dict(plan_configuration[PROVENANCE_BLOCK])
     architecture = plan_configuration["architecture"]
     record = {"architecture": architecture, **{name: getattr(provenance, name) for name in RECORDED_FIELDS}}
     path = model_folder / f"fold_{fold}" / RECORD

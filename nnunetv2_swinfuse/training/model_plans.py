@@ -17,6 +17,7 @@ from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import load_plain
 from nnunetv2_swinfuse.training.encoder_choice import CHECKPOINTS, trained_folds
 from nnunetv2_swinfuse.training.planned_network import PlansError
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
 
 def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
@@ -37,8 +38,8 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
             if plans is None:
                 raise
         block: dict[str, Any] = plans["configurations"][configuration]
-        if planned_backbone(block["architecture"]) is None or "swinfuse" not in block:
-            raise KeyError("swinfuse")
+        if planned_backbone(block["architecture"]) is None or PROVENANCE_BLOCK not in block:
+            raise KeyError(PROVENANCE_BLOCK)
     except (ValueError, KeyError, TypeError) as error:
         raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "

@@ -21,7 +21,7 @@ from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder
 from nnunetv2_swinfuse.training.model_plans import trained_block
 from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
-from nnunetv2_swinfuse.training.provenance import KEYS, REQUESTS, Provenance
+from nnunetv2_swinfuse.training.provenance import KEYS, PROVENANCE_BLOCK, REQUESTS, Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
 
@@ -76,12 +76,12 @@ def plan_training(
             f"configuration {configuration} has the patch size {list(patch_size)}: SwinFUSE is for 3d configurations. "
             "Use 3d_fullres or 3d_lowres, or nnU-Net's own trainers for 2d."
         )
-    unknown = sorted(set(resolved.get("swinfuse", {})) - KEYS)
+    unknown = sorted(set(resolved.get(PROVENANCE_BLOCK, {})) - KEYS)
     if unknown:
         raise PlansError(
             f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
         )
-    requests = Provenance.from_dict(resolved.get("swinfuse", {}))
+    requests = Provenance.from_dict(resolved.get(PROVENANCE_BLOCK, {}))
     block = plans["configurations"][configuration]
     trained = trained_block(model_folder, configuration)
     if trained is not None:
@@ -104,13 +104,13 @@ def _plan_as_trained(
     """The model has trained folds: network and settings are theirs, and no encoder is needed yet."""
     requested = requested_settings(requests.training or {})
     # A newer version may have recorded more than this one can read.
-    check_plugin_version(trained["swinfuse"].get("plugin"), plans_file)
+    check_plugin_version(trained[PROVENANCE_BLOCK].get("plugin"), plans_file)
     try:
-        recorded = Provenance.from_dict(trained["swinfuse"])
+        recorded = Provenance.from_dict(trained[PROVENANCE_BLOCK])
     except ValueError as error:
         raise PlansError(f"{plans_file}: {error}. Restore it, or move the model folder away to start over") from error
     settings = recorded_settings(recorded.training or {}, requested, plans_file)
-    block["architecture"], block["swinfuse"] = trained["architecture"], trained["swinfuse"]
+    block["architecture"], block[PROVENANCE_BLOCK] = trained["architecture"], trained[PROVENANCE_BLOCK]
     explanation = f"network as in {plans_file}, which its trained folds use"
     return PlannedTraining(settings, requests.encoder, None, explanation)
 
@@ -172,7 +172,7 @@ def _write_block(
         provenance = provenance.with_encoder(encoder, architecture)
     elif encoder is not None:
         provenance = replace(provenance, sizes_from=encoder.path)
-    block["architecture"], block["swinfuse"] = architecture, provenance.to_dict()
+    block["architecture"], block[PROVENANCE_BLOCK] = architecture, provenance.to_dict()
 
 
 def _encoder(named: str | None, required: bool) -> tuple[Encoder | None, str]:

@@ -9,6 +9,8 @@ from typing import Any
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_stages
 
+# Key of the block in plans, checkpoints and records.
+PROVENANCE_BLOCK = "swinfuse"
 # What a user may write into the block of a configuration; everything else is recorded by this package.
 REQUESTS = frozenset({"encoder", "training"})
 

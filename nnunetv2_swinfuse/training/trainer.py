@@ -45,7 +45,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
     pretrained_layers,
     set_frozen,
 )
-from nnunetv2_swinfuse.training.provenance import Provenance
+from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
 from nnunetv2_swinfuse.training.settings import FROM_SCRATCH
 
 # Images of one dataset are mostly stored alike; reading what nnU-Net noted of one takes milliseconds.
@@ -114,12 +114,12 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     @property
     def provenance(self) -> Provenance:
         """The configuration's `swinfuse` block: encoder, collection, plugin version and settings."""
-        return Provenance.from_dict(self.configuration_manager.configuration["swinfuse"])
+        return Provenance.from_dict(self.configuration_manager.configuration[PROVENANCE_BLOCK])
 
     def _set_provenance(self, provenance: Provenance) -> None:
         block = provenance.to_dict()
-        self.configuration_manager.configuration["swinfuse"] = block
-        self.plans_manager.plans["configurations"][self.configuration_name]["swinfuse"] = block
+        self.configuration_manager.configuration[PROVENANCE_BLOCK] = block
+        self.plans_manager.plans["configurations"][self.configuration_name][PROVENANCE_BLOCK] = block
 
     def _pretrained_layers(self) -> dict[str, int]:
         """Names of the pretrained parameters and the layer of each, counted from the image; empty without any."""
@@ -272,7 +272,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         # nnU-Net leaves numpy's numbers in the curves, which torch.load(weights_only=True) refuses elsewhere.
         checkpoint = plain_values(load_plain(buffer, str(filename)))
         checkpoint["trainer_name"] = nnUNetTrainer.__name__
-        checkpoint["swinfuse"] = {
+        checkpoint[PROVENANCE_BLOCK] = {
             **self.provenance.to_dict(),
             "trainer": type(self).__name__,
             "fold": self.fold,

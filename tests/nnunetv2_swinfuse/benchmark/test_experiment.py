@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"labels": [0]}, 'labels is 0; expected numbers of cases, or "all"'),
         ({"labels": []}, "labels is empty"),
         ({"seeds": [-1]}, "-1 is no number"),
-        ({"device": "tpu"}, "expected 'cpu' or 'cuda'"),
+        ({"device": "tpu"}, r"expected one of \['cpu', 'cuda'\]"),
         ({"configuration": "2d"}, "3D network"),
         ({"comparisons": [["nnunet", "swinfuse"]]}, "'swinfuse' is no arm of this experiment; it has nnunet, resenc_m"),
         ({"baseline": "scratch"}, "'scratch' is no arm"),

@@ -33,9 +33,9 @@ def test_sound_images_pass_all_checks(tmp_path, domain):
     image = write_image(tmp_path / "a_0000.nii.gz", ct_voxels() if domain == "CT" else mr_voxels())
     result = check_one(image, model)
     assert outcome(result) == {}
-    assert not result.not_made
+    assert not result.not_performed
     other = "hounsfield" if domain == "MR" else "normalised"
-    assert set(result.made) == set(CHECKS) - {"internal", other}
+    assert set(result.performed) == set(CHECKS) - {"internal", other}
 
 
 CASES = {
@@ -108,7 +108,7 @@ def test_models_trained_on_unusual_intensities_are_not_judged_by_the_usual(tmp_p
     model = write_model(tmp_path / "shifted", ("CT",), intensities=shifted)
     result = check_one(write_image(tmp_path / "a_0000.nii.gz", ct_voxels() + np.int16(1024)), model)
     assert outcome(result) == {}
-    assert "Hounsfield" in result.not_made["modality"]
+    assert "Hounsfield" in result.not_performed["modality"]
     negative = {"min": -500.0, "percentile_00_5": -300.0, "median": 100.0, "percentile_99_5": 500.0, "max": 900.0}
     model = write_model(tmp_path / "phase", ("MR",), intensities=negative)
     assert outcome(check_one(write_image(tmp_path / "b_0000.nii.gz", mr_voxels() - 300), model)) == {}
@@ -118,8 +118,8 @@ def test_what_cannot_be_compared_is_said(tmp_path):
     model = write_model(tmp_path / "model", ("PET",), orientations=None)
     result = check_one(write_image(tmp_path / "a_0000.nii.gz", mr_voxels(), orientation="RPS"), model)
     assert outcome(result) == {}
-    assert "PET" in result.not_made["modality"]
-    assert "swinfuse_export" in result.not_made["orientation"]
+    assert "PET" in result.not_performed["modality"]
+    assert "swinfuse_export" in result.not_performed["orientation"]
 
 
 def test_an_accepted_refusal_is_a_warning_that_says_so_and_some_cannot_be(tmp_path, ct_model):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.inference import estimate
-from nnunetv2_swinfuse.inference.estimate import BUFFERS, available_memory, estimate_case, seconds_a_pass
+from nnunetv2_swinfuse.inference.estimate import BUFFERS, available_memory, estimate_case, seconds_per_pass
 
 
 def predictor(patch=(16, 24, 24), spacing=(3.0, 2.0, 1.5), order=(0, 1, 2), axes=(0, 1), folds=2, heads=2):
@@ -63,7 +63,7 @@ def test_memory_grows_with_voxels_and_heads():
 
 
 def test_free_memory_and_seconds_are_measured(monkeypatch):
-    assert seconds_a_pass(predictor(), 1) > 0
+    assert seconds_per_pass(predictor(), 1) > 0
     free = available_memory()
     assert free is None or free > 0
     monkeypatch.setattr(estimate.Path, "read_text", lambda _: (_ for _ in ()).throw(OSError))
