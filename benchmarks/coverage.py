@@ -27,6 +27,9 @@ COMPONENTS = (
     # Where runs differ by about as much as the rest, in the mean of 40 cases: the shortest intervals.
     (0.015, 0.02, 0.03),
     (0.01, 0.0, 0.03),
+    # Measured (docs/results/2026-11-28-hippocampus-few-labels-cpu): swinfuse minus scratch, swinfuse minus nnunet.
+    (0.009, 0.012, 0.030),
+    (0.104, 0.042, 0.064),
 )
 
 
