@@ -18,7 +18,8 @@ FIELDS = ("name", "datasets", "arms", "labels", "seeds", "folds", "test_cases", 
 
 def build_parser() -> argparse.ArgumentParser:
     """All options, with their help."""
-    listing = "\n".join(f"  {name:<12}{DESCRIPTIONS[name]}" for name in ARMS)
+    width = max(map(len, ARMS)) + 2
+    listing = "\n".join(f"  {name:<{width}}{DESCRIPTIONS[name]}" for name in ARMS)
     parser = argparse.ArgumentParser(
         prog="swinfuse_benchmark",
         formatter_class=argparse.RawDescriptionHelpFormatter,
