@@ -29,6 +29,7 @@ from scipy import sparse
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
 from pretraining import cli
+from pretraining.analysis.record import markdown_table
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.collections.collection import DOMAINS
 from pretraining.collections.names import find_preprocessed
@@ -39,6 +40,7 @@ from pretraining.preprocessed.collection import FOLDER, PreprocessedCollection
 from pretraining.preprocessed.crops import CropDataset
 from pretraining.preset_files import load_preset, recipe_names
 from pretraining.randomness import sample_generators
+from pretraining.run_configuration import run_folder
 from pretraining.validation import validate
 from pretraining.view_pairs import two_views
 
@@ -131,7 +133,7 @@ def train_run(options: argparse.Namespace, recipe: str, seed: int, encoder: str,
     results = options.output / (f"seed_{seed}" if encoder == TRAINED else f"seed_{seed}_{encoder}")
     results.mkdir(parents=True, exist_ok=True)
     name = preprocessed_folder(options).parent.name
-    folder = results / name / cli.run_folder(options.preset, recipe)
+    folder = results / name / run_folder(options.preset, recipe)
     steps = ["--steps", str(options.steps)] if load_preset(options.preset, recipe).get("steps") != 0 else []
     words = [
         "-d", *options.collection, "-p", options.preset, "--recipe", recipe, *steps, "--seed", str(seed),
@@ -194,7 +196,8 @@ def format_tables(rows: Rows) -> str:
 
     tables = []
     for collection, steps in sorted({run[:2] for run in seeds}):
-        errors, ranks = [ERROR_COLUMNS], [RANK_COLUMNS]
+        errors: list[list[str]] = []
+        ranks: list[list[str]] = []
         for run in sorted(run for run in seeds if run[:2] == (collection, steps)):
             name = f"`{run[2]}`, {len(seeds[run])}"
             errors.append(
@@ -216,13 +219,9 @@ def format_tables(rows: Rows) -> str:
                     ),
                 ]
             )
-        tables.append(f"{collection}, {steps} steps\n\n{markdown(errors)}\n\n{markdown(ranks)}")
+        both = [markdown_table(ERROR_COLUMNS, errors), markdown_table(RANK_COLUMNS, ranks)]
+        tables.append("\n\n".join([f"{collection}, {steps} steps", *both]))
     return "\n\n".join(tables)
-
-
-def markdown(table: Sequence[Sequence[str]]) -> str:
-    header, *body = (f"| {' | '.join(row)} |" for row in table)
-    return "\n".join([header, "| --- " * len(table[0]) + "|", *body])
 
 
 def measure(options: argparse.Namespace, recipe: str, seed: int, other_options: Sequence[str]) -> None:

@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.benchmark.comparison import (
     summary_means,
 )
 from nnunetv2_swinfuse.benchmark.cost import cost_table
-from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, distribution_table
+from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, dataset_number, distribution_table
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
 from nnunetv2_swinfuse.benchmark.noninferiority import NonInferiority, rule_out_loss
@@ -142,7 +142,9 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
         def against(first: str, second: str, arms: dict[str, list[Cell]] = arms) -> tuple[str, ...]:
             return reasons_against(arms[first], arms[second], results, experiment, command)
 
-        claimed = [(first, second) for first, second, number in _claims(experiment) if _number(dataset) == number]
+        claimed = [
+            (first, second) for first, second, number in _claims(experiment) if dataset_number(dataset) == number
+        ]
         for wanted, made in ((experiment.comparisons, pairs), (claimed, claims)):
             for first, second in wanted:
                 if reasons := against(first, second):
@@ -189,11 +191,6 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
 
 def _claims(experiment: Experiment) -> tuple[tuple[str, str, int], ...]:
     return experiment.no_loss.pairs if experiment.no_loss else ()
-
-
-def _number(dataset: str) -> int:
-    """501 of `Dataset501_Hippocampus`."""
-    return int(dataset.removeprefix("Dataset").split("_")[0])
 
 
 def _no_loss(experiment: Experiment, rows: pd.DataFrame, claims: Sequence[Pair]) -> list[NonInferiority]:

@@ -32,12 +32,17 @@ def pretraining_modalities(experiment: Experiment, arm: Arm) -> tuple[str, ...]:
     return tuple({**preset, **run.settings}.get("modalities", DOMAINS))
 
 
+def dataset_number(dataset: str) -> int:
+    """501 of `Dataset501_Hippocampus`."""
+    return int(dataset.removeprefix("Dataset").split("_")[0])
+
+
 def dataset_modality(dataset: str) -> str | None:
     """`CT` or `MR`; None where its channels are of both, of neither, or it is not on this machine."""
     from pretraining.collections.modalities import ModalityMap
 
     try:
-        content = find_dataset(int(dataset.removeprefix("Dataset").split("_")[0])).content
+        content = find_dataset(dataset_number(dataset)).content
         names = content.get("channel_names") or content["modality"]
         found = {ModalityMap.from_words([]).domain(str(name), dataset) for name in names.values()}
     except (BenchmarkError, InputError, KeyError):

@@ -135,11 +135,12 @@ def _health(validations: Sequence[dict[str, Any]]) -> str:
 
 
 def _curves(records: Sequence[dict[str, Any]]) -> str:
-    shown = [panel for panel in panels(records) if measured(panel, records)]
+    every_panel = panels(records)
+    shown = [panel for panel in every_panel if measured(panel, records)]
     if not shown:
         return ""
     pictures = [page.picture(panel_picture(panel, records), f"Curve over the steps: {panel.title}") for panel in shown]
-    missing = [f"{panel.title} ({panel.empty})" for panel in panels(records) if panel not in shown]
+    missing = [f"{panel.title} ({panel.empty})" for panel in every_panel if panel not in shown]
     content = [page.group("curves", pictures)]
     if missing:
         content.append(page.paragraph(f"Not measured: {'; '.join(missing)}."))
