@@ -29,11 +29,11 @@ from scipy import sparse
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
 from pretraining import cli
-from pretraining.analysis.record import markdown_table
 from pretraining.checkpoint import CHECKPOINT, load_checkpoint
 from pretraining.collections.collection import DOMAINS
 from pretraining.collections.names import find_preprocessed
 from pretraining.configuration import Configuration
+from pretraining.markdown import markdown_table
 from pretraining.model import PretrainingModel
 from pretraining.objective import VALIDATION, VIEWS
 from pretraining.preprocessed.collection import FOLDER, PreprocessedCollection
@@ -229,7 +229,7 @@ def measure(options: argparse.Namespace, recipe: str, seed: int, other_options: 
     table = options.output / TABLE
     collection = PreprocessedCollection.open(preprocessed_folder(options))
     key = (" ".join(options.collection), recipe, str(seed))
-    for encoder in (TRAINED, FROZEN):
+    for encoder in options.encoders:
         rows = read_rows(table)
         if any(row[:5] == (*key, encoder, str(options.steps)) for row in rows):
             continue
@@ -254,6 +254,9 @@ def main() -> None:
     parser.add_argument("collection", nargs="*", help="preprocessed collection, as after swinfuse_pretrain -d")
     parser.add_argument("--recipes", nargs="+", choices=recipe_names(), default=["swinfuse"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--encoders", nargs="+", choices=(TRAINED, FROZEN), default=[TRAINED, FROZEN], help="default: both"
+    )
     parser.add_argument("-p", "--preset", default="tiny")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batches", type=int, default=16, help="of validation views; default 16")

@@ -21,9 +21,10 @@ from pretraining.analysis.domain_gap import measure_gap
 from pretraining.analysis.gap_figure import draw_gaps
 from pretraining.analysis.layers import DIM
 from pretraining.analysis.projections import Projected, draw_projections, project
-from pretraining.analysis.record import markdown_table, write_record
+from pretraining.analysis.record import write_record
 from pretraining.analysis.shift_figure import draw_shifts
 from pretraining.analysis.tokens import sample_layers
+from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.encoders import RANDOM
 from pretraining.voxel_probe.results import Summary, summarise
 

@@ -67,15 +67,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
     return value
-
-
-def markdown_table(header: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; numbers with three decimals, None as an empty cell."""
-    rows = [list(header), ["---"] * len(header), *([_cell(value) for value in line] for line in lines)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

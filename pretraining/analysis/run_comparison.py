@@ -19,6 +19,7 @@ import numpy as np
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.analysis.figures import GREY, colour_of, marker_of, new_figure, save, widen
 from pretraining.collections.collection import DOMAINS
+from pretraining.markdown import markdown_table
 from pretraining.monitoring.log import RECORDS, read_records
 from pretraining.monitoring.report import CONFIGURATION, FACTS
 from pretraining.voxel_probe.encoders import RANDOM
@@ -151,7 +152,7 @@ def make_table(arms: Mapping[str, Sequence[ComparedRun]], probes: Mapping[str, M
     """A Markdown table with one line for each arm: means over its runs, and Dice of the probe minus random encoders."""
     measures = [name for name in HEALTH if any(name in run.health for runs in arms.values() for run in runs)]
     header = ["arm", "runs", "recipe", "steps", VOLUMES, *measures, *(f"Dice {task} (minus random)" for task in probes)]
-    lines = [header, ["---"] * len(header)]
+    lines = []
     for name, runs in arms.items():
         cells = [name, str(len(runs)), *(_joined(runs, key) for key in ("recipe",))]
         cells += [_distinct([run.step for run in runs]), _distinct([run.volumes for run in runs])]
@@ -164,7 +165,7 @@ def make_table(arms: Mapping[str, Sequence[ComparedRun]], probes: Mapping[str, M
     if any(RANDOM in of_arms for of_arms in probes.values()):
         empty = [""] * (len(header) - len(probes) - 1)
         lines.append([RANDOM, *empty, *(_format(of[RANDOM]) if RANDOM in of else "" for of in probes.values())])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header, lines)
 
 
 def draw_comparison(

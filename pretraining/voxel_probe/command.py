@@ -23,6 +23,7 @@ from pretraining.nnunet_paths import required_paths
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preset_files import preset_names, recipe_names
 from pretraining.voxel_probe.cases import load_case
+from pretraining.voxel_probe.comparison import compare_arms
 from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases
 from pretraining.voxel_probe.encoders import (
     RANDOM,
@@ -124,6 +125,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--modality", nargs="+", default=[], metavar="NAME=CT|MR", help="modality of other names")
     parser.add_argument("--output", type=Path, default=Path("voxel_probe.csv"), help="rows; default voxel_probe.csv")
     parser.add_argument("--overwrite", action="store_true", help="compute the rows of these arms again")
+    parser.add_argument(
+        "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
+        help="print the difference between two arms, with an interval for other seeds and cases; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="of the CPU; default 1")
     return parser
 
@@ -137,20 +142,31 @@ def run(options: argparse.Namespace) -> None:
     raw, preprocessed = required_paths(RAW, PREPROCESSED)
     plan = make_plan(options, raw)
     sources, floors = make_sources(options, preprocessed)
-    divisor = triple(np.lcm.reduce([source.divisor for source in sources]).tolist())
     results = Results(options.output)
+    names = {source.name for source in sources}
+    check_compared(options.compare, names | {row.key.arm for row in results.rows})
+    divisor = triple(np.lcm.reduce([(1, 1, 1), *(source.divisor for source in sources)]).tolist())
     seconds: dict[str, float] = {}
     for source in sources:
         started = time.perf_counter()
         run_arm(make_arm(source, divisor, options, preprocessed), plan, results, options.overwrite)
         seconds[f"{source.name}, seed {source.seed}"] = round(time.perf_counter() - started, 1)
     write_record(options, plan, sources, floors, seconds)
-    names = {source.name for source in sources}
     fitted = {task.fitted.number for task in plan.tasks}
     rows = [row for row in results.rows if row.key.arm in names and row.key.dataset in fitted]
     tables = [format_table(rows, floors, zero_shot) for zero_shot in (False, True)]
     print("\n\n".join(table for table in tables if table))
+    for first, second in options.compare:
+        of_both = [row for row in results.rows if row.key.dataset in fitted and row.key.arm in (first, second)]
+        print(f"\n{compare_arms(of_both, first, second)}")
     print(f"\n{options.output}: {len(results.rows)} rows; {sum(seconds.values()):.0f} s")
+
+
+def check_compared(pairs: Sequence[Sequence[str]], arms: set[str]) -> None:
+    """Raises InputError for pairs of `--compare` with an arm that is neither measured now nor has rows."""
+    for name in (name for pair in pairs for name in pair):
+        if name not in arms:
+            raise InputError(f"--compare: no arm is called {name}; there are {', '.join(sorted(arms)) or 'none'}")
 
 
 def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:

@@ -15,6 +15,7 @@ from scipy import stats
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
+from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.measures import ALL
 
 LEVEL = 0.95
@@ -188,7 +189,8 @@ def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool
         return ""
     metric, other = ("auc", "dice") if zero_shot else ("dice", "nll")
     header = ["fitted on" if zero_shot else "dataset", "labelled", "arm", f"{metric} [95 % over cases]"]
-    lines = [[*header, "minus random", "seeds", other, f"{metric} of each class"]]
+    header += ["minus random", "seeds", other, f"{metric} of each class"]
+    lines = []
     for (dataset, tested_on, labelled, _), arms in groups.items():
         for arm, arm_rows in arms.items():
             values = case_means(arm_rows, metric)
@@ -211,12 +213,7 @@ def format_table(rows: Sequence[Row], floors: Mapping[str, str], zero_shot: bool
                     ", ".join(classes),
                 ]
             )  # fmt: skip
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    text.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
-    return "\n".join(text)
+    return markdown_table(header, lines)
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, tuple[float, float] | None]:

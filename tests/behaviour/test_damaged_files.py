@@ -17,6 +17,8 @@ from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 from tests.nnunetv2_swinfuse.architecture.networks import HALVINGS, build, encoder_of
 
+pytestmark = pytest.mark.slow
+
 CASES = int(os.environ.get("DAMAGED_FILES", 100))
 MONAI_NAMES = (
     ("encoder.stages.0.", "layers1.0."),

@@ -4,6 +4,8 @@ import pytest
 
 from .loss_curve import RECORDED, TOLERANCE, run_curve
 
+pytestmark = pytest.mark.slow
+
 
 def differences(curve, recorded):
     """Relative differences of all values."""
@@ -25,7 +27,6 @@ def test_losses_are_the_recorded_ones(recorded):
     assert max(differences(curve, recorded)) < TOLERANCE, "meant? python -m tests.behaviour.loss_curve"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"seed": 1}, {"corrupted_share": 0.35}, {"temperature": 0.45}, {"weight_decay": 3.0}]
 )

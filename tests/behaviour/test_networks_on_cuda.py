@@ -7,6 +7,8 @@ from nnunetv2_swinfuse.architecture import attention, windows
 from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
 from tests.nnunetv2_swinfuse.architecture.networks import HALVINGS, build
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("backbone", ["settings", "residual_settings"])
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16, None])

@@ -14,6 +14,8 @@ from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers, set_fr
 from nnunetv2_swinfuse.training.settings import FineTuningSettings
 from tests.nnunetv2_swinfuse.training.workshop import RESIDUAL, SETTINGS, make_trainer
 
+pytestmark = pytest.mark.slow
+
 STRIDES = [[1, 1, 1], [2, 2, 2], [1, 2, 2], [2, 2, 2]]
 
 
@@ -70,7 +72,6 @@ def test_half_precision_is_finite_and_near_full_precision(network, precision):
     assert not [name for name, gradient in gradients.items() if not gradient.any() and ".seg_layers.0." not in name]
 
 
-@pytest.mark.slow
 def test_a_compiled_network_trains_as_the_eager_one_and_can_be_frozen():
     """With aot_eager: the whole of torch.compile but the code generator, which takes minutes on a CPU."""
     network = SwinFUSEUNet(1, 3, True, **plans_architecture(STRIDES[:3], SETTINGS)["arch_kwargs"])

@@ -16,6 +16,8 @@ from pretraining.preprocessing import preprocess as preprocessing
 from tests.pretraining.preprocessing.runs import index_of, run, times_of, voxels_of
 from tests.pretraining.synthetic_volumes import ct, mr, shorten, write, write_folder_pair
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def raw(tmp_path) -> Path:

@@ -11,6 +11,8 @@ from pretraining.validation import to_device
 from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
 from tests.pretraining.synthetic import RESENC, synthetic_batch, tiny
 
+pytestmark = pytest.mark.slow
+
 VARIANTS = {
     "swin": {},
     "resenc": RESENC,

@@ -57,6 +57,7 @@ def fails(capsys, *arguments, status=2):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_first(root, capsys):
     write_dataset(root / "raw", cases=5)
     assert "999: 0 datasets" in fails(capsys, *command("--overwrite", "--probe", "999"))
@@ -89,6 +90,7 @@ def test_a_finished_run_has_a_report_with_its_command(finished):
     assert "4 CT, 4 MR" in report
 
 
+@pytest.mark.slow
 def test_a_diverged_run_has_a_report_that_says_so(root, capsys):
     arguments = command("--overwrite", learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, steps=4)
     assert "lower --learning_rate" in fails(capsys, *arguments)
@@ -102,6 +104,7 @@ def test_missing_tensorboard_is_reported_before_any_work(root, capsys, monkeypat
     assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
+@pytest.mark.slow
 def test_the_next_command_is_printed(root, capsys):
     main(command("--c"))
     out = capsys.readouterr().out
@@ -131,6 +134,7 @@ def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(r
     assert "--recipe resenc" in error
 
 
+@pytest.mark.slow
 def test_temporary_files_of_killed_processes_are_removed(root):
     left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
     left.write_bytes(b"half a checkpoint")

@@ -64,6 +64,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.slow
 def test_records_after_the_checkpoint_are_replaced(tmp_path, collection):
     configuration = tiny()
     run(tmp_path / "run", collection, configuration)
@@ -77,6 +78,7 @@ def test_records_after_the_checkpoint_are_replaced(tmp_path, collection):
     assert read_records(tmp_path / "run") == expected
 
 
+@pytest.mark.slow
 def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     run(tmp_path / "run", collection, tiny())
     assert sorted(p.name for p in (tmp_path / "run" / "panels").iterdir()) == ["step_0000004.png", "step_0000006.png"]
@@ -98,6 +100,7 @@ def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     assert "validation" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_path, collection, monkeypatch):
     monkeypatch.setattr(collection, "spacing", (3.0, 1.0, 1.5))
     run(tmp_path / "run", collection, tiny())
@@ -117,6 +120,7 @@ def test_learning_lowers_the_losses(tmp_path, collection):
     assert sum(inpainting[-8:]) < 0.9 * sum(inpainting[:8])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [{}, RESENC])
 def test_a_frozen_encoder_stays_as_it_is_while_its_heads_learn(tmp_path, collection, backbone):
     configuration = tiny(freeze_encoder=True, **backbone)

@@ -13,6 +13,7 @@ def test_operations_grow_with_batch_and_crop():
     assert run_time.step_operations(tiny(batch_size=1, crop_size=(32, 32, 32))) > 6 * one
 
 
+@pytest.mark.slow
 def test_only_runs_of_days_are_warned_of_and_fitting_presets_named(monkeypatch):
     monkeypatch.setattr(run_time, "device_speed", lambda _: 5e10)
     assert run_time.duration_warning(tiny(), CPU) is None

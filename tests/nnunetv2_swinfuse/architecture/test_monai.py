@@ -61,6 +61,7 @@ def turned(x):
     return x.transpose(2, 4)
 
 
+@pytest.mark.slow
 # Maps of stage 1: whole windows; padded, shifted, and clamped in later stages; smaller than a window throughout.
 @pytest.mark.parametrize("shape", [(48, 48, 48), (40, 56, 36), (4, 32, 10)])
 @pytest.mark.parametrize("merging", MERGINGS)

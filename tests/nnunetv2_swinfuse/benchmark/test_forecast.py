@@ -151,6 +151,7 @@ def test_a_pretraining_that_is_done_costs_nothing(planned):
     assert forecast_of(planned, {}).pretraining == {"swinfuse": 120.0}
 
 
+@pytest.mark.slow
 def test_an_encoder_has_the_sizes_of_its_arms_settings(planned):
     before = operations(planned, "swinfuse")
     small = resolve_arm({"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 12}})

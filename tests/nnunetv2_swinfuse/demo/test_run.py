@@ -14,6 +14,7 @@ def fails(capsys, *arguments):
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_data_only_writes_both_layouts_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("nnUNet_raw", str(tmp_path))
     run.main(["--data_only"])

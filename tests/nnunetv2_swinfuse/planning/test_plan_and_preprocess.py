@@ -18,6 +18,8 @@ from tests.threads import use_threads
 from ..training.workshop import RESIDUAL, SETTINGS, publish_encoder, write_dataset
 from .folders import Folders
 
+pytestmark = pytest.mark.slow
+
 NAME = "Dataset903_Tiny"
 QUICK = ["-npfp", "1", "-np", "1", "--no_pbar"]
 
@@ -226,7 +228,6 @@ def training(planned, tmp_path, monkeypatch):
     return planned
 
 
-@pytest.mark.slow
 def test_training_finds_trainer_and_plans_by_itself_and_changes_nothing_in_the_network(training):
     train(["903", "3d_fullres", "0", "-device", "cpu", "-tr", "nnUNetTrainerSwinFUSE_1epoch"])
     model = training.results / NAME / "nnUNetTrainerSwinFUSE_1epoch__nnUNetSwinFUSEPlans__3d_fullres"

@@ -6,6 +6,8 @@ from pretraining.analysis.checks import Context, check_attention, check_contrast
 
 from . import synthetic_analysis as synthetic
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def arms():

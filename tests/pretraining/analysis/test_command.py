@@ -9,6 +9,8 @@ from pretraining.model import PretrainingModel
 from ..synthetic import synthetic_collection, tiny
 from ..voxel_probe import synthetic_labelled
 
+pytestmark = pytest.mark.slow
+
 NORMALISATION = {"ct": {"mean": 0.0, "std": 100.0, "percentile_00_5": -500.0, "percentile_99_5": 500.0}}
 SMALL = ["--crop", "16", "16", "16", "--crops", "4", "--tokens", "64", "--random_seeds", "1"]
 

@@ -2,7 +2,7 @@ import json
 import math
 
 from pretraining.analysis.contrast_shift import Similarity
-from pretraining.analysis.record import markdown_table, plain, write_record
+from pretraining.analysis.record import plain, write_record
 from pretraining.voxel_probe.results import Summary
 
 from . import synthetic_analysis as synthetic
@@ -27,8 +27,3 @@ def test_a_record_says_what_was_measured_on_what(tmp_path):
     assert record["images"] == {"split": "all"}
     assert record["results"] == {"x": 0.5}
     assert record["notes"] == ["a note"]
-
-
-def test_tables_have_a_line_for_each_row():
-    table = markdown_table(["a", "b"], [["x", 0.12345], ["y", None]])
-    assert table.splitlines() == ["| a | b |", "| --- | --- |", "| x | 0.123 |", "| y |  |"]

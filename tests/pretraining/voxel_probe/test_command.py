@@ -69,3 +69,16 @@ def test_two_runs_of_one_name_and_seed_are_refused(encoder, capsys):
     with pytest.raises(SystemExit):
         run(encoder, encoders=[f"ours={encoder}"])
     assert "NAME=PATH" in capsys.readouterr().err
+
+
+def test_two_arms_are_compared(encoder, capsys):
+    run(encoder, "--compare", "ours", "random", "--controls", "random")
+    assert "ours minus random" in capsys.readouterr().out
+
+
+def test_an_unknown_arm_to_compare_is_refused_before_anything_is_measured(encoder, capsys):
+    with pytest.raises(SystemExit):
+        run(encoder, "--compare", "ours", "theirs")
+    error = capsys.readouterr().err
+    assert "no arm is called theirs; there are coordinates, handmade, ours, random" in error
+    assert not (encoder.parent / "out").exists()

@@ -15,6 +15,8 @@ from pretraining.voxel_probe.organ_probe import FLOORS, OrganDatasets, OrganProb
 from ..synthetic import tiny
 from . import synthetic_labelled as synthetic
 
+pytestmark = pytest.mark.slow
+
 SPACING = (1.0, 1.0, 1.0)
 NORMALISATION = Normalisation(SPACING, {}, False)
 CONFIGURATION = tiny(drop_path_rate=0.0)

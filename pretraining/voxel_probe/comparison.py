@@ -1,0 +1,62 @@
+"""The difference between two arms of the voxel probe, with an interval for other encoders and other cases."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnunetv2_swinfuse.benchmark.statistics import estimate
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.markdown import markdown_table
+from pretraining.voxel_probe.results import Key, Row, case_means
+
+HEADER = ["fitted on", "tested on", "labelled", "metric", "difference [95 % over seeds and cases]", "p", "of each seed"]
+METRICS = ("dice", "auc")
+
+
+def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) -> dict[int, np.ndarray]:
+    """First arm minus second in one task, by seed; an array (cases,) in the order of the cases' names.
+
+    Encoders with the same seed are compared with each other; seeds that only one arm has are left out. So are cases
+    without a value in every encoder, such as cases that do not show any class.
+    """
+    arms = [case_means([row for row in rows if row.key.arm == arm], metric) for arm in (first, second)]
+    of_arm = [{seed for by_seed in values.values() for seed in by_seed} for values in arms]
+    seeds = sorted(set.intersection(*of_arm))
+    cases = sorted(set(arms[0]) & set(arms[1]))
+    cases = [case for case in cases if all(set(seeds) <= set(values[case]) for values in arms)]
+    return {seed: np.array([arms[0][case][seed] - arms[1][case][seed] for case in cases]) for seed in seeds if cases}
+
+
+def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
+    """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
+
+    Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.benchmark.statistics.estimate`), so the
+    interval is that for other seeds and other cases; with one seed there is none.
+
+    Raises:
+        InputError: when no seed of the two was measured on the same cases.
+    """
+    tasks: dict[Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        tasks[Key("", 0, row.key.dataset, row.key.tested_on, row.key.labelled, row.key.split)].append(row)
+    lines = []
+    for task, of_task in sorted(tasks.items(), key=lambda item: str(item[0])):
+        for metric in METRICS:
+            differences = seed_differences(of_task, first, second, metric)
+            if differences:
+                result = estimate([np.stack(list(differences.values()))])
+                low, high = result.interval()
+                interval = f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
+                means = ", ".join(f"{values.mean():+.3f}" for values in differences.values())
+                p = f"{result.p:.3f}" if np.isfinite(low) else "-"
+                task_cells = [task.dataset, task.tested_on, str(task.labelled), metric]
+                lines.append([*task_cells, f"{result.mean:+.3f}{interval}", p, means])
+    if not lines:
+        present = ", ".join(sorted({f"{row.key.arm} (seed {row.key.seed})" for row in rows})) or "none"
+        raise InputError(
+            f"--compare {first} {second}: no seed of both was measured on the same cases. Arms with rows: {present}"
+        )
+    return f"{first} minus {second}\n\n{markdown_table(HEADER, lines)}"

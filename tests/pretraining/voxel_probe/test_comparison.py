@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from nnunetv2_swinfuse.errors import InputError
+from pretraining.voxel_probe.comparison import compare_arms, seed_differences
+from pretraining.voxel_probe.results import Key, Row
+
+CASES = np.array([0.3, 0.5, 0.9])
+
+
+def rows(arm, by_seed, tested_on="501", metric="dice", labelled=4):
+    """Rows of one class; values of the cases by seed."""
+    return [
+        Row(Key(arm, seed, "501", tested_on, labelled, 0), f"c{n}", "liver", metric, float(value), "x")
+        for seed, values in by_seed.items()
+        for n, value in enumerate(values)
+    ]
+
+
+def cells(table, line=0):
+    return [cell.strip() for cell in table.splitlines()[4 + line].strip("|").split("|")]
+
+
+def test_seeds_are_compared_with_each_other_on_the_same_cases():
+    first = rows("a", {0: CASES + 0.1, 1: CASES + 0.2, 7: CASES})
+    # Seed 1 of the second arm lacks a case; seed 3 is only in it.
+    second = rows("b", {0: CASES, 1: CASES[:2], 3: CASES})
+    differences = seed_differences([*first, *second], "a", "b", "dice")
+    assert list(differences) == [0, 1]
+    np.testing.assert_allclose(list(differences.values()), [[0.1, 0.1], [0.2, 0.2]])
+
+
+def test_the_interval_is_that_of_other_seeds_where_cases_agree():
+    shifts = {0: 0.1, 1: 0.2, 2: 0.3}
+    first = rows("a", {seed: CASES + shift for seed, shift in shifts.items()})
+    table = compare_arms([*first, *rows("b", dict.fromkeys(shifts, CASES))], "a", "b")
+    assert table.startswith("a minus b\n\n")
+    # Every case of a seed differs by the same: the t test of three means is all there is.
+    half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    expected = f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
+    p = stats.ttest_1samp([0.1, 0.2, 0.3], 0).pvalue
+    assert cells(table) == ["501", "501", "4", "dice", expected, f"{p:.3f}", "+0.100, +0.200, +0.300"]
+
+
+def test_one_seed_has_a_difference_without_an_interval():
+    table = compare_arms([*rows("a", {0: CASES}), *rows("b", {0: CASES - 0.25})], "a", "b")
+    assert cells(table)[4:] == ["+0.250", "-", "+0.250"]
+
+
+def test_tasks_and_metrics_have_lines_of_their_own():
+    both = [*rows("a", {0: CASES}), *rows("b", {0: CASES})]
+    zero_shot = [*rows("a", {0: CASES}, "511", "auc"), *rows("b", {0: CASES}, "511", "auc")]
+    few = [*rows("a", {0: CASES}, labelled=2), *rows("b", {0: CASES}, labelled=2)]
+    table = compare_arms([*both, *zero_shot, *few], "a", "b")
+    assert [cells(table, line)[:4] for line in range(3)] == [
+        ["501", "501", "2", "dice"], ["501", "501", "4", "dice"], ["501", "511", "4", "auc"],
+    ]  # fmt: skip
+
+
+def test_arms_without_a_common_seed_are_refused():
+    with pytest.raises(InputError, match=r"--compare a b: no seed.*a \(seed 0\), b \(seed 1\)"):
+        compare_arms([*rows("a", {0: CASES}), *rows("b", {1: CASES})], "a", "b")
