@@ -73,6 +73,7 @@ def run_folder(root):
     return root / "results" / "SynthRAD" / "swinfuse__tiny"
 
 
+@pytest.mark.slow
 def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     published = finished / "results" / "swinfuse" / "encoder.pth"
     assert torch.load(published, weights_only=True)["collection"]["name"] == "SynthRAD"

@@ -135,6 +135,7 @@ def test_more_gpus_than_the_machine_has_are_refused(tmp_path, monkeypatch):
         launch(run, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "more", "words"),
     [

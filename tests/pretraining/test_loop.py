@@ -140,6 +140,7 @@ def test_a_diverged_run_stops_and_keeps_the_last_checkpoint(tmp_path, collection
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).step >= 1
 
 
+@pytest.mark.slow
 def test_an_unexpected_error_leaves_no_process_that_loads(tmp_path, collection, monkeypatch):
     def fail(folder):
         raise OSError("the folder is gone")

@@ -22,6 +22,7 @@ def model():
     return PretrainingModel(tiny())
 
 
+@pytest.mark.slow
 def test_values_are_means_over_the_validation_batches(collection, model, tmp_path):
     configuration = tiny(validation_batches=3)
     means = validate(model, collection, configuration, CPU, 7, None, tmp_path)
@@ -42,6 +43,7 @@ def test_values_are_means_over_the_validation_batches(collection, model, tmp_pat
     assert [file.name for file in tmp_path.iterdir()] == ["step_0000007.png"]
 
 
+@pytest.mark.slow
 def test_it_is_the_same_each_time_and_changes_no_weight(collection, model, tmp_path):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     first, second = (validate(model, collection, tiny(), CPU, step, None, tmp_path) for step in (1, 2))

@@ -81,6 +81,7 @@ def test_different_sizes_are_refused(module):
         module.forward_pair(torch.zeros(1, 12, 2, 2, 2), torch.zeros(1, 12, 2, 2, 3))
 
 
+@pytest.mark.slow
 def test_gradients():
     torch.manual_seed(0)
     module = DomainInvariance(6, 2, DomainInvarianceSettings(layers=1, max_cells=4)).double()

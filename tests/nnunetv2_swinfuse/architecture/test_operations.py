@@ -62,6 +62,7 @@ def test_affordable_cells_inverts_the_cost_of_the_blocks(cells):
     assert affordable_cells(counted, 12, 3, 3.0) == pytest.approx(cells, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(48, 48, 48), (20, 28, 20), (32, 32, 32), (64, 64, 64), (32, 64, 56), (20, 160, 128), (8, 8, 8), (16, 16, 16)],

@@ -20,6 +20,7 @@ PATCHES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("patch", "strides"), PATCHES)
 @pytest.mark.parametrize("invariance", [True, False])
 def test_nnunet_rebuilds_it_from_json_for_any_plan(patch, strides, invariance, settings):

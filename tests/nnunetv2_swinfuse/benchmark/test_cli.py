@@ -33,6 +33,7 @@ def test_the_list_tells_what_is_left_and_what_it_costs(raw, cells_run, tmp_path)
     assert "Together 3 min, one after another, and what is unknown." in text
 
 
+@pytest.mark.slow
 def test_the_list_warns_where_no_difference_can_be_shown(raw, tmp_path):
     def lines(**changes):
         return hopeless(make_runner(tmp_path / str(len(changes)), **changes))

@@ -38,6 +38,7 @@ def test_what_arms_are_pretrained_on():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_modality_of_a_dataset(raw):
     assert dataset_modality(DATASET) == "MR"
     assert dataset_modality("Dataset902_Gone") is None
@@ -47,6 +48,7 @@ def test_the_modality_of_a_dataset(raw):
         assert dataset_modality(DATASET) == modality
 
 
+@pytest.mark.slow
 def test_pairs_stand_on_the_side_of_their_second_arms_modality(transfer):
     experiment, analysis = transfer
     rows = {row["second"]: row for row in analysis.distribution.to_dict("records")}
@@ -61,6 +63,7 @@ def test_pairs_stand_on_the_side_of_their_second_arms_modality(transfer):
     assert text.index(PAPER) < text.index("## Means")
 
 
+@pytest.mark.slow
 def test_nothing_is_said_of_a_dataset_of_unknown_modality(transfer):
     experiment, analysis = transfer
     table = distribution_table(experiment, analysis.comparisons["Dice"], {DATASET: None}, analysis.means)

@@ -109,6 +109,7 @@ def test_what_is_not_known_is_said(planned, arm, reason):
         operations(planned, arm)
 
 
+@pytest.mark.slow
 def test_other_kinds_are_estimated_at_the_rate_of_finished_cells(planned):
     first = next(cell for cell in planned.cells if cell.arm == "swinfuse")
     cost = {**result_of(first)["cost"], "flops_per_patch": 1e6, "batch_size": 2}
@@ -123,6 +124,7 @@ def test_other_kinds_are_estimated_at_the_rate_of_finished_cells(planned):
     assert outlook.seconds == pytest.approx(2 * outlook.estimated[kind] + 50 + outlook.pretraining["swinfuse"])
 
 
+@pytest.mark.slow
 def test_before_the_first_cell_the_machines_speed_is_measured(planned, monkeypatch):
     module._measured_rate.cache_clear()
     monkeypatch.setattr("pretraining.run_time.device_speed", lambda device: 1e9)
@@ -165,6 +167,7 @@ def test_an_encoder_has_the_sizes_of_its_arms_settings(planned):
         operations(planned, "plans")
 
 
+@pytest.mark.slow
 def test_pretrainings_of_the_same_cost_are_told_the_same(planned):
     budget = replace(planned.experiment.pretraining, per_seed=True)
     planned.experiment = replace(planned.experiment, pretraining=budget, seeds=(0, 1))

@@ -106,6 +106,7 @@ def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw,
     assert not any("--leave_out" in command for command in pretrained)
 
 
+@pytest.mark.slow
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):
     experiment, workspace = prepare(tmp_path, ["case_005", "case_009"], arms=["swinfuse"])
     (command,) = pretrained
@@ -124,6 +125,7 @@ def test_a_transductive_pretraining_leaves_nobody_out(raw, pairs, pretrained, tm
     assert "--leave_out" not in pretrained[0]
 
 
+@pytest.mark.slow
 def test_pretrainings_without_other_patients_are_refused(raw, pairs, pretrained, tmp_path):
     prepare(tmp_path, ["case_005"], arms=["swinfuse"])
     with pytest.raises(

@@ -11,6 +11,7 @@ from nnunetv2_swinfuse.benchmark.swin_unetr import PaddedSwinUNETR
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 
+@pytest.mark.slow
 def test_swin_unetr_takes_patches_of_any_size():
     torch.manual_seed(0)
     network = PaddedSwinUNETR(1, 3, feature_size=12).eval()
@@ -24,6 +25,7 @@ def test_swin_unetr_takes_patches_of_any_size():
     assert torch.equal(y, expected)
 
 
+@pytest.mark.slow
 def test_swin_unetr_trains_on_tiny_patches():
     # MONAI's own fails: its bottleneck is one voxel.
     network = PaddedSwinUNETR(1, 2, feature_size=12).train()

@@ -60,6 +60,7 @@ def test_another_spacing_gets_folders_of_its_own(folders):
     assert identifiers(folders.plan(other, 4))["3d_fullres"] == f"{OURS}_3d_fullres"
 
 
+@pytest.mark.slow
 def test_a_cascade_is_shared_only_at_the_same_spacing(folders):
     name = folders.fingerprint(*LARGE)
     encoder = Encoder({}, SETTINGS, ())

@@ -55,6 +55,7 @@ def test_the_batch_never_covers_more_than_nnunet_allows(folders):
     assert block_of(folders.plan(name, 24))["batch_size"] == round(0.05 * 60)
 
 
+@pytest.mark.slow
 def test_sizes_are_the_encoders_and_the_file_is_named_only_when_asked(folders):
     name = folders.fingerprint(*ISOTROPIC)
     encoder = Encoder({}, SETTINGS, (), path="/kept/encoder.pth")
@@ -145,6 +146,7 @@ def test_ct_cannot_be_normalised_as_a_collection_without_ct(folders):
     folders.plan(mr, 2, encoder=encoder, normalisation_as_pretrained=True)
 
 
+@pytest.mark.slow
 def test_a_target_too_small_for_the_network_is_refused(folders):
     name = folders.fingerprint(*ISOTROPIC)
     with pytest.raises(PlanningError, match=r"memory target of 0.02 GB is too small for feature size 48"):

@@ -125,6 +125,7 @@ def test_checkpoints_that_a_killed_training_left_half_written_are_removed(publis
     assert (fold / "notes.txt").is_file()
 
 
+@pytest.mark.slow
 def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):
     # A length of the user's own, in the user's own folder of trainers.
     longer = "nnUNetTrainerSwinFUSE_2epochs"

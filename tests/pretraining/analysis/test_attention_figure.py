@@ -50,6 +50,7 @@ def test_uniform_attention_is_one():
     assert torch.allclose(mean_attention([torch.full((1, 2, 5, 8), 1 / 8)]), torch.ones(5, 8))
 
 
+@pytest.mark.slow
 def test_the_overlay_lies_on_the_cell_that_is_attended_to(tmp_path):
     """A cell at the front and at the patient's right is drawn at the upper left."""
     image = torch.randn(1, 1, 4, 8, 8, generator=torch.Generator().manual_seed(0))

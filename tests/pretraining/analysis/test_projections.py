@@ -15,6 +15,7 @@ def separated():
     return project(synthetic.layer_tokens(0), synthetic.layer_tokens(1, shift=6.0))
 
 
+@pytest.mark.slow
 def test_separated_domains_are_apart_in_both_projections(separated):
     for points in (separated.pca, separated.tsne):
         first, second = (points[separated.domain == domain] for domain in (0, 1))
@@ -22,6 +23,7 @@ def test_separated_domains_are_apart_in_both_projections(separated):
         assert np.linalg.norm(first.mean(0) - second.mean(0)) > 1.5 * within
 
 
+@pytest.mark.slow
 def test_the_seed_is_fixed(separated):
     again = project(synthetic.layer_tokens(0), synthetic.layer_tokens(1, shift=6.0))
     assert np.array_equal(separated.tsne, again.tsne)

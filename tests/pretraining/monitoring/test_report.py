@@ -41,6 +41,7 @@ def text_of(folder):
     return " ".join(Document((folder / REPORT).read_text()).text)
 
 
+@pytest.mark.slow
 def test_it_tells_of_the_run_its_data_machine_and_settings(folder, collection):
     model, configuration = PretrainingModel(tiny()), tiny(steps=8)
     state = TrainingState(8, model.state_dict(), {}, {}, configuration, {"name": "X", "hash": "h"}, (1.0,) * 3, 600.0)

@@ -67,6 +67,7 @@ def test_both_crops_of_a_pair_are_turnable_or_neither(tmp_path):
     assert single.keys() == {"mr", "mr_turnable", "registered", "patients"}
 
 
+@pytest.mark.slow
 def test_the_padding_says_nothing_about_the_turn(tmp_path):
     """The best classifier that sees only the padding: the most frequent turn for each pattern of padding."""
     grids = {

@@ -46,6 +46,7 @@ def run(encoder, *more, encoders=()):
     return output
 
 
+@pytest.mark.slow
 def test_all_arms_are_measured_and_resumed(encoder, capsys):
     output = run(encoder, "--test_on", "511")
     table = capsys.readouterr().out
