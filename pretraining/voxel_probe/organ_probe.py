@@ -151,10 +151,11 @@ def organ_scores(features: Features, plan: Plan, cases: Mapping[tuple[str, str],
     arm = Arm(DICE, 0, features, lambda dataset, case: cases[dataset.name, case.name], None)
     dice: dict[str, list[float]] = defaultdict(list)
     for task in plan.tasks:
-        layers = fit_layers(arm, task, plan, plan.labelled[task.fitted.name], quiet=True)
-        for number, _, (_, metric, value) in measure_layers(arm, task, plan, layers, quiet=True):
+        wanted = [(task, number) for number in plan.labelled[task.fitted.name]]
+        layers = fit_layers(arm, wanted, plan, quiet=True)
+        for fitted, _, (_, metric, value) in measure_layers(arm, layers, plan, quiet=True):
             if metric == "dice":
-                dice[f"{task.fitted.number}_{number}"].append(value)
+                dice[f"{task.fitted.number}_{fitted.number}"].append(value)
     return {task: fmean(values) for task, values in dice.items()}
 
 

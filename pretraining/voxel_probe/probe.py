@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,28 +85,48 @@ class Plan:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class FittedLayer:
+    """A layer and what it was fitted on: the first `number` labelled cases of a task."""
+
+    task: Task
+    number: int
+    layer: LinearLayer
+
+
 def run_arm(arm: Arm, plan: Plan, results: Results, overwrite: bool = False, quiet: bool = False) -> None:
     """Adds the rows of an arm that do not exist yet.
+
+    Features of each case are computed once, for all layers that are fitted or measured on it.
 
     Args:
         arm: features.
         plan: tasks.
-        results: rows of earlier calls; rows are added when all test cases of a task are measured.
+        results: rows of earlier calls; rows are added when all test cases of a dataset are measured.
         overwrite: compute existing rows again.
         quiet: no progress bars.
 
     Raises:
         InputError: when existing rows are of other inputs.
     """
+    missing: dict[Key, tuple[Task, str]] = {}
     for task in plan.tasks:
-        missing = {}
         for number in plan.labelled[task.fitted.name]:
             key = Key(arm.name, arm.seed, task.fitted.number, task.tested.number, number, plan.seed)
             inputs = inputs_digest(arm, task, plan, number)
             if overwrite or not results.done(key, inputs):
-                missing[number] = key, inputs
-        if missing:
-            results.add(_measure(arm, task, plan, missing, quiet))
+                missing[key] = task, inputs
+    wanted: dict[str, list[tuple[Task, int]]] = defaultdict(list)
+    for key, (task, _) in missing.items():
+        wanted[task.fitted.name].append((task, key.labelled))
+    layers = [fitted for of_dataset in wanted.values() for fitted in fit_layers(arm, of_dataset, plan, quiet)]
+    for tested in {fitted.task.tested.name: fitted.task.tested for fitted in layers}.values():
+        of_dataset = [fitted for fitted in layers if fitted.task.tested.name == tested.name]
+        rows = []
+        for fitted, case, (label, metric, value) in measure_layers(arm, of_dataset, plan, quiet):
+            key = Key(arm.name, arm.seed, fitted.task.fitted.number, tested.number, fitted.number, plan.seed)
+            rows.append(Row(key, case, label, metric, value, missing[key][1]))
+        results.add(rows)
 
 
 def inputs_digest(arm: Arm, task: Task, plan: Plan, labelled: int) -> str:
@@ -130,50 +151,48 @@ def classes_of(case: Case, dataset: LabelledDataset, labels: Sequence[LabelKey])
     return classes
 
 
-def fit_layers(arm: Arm, task: Task, plan: Plan, numbers: Sequence[int], quiet: bool = False) -> dict[int, LinearLayer]:
-    """A layer for each number of labelled cases."""
-    labelled = plan.splits[task.fitted.name].labelled[: max(numbers)]
+def fit_layers(arm: Arm, wanted: Sequence[tuple[Task, int]], plan: Plan, quiet: bool = False) -> list[FittedLayer]:
+    """Fits a layer for each task and number of labelled cases, all of them of the same fitted dataset.
+
+    Tasks with the same classes share a layer.
+    """
+    dataset = wanted[0][0].fitted
+    numbers = sorted({number for _, number in wanted})
     # How many voxels of a case are used depends on the number of cases, so each number has a sample of its own.
-    samples: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = {number: [] for number in numbers}
-    for index, case in enumerate(_progress(labelled, f"{arm.name}: {task.fitted.number}, labelled", quiet)):
-        loaded = arm.loader(task.fitted, case)
-        classes = classes_of(loaded, task.fitted, task.labels)
+    samples: dict[tuple[tuple[LabelKey, ...], int], list[tuple[Tensor, Tensor, Tensor]]] = {
+        (task.labels, number): [] for task, number in wanted
+    }
+    labelled = plan.splits[dataset.name].labelled[: max(numbers)]
+    for index, case in enumerate(_progress(labelled, f"{arm.name}: {dataset.number}, labelled", quiet)):
+        loaded = arm.loader(dataset, case)
         maps = arm.features(loaded.image)
-        for number in numbers:
+        for (labels, number), parts in samples.items():
             if index < number:
-                sample = draw_sample(loaded, classes, number, _seed(case.name))
-                samples[number].append((sample_features(maps, loaded, sample), sample.classes, sample.weights))
-    count = len(task.labels) + 1
+                sample = draw_sample(loaded, classes_of(loaded, dataset, labels), number, _seed(case.name))
+                parts.append((sample_features(maps, loaded, sample), sample.classes, sample.weights))
     layers = {}
-    for number, parts_of_cases in samples.items():
-        features, classes_of_voxels, weights = (torch.cat(parts) for parts in zip(*parts_of_cases, strict=True))
-        layers[number] = fit(features, classes_of_voxels, weights, count)
-    return layers
+    for (labels, number), parts in samples.items():
+        features, classes, weights = (torch.cat(of_cases) for of_cases in zip(*parts, strict=True))
+        layers[labels, number] = fit(features, classes, weights, len(labels) + 1)
+    return [FittedLayer(task, number, layers[task.labels, number]) for task, number in wanted]
 
 
 def measure_layers(
-    arm: Arm, task: Task, plan: Plan, layers: Mapping[int, LinearLayer], quiet: bool = False
-) -> Iterator[tuple[int, str, Measure]]:
-    """Number of labelled cases, name of the case, and measure, for each layer and test case of a task."""
-    names = tuple(next(name for name in task.fitted.labels.values() if label_key(name) == key) for key in task.labels)
-    test = plan.splits[task.tested.name].test
-    for case in _progress(test, f"{arm.name}: {task.tested.number}, test", quiet):
-        loaded = arm.loader(task.tested, case)
-        classes = classes_of(loaded, task.tested, task.labels)
+    arm: Arm, layers: Sequence[FittedLayer], plan: Plan, quiet: bool = False
+) -> Iterator[tuple[FittedLayer, str, Measure]]:
+    """Layer, name of the case, and measure, for each layer and test case; all layers are tested on the same dataset."""
+    dataset = layers[0].task.tested
+    for case in _progress(plan.splits[dataset.name].test, f"{arm.name}: {dataset.number}, test", quiet):
+        loaded = arm.loader(dataset, case)
         maps = arm.features(loaded.image)
-        for number, layer in layers.items():
-            logits = layer.logits(maps, loaded.labels.shape)
+        for fitted in layers:
+            keys = fitted.task.labels
+            values = fitted.task.fitted.labels.values()
+            names = tuple(next(name for name in values if label_key(name) == key) for key in keys)
+            logits = fitted.layer.logits(maps, loaded.labels.shape)
+            classes = classes_of(loaded, dataset, keys)
             for measure in measure_case(logits, classes, loaded.used, loaded.body, names):
-                yield number, case.name, measure
-
-
-def _measure(arm: Arm, task: Task, plan: Plan, missing: dict[int, tuple[Key, str]], quiet: bool) -> list[Row]:
-    layers = fit_layers(arm, task, plan, list(missing), quiet)
-    rows = []
-    for number, case, (label, metric, value) in measure_layers(arm, task, plan, layers, quiet):
-        key, inputs = missing[number]
-        rows.append(Row(key, case, label, metric, value, inputs))
-    return rows
+                yield fitted, case.name, measure
 
 
 def _progress(cases: Sequence[LabelledCase], description: str, quiet: bool) -> Iterator[LabelledCase]:

@@ -95,6 +95,25 @@ def test_zero_shot_uses_the_labels_in_common_whatever_their_values(tmp_path):
     assert mean(results) == pytest.approx(1.0)
 
 
+def test_features_of_a_case_are_computed_once_for_all_layers(tmp_path):
+    first, second = synthetic.dataset(FITTED), synthetic.dataset(TESTED, names=("aorta", "Spleen"))
+    own, both = synthetic.plan(first, labelled=(1, 2)), synthetic.plan(first, second, labelled=(1, 2))
+    together = dataclasses.replace(both, tasks=(*own.tasks, *both.tasks))
+    images = []
+
+    def counted(image):
+        images.append(image)
+        return one_hot(image)
+
+    probe(tmp_path / "together", counted, together)
+    split = together.splits
+    assert len(images) == 2 + len(split[FITTED].test) + len(split[TESTED].test)
+    for plan in (own, both):
+        probe(tmp_path / "separate", one_hot, plan)
+    rows = [Results(tmp_path / name / "probe.csv").rows for name in ("together", "separate")]
+    assert sorted(map(str, rows[0])) == sorted(map(str, rows[1]))
+
+
 def test_existing_rows_are_kept_and_rows_of_other_inputs_refused(tmp_path):
     plan = synthetic.plan(synthetic.dataset(), labelled=(1, 3))
     probe(tmp_path, one_hot, plan)
