@@ -20,6 +20,8 @@ from tests.threads import use_threads
 from .commands import plan, train
 from .test_stock_inference import PREDICT
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def residual(workshop):
@@ -32,7 +34,6 @@ def pretrained_state(network) -> dict[str, torch.Tensor]:
     return {n: t for n, t in network.state_dict().items() if n.startswith(("patch_embed.", "encoder."))}
 
 
-@pytest.mark.slow
 def test_nnunets_residual_plans_are_trained_and_predicted_by_stock_nnunet(residual, tmp_path, monkeypatch):
     use_threads(monkeypatch)
     shutil.copytree(residual.preprocessed, tmp_path / "preprocessed")
@@ -65,7 +66,6 @@ def test_nnunets_residual_plans_are_trained_and_predicted_by_stock_nnunet(residu
     assert set(np.unique(sitk.GetArrayFromImage(mask))) <= {0, 1, 2}
 
 
-@pytest.mark.slow
 def test_default_plans_begin_with_the_pretrained_tensors_and_decay_by_layer(residual, capsys):
     trainer = make_trainer()
     trainer.initialize()
@@ -82,7 +82,6 @@ def test_default_plans_begin_with_the_pretrained_tensors_and_decay_by_layer(resi
     assert sorted(rates, reverse=True) == pytest.approx([1e-4 * 0.9**i for i in range(pretrained + 3)])
 
 
-@pytest.mark.slow
 def test_the_frozen_trainer_trains_only_the_decoder(residual):
     run = make_trainer("nnUNetTrainerSwinFUSEFrozen_1epoch")
     run.initialize()

@@ -39,12 +39,13 @@ def interrupt_at(monkeypatch, step, number):
     monkeypatch.setattr(RunLog, "record", record_and_interrupt)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "number", "backbone"),
     [
         (3, signal.SIGINT, {}),
-        pytest.param(5, signal.SIGTERM, {}, marks=pytest.mark.slow),
-        pytest.param(3, signal.SIGINT, RESENC, marks=pytest.mark.slow),
+        (5, signal.SIGTERM, {}),
+        (3, signal.SIGINT, RESENC),
     ],
 )
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(

@@ -89,6 +89,7 @@ def test_one_outlier_run_widens_the_interval_beyond_0():
     assert estimate([differences]).p > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runs", "components"),
     [

@@ -30,11 +30,13 @@ def test_the_seed_is_fixed(separated):
     assert np.array_equal(separated.pca, again.pca)
 
 
+@pytest.mark.slow
 def test_rows_keep_their_patient(separated):
     assert sorted(np.unique(separated.patient)) == list(range(8))
     assert [int((separated.patient == number).sum()) for number in range(8)] == [64] * 8
 
 
+@pytest.mark.slow
 def test_projections_are_drawn_with_organs(tmp_path, separated):
     classes = separated._replace(classes=separated.patient % 3)
     organs = {1: "liver", 2: "spleen"}

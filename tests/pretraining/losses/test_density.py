@@ -38,7 +38,8 @@ def test_divergence_grows_with_a_shift_up_to_ln_2(channels):
     assert 0.6 < shares[-1] < 1.0 + 1e-6
 
 
-@pytest.mark.parametrize("channels", [4, pytest.param(48, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [4, 48])
 def test_minimising_brings_two_clouds_together(channels):
     first, second, generator = clouds(channels, 2.0, count=200)
     offset = torch.zeros(channels, requires_grad=True)
@@ -54,7 +55,8 @@ def test_minimising_brings_two_clouds_together(channels):
     assert distance < 2.0 / 5
 
 
-@pytest.mark.parametrize("channels", [4, *(pytest.param(channels, marks=pytest.mark.slow) for channels in (16, 48))])
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [4, 16, 48])
 @pytest.mark.parametrize("both", [True, False])
 def test_tokens_that_move_one_by_one_meet(channels, both):
     first, second, generator = clouds(channels, 3.0, count=128)
