@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from tests.nnunetv2_swinfuse.training.workshop import Workshop
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need nnU-Net's preprocessed datasets are slow: each worker takes ten seconds to prepare them."""
+    for item in items:
+        if "datasets" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_collection_finish() -> None:
     """Exempts the modules of torch and nnunetv2 from garbage collection: walking them takes half a second each time."""
     gc.collect()

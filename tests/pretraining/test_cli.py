@@ -18,6 +18,8 @@ from pretraining.monitoring.log import read_records
 from .synthetic import tiny_arguments
 from .voxel_probe.synthetic_labelled import write_dataset
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
@@ -57,7 +59,6 @@ def fails(capsys, *arguments, status=2):
     return capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_first(root, capsys):
     write_dataset(root / "raw", cases=5)
     assert "999: 0 datasets" in fails(capsys, *command("--overwrite", "--probe", "999"))
@@ -73,7 +74,6 @@ def run_folder(root):
     return root / "results" / "SynthRAD" / "swinfuse__tiny"
 
 
-@pytest.mark.slow
 def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     published = finished / "results" / "swinfuse" / "encoder.pth"
     assert torch.load(published, weights_only=True)["collection"]["name"] == "SynthRAD"
@@ -91,7 +91,6 @@ def test_a_finished_run_has_a_report_with_its_command(finished):
     assert "4 CT, 4 MR" in report
 
 
-@pytest.mark.slow
 def test_a_diverged_run_has_a_report_that_says_so(root, capsys):
     arguments = command("--overwrite", learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, steps=4)
     assert "lower --learning_rate" in fails(capsys, *arguments)
@@ -105,7 +104,6 @@ def test_missing_tensorboard_is_reported_before_any_work(root, capsys, monkeypat
     assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
-@pytest.mark.slow
 def test_the_next_command_is_printed(root, capsys):
     main(command("--c"))
     out = capsys.readouterr().out
@@ -113,7 +111,6 @@ def test_the_next_command_is_printed(root, capsys):
     assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
-@pytest.mark.slow
 def test_a_residual_encoder_is_trained_and_published(root, capsys):
     arguments = command("--train_only", "--recipe", "resenc", feature_size=8, depths=(1, 2))
     main(arguments)
@@ -135,7 +132,6 @@ def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(r
     assert "--recipe resenc" in error
 
 
-@pytest.mark.slow
 def test_temporary_files_of_killed_processes_are_removed(root):
     left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
     left.write_bytes(b"half a checkpoint")
@@ -143,7 +139,6 @@ def test_temporary_files_of_killed_processes_are_removed(root):
     assert not left.exists()
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
@@ -191,7 +186,6 @@ def test_the_resume_command_is_the_typed_one_with_c():
     assert make_resume_command(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_resume_it_and_can_be(root, capsys, monkeypatch):
     from pretraining.monitoring.log import RunLog
 
@@ -226,7 +220,6 @@ def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     assert "3.6 x 4 x 4" in out
 
 
-@pytest.mark.slow
 def test_preprocessing_in_parts_and_train_only_give_the_same_run(root, capsys, monkeypatch):
     before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
@@ -243,7 +236,6 @@ def test_preprocessing_in_parts_and_train_only_give_the_same_run(root, capsys, m
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.slow
 def test_train_only_runs_without_nnunetv2(root):
     shutil.rmtree(root / "results")
     program = (
@@ -266,7 +258,6 @@ def test_train_only_refuses_volumes_of_other_settings_and_missing_ones(root, cap
     assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
-@pytest.mark.slow
 def test_padded_volumes_are_counted_in_the_log(root):
     main(command("--overwrite", "--spacing", "20", "20", "20", steps=1))
     log = (run_folder(root) / "log.txt").read_text()
@@ -299,7 +290,6 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_an_encoder_and_resumes_with_the_same_command(root, capsys):
     first = root / "results" / "swinfuse" / "encoder.pth"
     kept = shutil.copy(first, root / "kept.pth")
