@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from tests.fuzzing.damage import damage, damage_json
 from tests.fuzzing.readers import READERS
 
+pytestmark = pytest.mark.slow
+
 steps = st.lists(
     st.one_of(
         st.tuples(st.just("flip"), st.floats(0, 1), st.integers(0, 7)),

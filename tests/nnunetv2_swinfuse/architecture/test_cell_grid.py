@@ -13,6 +13,8 @@ from nnunetv2_swinfuse.architecture.cell_grid import (
     token_spacing,
 )
 
+pytestmark = pytest.mark.slow
+
 # Maps of 3d plans and presets in tokens (z, y, x), their token spacing and the bound on cells.
 MAPS = [
     ((20, 28, 20), (2.0, 2.0, 2.0), 216),

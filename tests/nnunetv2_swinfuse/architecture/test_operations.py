@@ -9,6 +9,8 @@ from nnunetv2_swinfuse.architecture.operations import affordable_cells
 from nnunetv2_swinfuse.architecture.residual_encoder import ResidualEncoder
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 
+pytestmark = pytest.mark.slow
+
 HALVING = (2, 2, 2)
 TINY = {"depths": (2, 2), "num_heads": (3, 6), "window_size": 4, "feature_size": 24}
 
@@ -62,7 +64,6 @@ def test_affordable_cells_inverts_the_cost_of_the_blocks(cells):
     assert affordable_cells(counted, 12, 3, 3.0) == pytest.approx(cells, rel=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [(48, 48, 48), (20, 28, 20), (32, 32, 32), (64, 64, 64), (32, 64, 56), (20, 160, 128), (8, 8, 8), (16, 16, 16)],

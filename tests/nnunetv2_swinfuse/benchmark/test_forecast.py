@@ -21,6 +21,8 @@ from nnunetv2_swinfuse.benchmark.swin_unetr import PaddedSwinUNETR
 from .runners import make_runner
 from .tables import DATASET, result_of
 
+pytestmark = pytest.mark.slow
+
 LENGTH = {"epochs": 2, "iterations": 3, "validation_iterations": 1}
 CONVOLUTIONS = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 PLANS = {
@@ -92,7 +94,6 @@ def test_a_network_of_the_presets_sizes_before_the_pretraining(planned):
     assert counted > swin_operations((8, 8, 8), [(1, 1, 1)], 24, [2], 4, 4.0)
 
 
-@pytest.mark.slow
 def test_swin_unetr_costs_as_its_padded_voxels(planned):
     # A patch of 16³ is padded to 32³.
     whole = count_operations(PaddedSwinUNETR(1, 3), (1, 1, 64, 64, 64), "cpu")
@@ -109,7 +110,6 @@ def test_what_is_not_known_is_said(planned, arm, reason):
         operations(planned, arm)
 
 
-@pytest.mark.slow
 def test_other_kinds_are_estimated_at_the_rate_of_finished_cells(planned):
     first = next(cell for cell in planned.cells if cell.arm == "swinfuse")
     cost = {**result_of(first)["cost"], "flops_per_patch": 1e6, "batch_size": 2}
@@ -124,7 +124,6 @@ def test_other_kinds_are_estimated_at_the_rate_of_finished_cells(planned):
     assert outlook.seconds == pytest.approx(2 * outlook.estimated[kind] + 50 + outlook.pretraining["swinfuse"])
 
 
-@pytest.mark.slow
 def test_before_the_first_cell_the_machines_speed_is_measured(planned, monkeypatch):
     module._measured_rate.cache_clear()
     monkeypatch.setattr("pretraining.run_time.device_speed", lambda device: 1e9)
@@ -153,7 +152,6 @@ def test_a_pretraining_that_is_done_costs_nothing(planned):
     assert forecast_of(planned, {}).pretraining == {"swinfuse": 120.0}
 
 
-@pytest.mark.slow
 def test_an_encoder_has_the_sizes_of_its_arms_settings(planned):
     before = operations(planned, "swinfuse")
     small = resolve_arm({"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 12}})
@@ -167,7 +165,6 @@ def test_an_encoder_has_the_sizes_of_its_arms_settings(planned):
         operations(planned, "plans")
 
 
-@pytest.mark.slow
 def test_pretrainings_of_the_same_cost_are_told_the_same(planned):
     budget = replace(planned.experiment.pretraining, per_seed=True)
     planned.experiment = replace(planned.experiment, pretraining=budget, seeds=(0, 1))

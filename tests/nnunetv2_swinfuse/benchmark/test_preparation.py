@@ -14,6 +14,8 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import DATASET, make_experiment, read_json
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_dataset_is_found_by_its_number(raw):
     dataset = find_dataset(901)
@@ -106,7 +108,6 @@ def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw,
     assert not any("--leave_out" in command for command in pretrained)
 
 
-@pytest.mark.slow
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):
     experiment, workspace = prepare(tmp_path, ["case_005", "case_009"], arms=["swinfuse"])
     (command,) = pretrained
@@ -125,7 +126,6 @@ def test_a_transductive_pretraining_leaves_nobody_out(raw, pairs, pretrained, tm
     assert "--leave_out" not in pretrained[0]
 
 
-@pytest.mark.slow
 def test_pretrainings_without_other_patients_are_refused(raw, pairs, pretrained, tmp_path):
     prepare(tmp_path, ["case_005"], arms=["swinfuse"])
     with pytest.raises(

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from nnunetv2_swinfuse.benchmark import runner as module
 from nnunetv2_swinfuse.benchmark.cells import RESULT, Workspace
@@ -8,6 +9,8 @@ from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
 
 from .runners import make_runner
 from .tables import result_of, rows_of
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_failed_cell_is_reported_and_the_others_go_on(raw, cells_run, tmp_path, capsys):

@@ -7,6 +7,8 @@ from scipy import ndimage
 
 from nnunetv2_swinfuse.demo.volumes import LABELS, DemoError, make_patient, write_nnunet_raw, write_synthrad
 
+pytestmark = pytest.mark.slow
+
 
 def test_both_images_show_the_same_shapes_with_contrasts_of_their_own():
     patient = make_patient(3)

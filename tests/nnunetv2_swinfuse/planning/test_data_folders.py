@@ -13,6 +13,8 @@ from nnunetv2_swinfuse.planning.data_folders import is_preprocessed, share_data_
 
 from ..training.workshop import SETTINGS
 
+pytestmark = pytest.mark.slow
+
 SHAPE, SPACING = (60, 80, 80), (2.0, 1.0, 1.0)
 LARGE = ((400, 512, 512), (1.0, 0.8, 0.8))
 OURS = "nnUNetSwinFUSEPlans"
@@ -60,7 +62,6 @@ def test_another_spacing_gets_folders_of_its_own(folders):
     assert identifiers(folders.plan(other, 4))["3d_fullres"] == f"{OURS}_3d_fullres"
 
 
-@pytest.mark.slow
 def test_a_cascade_is_shared_only_at_the_same_spacing(folders):
     name = folders.fingerprint(*LARGE)
     encoder = Encoder({}, SETTINGS, ())

@@ -13,6 +13,8 @@ from nnunetv2_swinfuse.planning.measured_memory import (
     segmentation_loss,
 )
 
+pytestmark = pytest.mark.slow
+
 STRIDES = [[1, 1, 1], [2, 2, 2], [2, 2, 2]]
 ARCHITECTURE = plans_architecture(
     STRIDES, EncoderSettings(feature_size=12, depths=(1,), num_heads=(2,), window_size=4), drop_path_rate=0.1

@@ -13,6 +13,8 @@ from nnunetv2_swinfuse.planning.memory import (
     step_sizes,
 )
 
+pytestmark = pytest.mark.slow
+
 CUBIC = [[1, 1, 1], *[[2, 2, 2]] * 4]
 ANISOTROPIC = [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2], [2, 2, 2], [1, 2, 2]]
 SMALL = EncoderSettings(feature_size=24, depths=(2, 2), num_heads=(3, 6))
@@ -29,7 +31,7 @@ def architecture(strides, settings=SMALL):
         (CUBIC, EncoderSettings(), (64, 64, 64), 2, 1, 3),
         (CUBIC, LARGE_WINDOWS, (64, 64, 64), 2, 1, 3),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            pytest.param(*case)
             for case in (
                 (CUBIC, EncoderSettings(), (128, 128, 128), 2, 1, 3),
                 (CUBIC, SMALL, (64, 96, 64), 4, 4, 3),

@@ -14,6 +14,8 @@ from nnunetv2_swinfuse.training.plans import plan_training
 from ..training.workshop import SETTINGS
 from .folders import INTENSITIES
 
+pytestmark = pytest.mark.slow
+
 ISOTROPIC = ((120, 160, 150), (1.0, 1.0, 1.0))
 ANISOTROPIC = ((20, 320, 300), (5.0, 0.8, 0.8))
 LARGE = ((400, 512, 512), (1.0, 0.8, 0.8))
@@ -55,7 +57,6 @@ def test_the_batch_never_covers_more_than_nnunet_allows(folders):
     assert block_of(folders.plan(name, 24))["batch_size"] == round(0.05 * 60)
 
 
-@pytest.mark.slow
 def test_sizes_are_the_encoders_and_the_file_is_named_only_when_asked(folders):
     name = folders.fingerprint(*ISOTROPIC)
     encoder = Encoder({}, SETTINGS, (), path="/kept/encoder.pth")
@@ -146,7 +147,6 @@ def test_ct_cannot_be_normalised_as_a_collection_without_ct(folders):
     folders.plan(mr, 2, encoder=encoder, normalisation_as_pretrained=True)
 
 
-@pytest.mark.slow
 def test_a_target_too_small_for_the_network_is_refused(folders):
     name = folders.fingerprint(*ISOTROPIC)
     with pytest.raises(PlanningError, match=r"memory target of 0.02 GB is too small for feature size 48"):

@@ -5,6 +5,8 @@ from pretraining.analysis.density_sensitivity import draw_sweeps, estimate, swee
 
 from . import synthetic_analysis as synthetic
 
+pytestmark = pytest.mark.slow
+
 EQUAL = synthetic.layer_tokens(0, channels=12), synthetic.layer_tokens(1, channels=12)
 SHIFTED = EQUAL[0], synthetic.layer_tokens(1, channels=12, shift=5.0)
 

@@ -5,8 +5,9 @@ from matplotlib.image import imread
 from pretraining.monitoring.curves import PANELS, draw_progress, measured, panel_picture
 from pretraining.monitoring.log import RunLog, read_records
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_progress_is_drawn_from_few_and_from_many_records(tmp_path):
     log = RunLog(tmp_path)
     log.record(1, "train", {"total": 3.0})

@@ -1,8 +1,11 @@
 import numpy as np
+import pytest
 import torch
 from matplotlib.image import imread
 
 from pretraining.monitoring.panels import COLUMNS, busiest_slice, draw_reconstruction
+
+pytestmark = pytest.mark.slow
 
 
 def test_reconstructions_show_each_modality_in_three_planes(tmp_path):

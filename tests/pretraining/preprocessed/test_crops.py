@@ -13,6 +13,8 @@ from pretraining.preprocessed.crops import CropDataset, draw_start
 
 from ..synthetic import write_index
 
+pytestmark = pytest.mark.slow
+
 NUMBER = {"p0": 0, "p1": 1, "c0": 2, "c1": 3, "m0": 4, "m1": 5}
 
 
@@ -227,7 +229,6 @@ def test_only_the_part_that_is_needed_is_read(tmp_path, monkeypatch):
     assert all([part.stop - part.start for part in region[1:]] == [8, 10, 6] for region in regions)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="memory is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_steps(tmp_path):
     # blosc2 4.14 keeps the memory of each vlmeta that is read: 6 kB a crop with a thousand points.
