@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from pretraining.markdown import markdown_table
 from pretraining.monitoring.log import RECORDS, read_records
 from pretraining.monitoring.report import CONFIGURATION, FACTS
 from pretraining.voxel_probe.encoders import RANDOM
-from pretraining.voxel_probe.results import Key, Row, Summary, case_means, mean_interval, summarise
+from pretraining.voxel_probe.results import Row, Summary, case_means, mean_interval, rows_by_task, summarise
 
 VOLUMES = "volumes"
 # Measures of the last validation: name in the records, what is wanted.
@@ -114,9 +113,7 @@ def probe_summaries(
     Returns:
         A summary of each arm, with the difference to random encoders.
     """
-    tasks: dict[Key, list[Row]] = defaultdict(list)
-    for row in rows:
-        tasks[Key("", 0, row.key.dataset, row.key.tested_on, row.key.labelled, row.key.split)].append(row)
+    tasks = rows_by_task(rows)
     summaries: dict[str, dict[str, Summary]] = {}
     for task, of_task in tasks.items():
         dataset = task.dataset if task.dataset == task.tested_on else f"{task.dataset} to {task.tested_on}"

@@ -153,12 +153,12 @@ def run(options: argparse.Namespace) -> None:
         seconds[f"{source.name}, seed {source.seed}"] = round(time.perf_counter() - started, 1)
     write_record(options, plan, sources, floors, seconds)
     fitted = {task.fitted.number for task in plan.tasks}
-    rows = [row for row in results.rows if row.key.arm in names and row.key.dataset in fitted]
-    tables = [format_table(rows, floors, zero_shot) for zero_shot in (False, True)]
+    rows = [row for row in results.rows if row.key.dataset in fitted]
+    shown = [row for row in rows if row.key.arm in names]
+    tables = [format_table(shown, floors, zero_shot) for zero_shot in (False, True)]
     print("\n\n".join(table for table in tables if table))
     for first, second in options.compare:
-        of_both = [row for row in results.rows if row.key.dataset in fitted and row.key.arm in (first, second)]
-        print(f"\n{compare_arms(of_both, first, second)}")
+        print(f"\n{compare_arms(rows, first, second)}")
     print(f"\n{options.output}: {len(results.rows)} rows; {sum(seconds.values()):.0f} s")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import astuple
 
 import numpy as np
 
 from nnunetv2_swinfuse.benchmark.statistics import estimate
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.markdown import markdown_table
-from pretraining.voxel_probe.results import Key, Row, case_means
+from pretraining.voxel_probe.results import Row, case_means, rows_by_task
 
 HEADER = ["fitted on", "tested on", "labelled", "metric", "difference [95 % over seeds and cases]", "p", "of each seed"]
 METRICS = ("dice", "auc")
@@ -39,11 +39,8 @@ def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
     Raises:
         InputError: when no seed of the two was measured on the same cases.
     """
-    tasks: dict[Key, list[Row]] = defaultdict(list)
-    for row in rows:
-        tasks[Key("", 0, row.key.dataset, row.key.tested_on, row.key.labelled, row.key.split)].append(row)
     lines = []
-    for task, of_task in sorted(tasks.items(), key=lambda item: str(item[0])):
+    for task, of_task in sorted(rows_by_task(rows).items(), key=lambda item: astuple(item[0])):
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
             if differences:

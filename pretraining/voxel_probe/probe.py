@@ -67,6 +67,12 @@ class Task:
         """The classes, without background: the labels that both datasets have."""
         return common_labels(self.fitted, self.tested)
 
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What the fitted dataset calls the classes, in the same order."""
+        names = self.fitted.labels.values()
+        return tuple(next(name for name in names if label_key(name) == key) for key in self.labels)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -166,14 +172,15 @@ def fit_layers(arm: Arm, wanted: Sequence[tuple[Task, int]], plan: Plan, quiet: 
     for index, case in enumerate(_progress(labelled, f"{arm.name}: {dataset.number}, labelled", quiet)):
         loaded = arm.loader(dataset, case)
         maps = arm.features(loaded.image)
+        classes = {labels: classes_of(loaded, dataset, labels) for labels in {labels for labels, _ in samples}}
         for (labels, number), parts in samples.items():
             if index < number:
-                sample = draw_sample(loaded, classes_of(loaded, dataset, labels), number, _seed(case.name))
+                sample = draw_sample(loaded, classes[labels], number, _seed(case.name))
                 parts.append((sample_features(maps, loaded, sample), sample.classes, sample.weights))
     layers = {}
     for (labels, number), parts in samples.items():
-        features, classes, weights = (torch.cat(of_cases) for of_cases in zip(*parts, strict=True))
-        layers[labels, number] = fit(features, classes, weights, len(labels) + 1)
+        features, sampled, weights = (torch.cat(of_cases) for of_cases in zip(*parts, strict=True))
+        layers[labels, number] = fit(features, sampled, weights, len(labels) + 1)
     return [FittedLayer(task, number, layers[task.labels, number]) for task, number in wanted]
 
 
@@ -185,13 +192,11 @@ def measure_layers(
     for case in _progress(plan.splits[dataset.name].test, f"{arm.name}: {dataset.number}, test", quiet):
         loaded = arm.loader(dataset, case)
         maps = arm.features(loaded.image)
+        classes = {labels: classes_of(loaded, dataset, labels) for labels in {f.task.labels for f in layers}}
         for fitted in layers:
-            keys = fitted.task.labels
-            values = fitted.task.fitted.labels.values()
-            names = tuple(next(name for name in values if label_key(name) == key) for key in keys)
             logits = fitted.layer.logits(maps, loaded.labels.shape)
-            classes = classes_of(loaded, dataset, keys)
-            for measure in measure_case(logits, classes, loaded.used, loaded.body, names):
+            task = fitted.task
+            for measure in measure_case(logits, classes[task.labels], loaded.used, loaded.body, task.label_names):
                 yield fitted, case.name, measure
 
 

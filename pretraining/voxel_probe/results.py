@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -144,6 +144,14 @@ class Summary:
     seeds: tuple[float, ...]
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
+
+
+def rows_by_task(rows: Iterable[Row]) -> dict[Key, list[Row]]:
+    """Rows of all arms and seeds by what was fitted and tested on; the keys have an empty arm and seed 0."""
+    tasks: dict[Key, list[Row]] = defaultdict(list)
+    for row in rows:
+        tasks[replace(row.key, arm="", seed=0)].append(row)
+    return tasks
 
 
 def case_means(rows: Iterable[Row], metric: str, label: str | None = None) -> dict[str, dict[int, float]]:
