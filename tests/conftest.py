@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that need nnU-Net's preprocessed datasets are slow: each worker takes ten seconds to prepare them."""
     for item in items:
-        if "datasets" in getattr(item, "fixturenames", ()):
+        if "nnunet_datasets" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
 
 
@@ -66,7 +66,7 @@ def residual_settings() -> EncoderSettings:
 
 
 @pytest.fixture(scope="session")
-def datasets(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+def nnunet_datasets(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
     """Two preprocessed datasets and a published encoder; no test may change anything in here."""
     from tests.nnunetv2_swinfuse.training.workshop import prepare_datasets
 
@@ -74,7 +74,7 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
 
 
 @pytest.fixture(scope="session")
-def trained(datasets: Workshop) -> Workshop:
+def trained(nnunet_datasets: Workshop) -> Workshop:
     """Fold 0 of the plain dataset, trained by nnU-Net's own `run_training`; no test may change anything in here."""
     import torch
     from nnunetv2.run.run_training import run_training
@@ -82,20 +82,20 @@ def trained(datasets: Workshop) -> Workshop:
     from tests.nnunetv2_swinfuse.training.workshop import TRAINER
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        datasets.use(monkeypatch)
+        nnunet_datasets.use(monkeypatch)
         run_training("901", "3d_fullres", 0, TRAINER, device=torch.device("cpu"))
-    return datasets
+    return nnunet_datasets
 
 
 @pytest.fixture
-def workshop(datasets: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+def workshop(nnunet_datasets: Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
     """The datasets, an empty results folder of the test's own, and nothing published."""
     import numpy as np
     import torch
 
     from tests.nnunetv2_swinfuse.training.workshop import Workshop
 
-    own = Workshop(datasets.raw, datasets.preprocessed, tmp_path / "results")
+    own = Workshop(nnunet_datasets.raw, nnunet_datasets.preprocessed, tmp_path / "results")
     own.results.mkdir()
     own.use(monkeypatch)
     # Every trainer draws from the global generators.

@@ -25,9 +25,11 @@ STOCK = "nnUNetTrainer_1epoch"
 
 
 @pytest.fixture(scope="module")
-def models(datasets, tmp_path_factory) -> Workshop:
+def models(nnunet_datasets, tmp_path_factory) -> Workshop:
     """Two folds of our trainer and one of nnU-Net's own, each with its validation's probabilities."""
-    workshop = Workshop(datasets.raw, datasets.preprocessed, tmp_path_factory.mktemp("models") / "results")
+    workshop = Workshop(
+        nnunet_datasets.raw, nnunet_datasets.preprocessed, tmp_path_factory.mktemp("models") / "results"
+    )
     workshop.results.mkdir()
     with pytest.MonkeyPatch.context() as monkeypatch:
         workshop.use(monkeypatch)

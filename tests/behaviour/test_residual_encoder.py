@@ -20,8 +20,6 @@ from tests.threads import use_threads
 from .commands import plan, train
 from .test_stock_inference import PREDICT
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def residual(workshop):

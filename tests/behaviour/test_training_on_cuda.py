@@ -6,8 +6,6 @@ import torch
 from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
 from tests.nnunetv2_swinfuse.training.workshop import make_trainer
 
-pytestmark = pytest.mark.slow
-
 # nnU-Net returns the loss as numpy; torch's scaler asks whether gradients were finite before it calls the optimiser.
 ALLOWED = ("nnUNetTrainer/nnUNetTrainer.py", "amp/grad_scaler.py")
 

@@ -125,7 +125,6 @@ def test_checkpoints_that_a_killed_training_left_half_written_are_removed(publis
     assert (fold / "notes.txt").is_file()
 
 
-@pytest.mark.slow
 def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):
     # A length of the user's own, in the user's own folder of trainers.
     longer = "nnUNetTrainerSwinFUSE_2epochs"
@@ -151,7 +150,6 @@ def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, mo
     assert set(steps) == {4}
 
 
-@pytest.mark.slow
 def test_val_needs_no_encoder(copied):
     summary = copied.model() / "fold_0" / "validation" / "summary.json"
     before = json.loads(summary.read_text())["mean"]
@@ -292,7 +290,6 @@ def test_region_based_training_with_an_ignore_label(published):
     assert len(counts["tp_hard"]) == trainer.label_manager.num_segmentation_heads == 2
 
 
-@pytest.mark.slow
 def test_a_cascade_trains_both_stages(published):
     run_training("901", "3d_lowres", "all", TRAINER, device=CPU)
     trainer = make_trainer(configuration="3d_cascade_fullres")
