@@ -29,6 +29,7 @@ NOT_NEGATIVE = (
     "seed",
     "mask_cell",
     "visible_weight",
+    "dim_initial_scale",
     *LOSS_WEIGHTS.values(),
 )
 POSITIVE = ("learning_rate", "gradient_clip", "temperature", "density_dimensions")
@@ -145,7 +146,7 @@ class Configuration(Settings):
 
     @property
     def encoder_settings(self) -> EncoderSettings:
-        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_cells)
+        invariance = DomainInvarianceSettings(self.dim_layers, self.dim_max_cells, initial_scale=self.dim_initial_scale)
         return EncoderSettings(
             feature_size=self.feature_size,
             depths=self.depths,

@@ -114,6 +114,12 @@ class Settings:
         default=DomainInvarianceSettings.max_cells,
         metadata=_about("network", "largest number of cells (pooled blocks of tokens) in the DIM"),
     )
+    dim_initial_scale: float = field(
+        default=DomainInvarianceSettings.initial_scale,
+        metadata=_about(
+            "network", "factor on the DIM's last projection at the start; 0: the DIM starts as the identity"
+        ),
+    )
     fusion: Fusion = field(
         default="separate",
         metadata=_about("network", "maps after the DIM: separate for CT and MR, or their mean as in the released code"),

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,21 +39,27 @@ COST_SHARE = 0.45
 
 @dataclass(frozen=True)
 class DomainInvarianceSettings:
-    """Sizes of the module.
+    """Sizes and initialisation of the module.
 
     Attributes:
         layers: attention layers of each block (the paper's 4).
         max_cells: largest number of cells in attention; larger maps are pooled.
         mlp_ratio: hidden channels of the feed-forward networks, relative to the embedding's.
+        initial_scale: factor on the initial weights of the last projection. Below 1, the module starts closer to the
+            identity; training can undo it, so that it does not matter once there are trained weights (as LayerScale,
+            arXiv 2103.17239, whose factors the projection contains).
     """
 
     layers: int = 4
     max_cells: int = 2048
     mlp_ratio: float = 2.0
+    initial_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.max_cells < 1 or self.mlp_ratio <= 0:
             raise ValueError(f"domain_invariance: layers, max_cells and mlp_ratio must be positive, found {self}")
+        if not 0 <= self.initial_scale < math.inf:
+            raise ValueError(f"domain_invariance: initial_scale must be 0 or more, found {self.initial_scale}")
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -185,7 +192,7 @@ class DomainInvariance(nn.Module):
     Args:
         channels: channels of the embedding, 6 or more and a multiple of `num_heads`.
         num_heads: attention heads of each layer.
-        settings: sizes of the blocks.
+        settings: sizes of the blocks and the initial size of the update.
         spacing: distance between tokens (z, y, x), in any unit: cells are as isotropic as the map allows.
         backbone_operations: function that returns the backbone's floating point operations on a map of a given size
             (z, y, x). The module attends over as many cells as cost less than half of that; None leaves
@@ -215,6 +222,8 @@ class DomainInvariance(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.proj = nn.Linear(channels, channels)
         self.apply(_initialize_linear)
+        with torch.no_grad():
+            self.proj.weight.mul_(settings.initial_scale)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Single image of either modality: both blocks attend to it, their outputs are averaged. (B, C, z, y, x)."""

@@ -244,8 +244,9 @@ def _settings_of_common_stages(
 
 
 def _comparable(value: object) -> object:
-    # No weight depends on the number of cells attended over.
-    return {k: v for k, v in value.items() if k != "max_cells"} if isinstance(value, dict) else value
+    # Trained weights depend neither on the number of cells attended over nor on how they were initialised.
+    free = ("max_cells", "initial_scale")
+    return {k: v for k, v in value.items() if k not in free} if isinstance(value, dict) else value
 
 
 def _further_stages(strides: tuple[tuple[Triple, ...], tuple[Triple, ...]]) -> tuple[str, ...]:

@@ -45,6 +45,15 @@ def test_views_without_a_partner_are_encoded_as_in_fine_tuning():
                 assert (mixed[:1] - expected[:1]).abs().max() > 1e-3
 
 
+def test_the_module_starts_at_the_size_that_the_settings_ask_for():
+    changes = []
+    for scale in (1.0, 0.1, 0.0):
+        torch.manual_seed(0)
+        changes.append(PretrainingModel(tiny(dim_initial_scale=scale))(crops(synthetic_batch()), 2).change.item())
+    assert changes[1] == pytest.approx(0.1 * changes[0], rel=1e-4)
+    assert changes[2] == 0
+
+
 def test_only_paired_crops_depend_on_the_other_modality():
     torch.manual_seed(0)
     model = PretrainingModel(tiny()).eval()

@@ -46,6 +46,20 @@ def test_single_image_is_the_average_of_both_blocks(module):
     torch.testing.assert_close(module(x), expected)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.25, 2.0])
+def test_the_first_update_has_the_initial_scale_and_can_grow(scale):
+    def build(scale):
+        torch.manual_seed(0)
+        return DomainInvariance(12, 2, DomainInvarianceSettings(layers=1, max_cells=40, initial_scale=scale))
+
+    ct, mr = torch.randn(2, 1, 12, 4, 4, 4)
+    module, usual = build(scale), build(1.0)
+    torch.testing.assert_close(module(ct), ct + scale * (usual(ct) - ct))
+    torch.testing.assert_close(module.forward_pair(ct, mr).mr, mr + scale * (usual.forward_pair(ct, mr).mr - mr))
+    (module(ct) * torch.randn_like(ct)).sum().backward()
+    assert module.proj.weight.grad.abs().max() > 0
+
+
 def test_a_sample_does_not_depend_on_its_batch(module):
     ct, mr = torch.randn(2, 3, 12, 4, 5, 4)
     together = module.forward_pair(ct, mr)
@@ -148,5 +162,11 @@ def test_settings_from_older_or_newer_files_are_refused_by_name():
         DomainInvarianceSettings.from_dict({"layers": 4, "max_tokens": 2048, "mlp_ratio": 2.0})
     with pytest.raises(ValueError, match=r"unknown fields \['gate'\]"):
         DomainInvarianceSettings.from_dict({"gate": True})
+
+
+@pytest.mark.parametrize("scale", [-0.1, math.inf, math.nan])
+def test_an_impossible_initial_scale_is_refused(scale):
+    with pytest.raises(ValueError, match="initial_scale must be 0 or more"):
+        DomainInvarianceSettings(initial_scale=scale)
     with pytest.raises(ValueError, match="6 channels or more"):
         DomainInvariance(4, 2, DomainInvarianceSettings())

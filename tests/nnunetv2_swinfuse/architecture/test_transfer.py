@@ -26,6 +26,15 @@ def test_same_network_gets_every_tensor(encoder, settings):
     assert "fresh: stem at full resolution (8), skip convolutions (12), decoder (" in str(report)
 
 
+def test_how_the_module_was_initialised_does_not_matter_to_trained_weights(encoder, settings):
+    module = replace(settings.domain_invariance, initial_scale=0.1)
+    network = fresh(HALVINGS, replace(settings, domain_invariance=module))
+    assert not transfer_encoder(network, encoder).adapted
+    image = torch.randn(1, 1, 16, 16, 16)
+    for ours, theirs in zip(features(network, image), features(build(HALVINGS, settings), image), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_an_image_repeated_in_every_channel_gives_the_pretrained_response(encoder, settings):
     network, pretrained = fresh(HALVINGS, settings, 3), build(HALVINGS, settings)
     report = transfer_encoder(network, encoder)
