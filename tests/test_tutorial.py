@@ -21,6 +21,7 @@ SMALL_STEPS = "--steps 2 --validate_every 2 --validation_batches 1 --batch_size 
 REPLACEMENTS = {
     "swinfuse_pretrain -d Heads -p tiny\n": f"swinfuse_pretrain -d Heads -p tiny {SMALL_STEPS}\n",
     "-c 3d_fullres\n": "-c 3d_fullres -gpu_memory_target 0.2 -npfp 1 -np 1\n",
+    "swinfuse_train 501": "nnUNet_n_proc_DA=0 swinfuse_train 501",
     "swinfuse_train 501 3d_fullres 0\n": f"swinfuse_train 501 3d_fullres 0 -tr {TRAINER} -device cpu\n",
     "-tr nnUNetTrainerSwinFUSE -f 0": f"-tr {TRAINER} -f 0 -device cpu --disable_tta -npp 1 -nps 1",
 }

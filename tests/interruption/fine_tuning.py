@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.training.fold_start import RECORD
 from tests.interruption.killing import Command, LostError, Process, kill, until
 from tests.nnunetv2_swinfuse.training.workshop import Workshop, prepare_datasets
 
-TRAINER, EPOCHS = "nnUNetTrainerSwinFUSE_10epochs", 10
+TRAINER, EPOCHS = "nnUNetTrainerSwinFUSE_5epochs", 5
 TRAIN = "from nnunetv2.run.run_training import run_training_entry; run_training_entry()"
 START, EPOCH, CHECKPOINT, VALIDATION = "start", "epochs", "writing a checkpoint", "validation"
 MOMENTS = (START, EPOCH, CHECKPOINT, EPOCH, CHECKPOINT, VALIDATION)

@@ -104,6 +104,7 @@ def test_missing_tensorboard_is_reported_before_any_work(root, capsys, monkeypat
     assert not (root / "preprocessed" / "SynthRAD").exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_the_next_command_is_printed(root, capsys):
     main(command("--c"))
     out = capsys.readouterr().out
@@ -132,6 +133,7 @@ def test_sizes_of_the_other_backbone_are_refused_with_the_recipe_that_has_them(r
     assert "--recipe resenc" in error
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_temporary_files_of_killed_processes_are_removed(root):
     left = run_folder(root) / "checkpoint_latest.pthabc.tmp"
     left.write_bytes(b"half a checkpoint")
@@ -139,6 +141,7 @@ def test_temporary_files_of_killed_processes_are_removed(root):
     assert not left.exists()
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     before = (run_folder(root) / CHECKPOINT).read_bytes()
     assert "already holds a run" in fails(capsys, *command())
@@ -220,6 +223,7 @@ def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     assert "3.6 x 4 x 4" in out
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_preprocessing_in_parts_and_train_only_give_the_same_run(root, capsys, monkeypatch):
     before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
@@ -258,6 +262,7 @@ def test_train_only_refuses_volumes_of_other_settings_and_missing_ones(root, cap
     assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_padded_volumes_are_counted_in_the_log(root):
     main(command("--overwrite", "--spacing", "20", "20", "20", steps=1))
     log = (run_folder(root) / "log.txt").read_text()
@@ -290,6 +295,7 @@ def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, cap
     assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_run_starts_from_an_encoder_and_resumes_with_the_same_command(root, capsys):
     first = root / "results" / "swinfuse" / "encoder.pth"
     kept = shutil.copy(first, root / "kept.pth")

@@ -39,6 +39,7 @@ def interrupt_at(monkeypatch, step, number):
     monkeypatch.setattr(RunLog, "record", record_and_interrupt)
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "number", "backbone"),
@@ -65,6 +66,7 @@ def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
         assert torch.equal(ours, theirs), name
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_records_after_the_checkpoint_are_replaced(tmp_path, collection):
     configuration = tiny()
@@ -101,6 +103,7 @@ def test_a_run_writes_what_a_reader_wants_to_see(tmp_path, collection):
     assert "validation" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_path, collection, monkeypatch):
     monkeypatch.setattr(collection, "spacing", (3.0, 1.0, 1.5))
@@ -113,6 +116,7 @@ def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_p
     assert load_checkpoint(tmp_path / "run" / CHECKPOINT).configuration == tiny()
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_learning_lowers_the_losses(tmp_path, collection):
     configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
@@ -121,6 +125,7 @@ def test_learning_lowers_the_losses(tmp_path, collection):
     assert sum(inpainting[-8:]) < 0.9 * sum(inpainting[:8])
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", [{}, RESENC])
 def test_a_frozen_encoder_stays_as_it_is_while_its_heads_learn(tmp_path, collection, backbone):
@@ -134,6 +139,7 @@ def test_a_frozen_encoder_stays_as_it_is_while_its_heads_learn(tmp_path, collect
     assert changed == {"inpainting_head", "rotation_head", "projection_head"}
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_diverged_run_stops_and_keeps_the_last_checkpoint(tmp_path, collection):
     configuration = tiny(learning_rate=1e30, gradient_clip=1e30, warmup_steps=0, checkpoint_every=1)
     with pytest.raises(DivergedError, match="lower --learning_rate"):
@@ -154,6 +160,7 @@ def test_an_unexpected_error_leaves_no_process_that_loads(tmp_path, collection, 
     assert error.traceback
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_workers_load_the_crops_that_the_main_process_would(tmp_path, collection):
     run(tmp_path / "inside", collection, tiny(steps=3))
@@ -165,6 +172,7 @@ def test_a_diverged_run_is_bad_input_for_the_command_line():
     assert issubclass(DivergedError, InputError)
 
 
+@pytest.mark.usefixtures("without_pictures")
 def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_path, collection, monkeypatch):
     clip = torch.nn.utils.clip_grad_norm_
     calls = []
@@ -184,6 +192,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_p
     assert all(tensor.isfinite().all() for tensor in state.network_weights.values())
 
 
+@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_values_that_are_read_late_are_recorded_all(tmp_path, collection, monkeypatch):
     run(tmp_path / "each", collection, tiny())

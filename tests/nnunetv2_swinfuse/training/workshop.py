@@ -15,6 +15,7 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
@@ -69,6 +70,8 @@ class Workshop:
         monkeypatch.setenv("nnUNet_n_proc_DA", "0")
         monkeypatch.setenv("SWINFUSE_ITERATIONS_PER_EPOCH", "2")
         monkeypatch.setenv("SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH", "1")
+        # nnU-Net draws progress.png after each epoch, which takes longer than such an epoch.
+        monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda _logger, _folder: None)
 
 
 def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -> None:
