@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
-
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, TransferReport, transfer_encoder
@@ -65,8 +63,7 @@ def initialize(model: PretrainingModel, encoder: Encoder) -> TransferReport:
         raise InputError(f"init_from: {error}") from error
     module = model.encoder.domain_invariance
     if encoder.settings.domain_invariance is None and module is not None:
-        torch.nn.init.zeros_(module.proj.weight)
-        torch.nn.init.zeros_(module.proj.bias)
+        module.scale_update(0)
     return report
 
 

@@ -222,8 +222,7 @@ class DomainInvariance(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.proj = nn.Linear(channels, channels)
         self.apply(_initialize_linear)
-        with torch.no_grad():
-            self.proj.weight.mul_(settings.initial_scale)
+        self.scale_update(settings.initial_scale)
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Single image of either modality: both blocks attend to it, their outputs are averaged. (B, C, z, y, x)."""
@@ -278,6 +277,12 @@ class DomainInvariance(nn.Module):
             ct_weights,
             mr_weights,
         )
+
+    @torch.no_grad()
+    def scale_update(self, factor: float) -> None:
+        """Multiplies what the module adds to its input, in place; with 0 the module is the identity."""
+        self.proj.weight.mul_(factor)
+        self.proj.bias.mul_(factor)
 
     def grid(self, shape: Triple) -> Triple:
         """Cells per axis (z, y, x) for a map of `shape` tokens (z, y, x)."""

@@ -37,6 +37,8 @@ class FineTuningSettings:
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
         layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
+        dim_scale: factor on what the Domain Invariance Module adds to its input, when fine-tuning starts. 0 starts with
+            the module as the identity; training can undo it.
         linear_probe_epochs: number of epochs in which only new layers are trained; everything is trained afterwards.
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
@@ -47,6 +49,7 @@ class FineTuningSettings:
     initial_lr: float = 1e-4
     weight_decay: float = 0.05
     layer_decay: float = 0.9
+    dim_scale: float = 1.0
     linear_probe_epochs: int = 0
     warmup_epochs: int | None = None
     gradient_clip: float = 1.0
@@ -66,7 +69,7 @@ class FineTuningSettings:
         for name in ("initial_lr", "gradient_clip", "iterations_per_epoch", "validation_iterations_per_epoch"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected more than 0")
-        for name in ("weight_decay", "linear_probe_epochs", "warmup_epochs"):
+        for name in ("weight_decay", "dim_scale", "linear_probe_epochs", "warmup_epochs"):
             if (getattr(self, name) or 0) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if not 0 < self.layer_decay <= 1:

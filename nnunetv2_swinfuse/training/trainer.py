@@ -148,7 +148,18 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 "this cascade gains nothing from it. Train it with -tr nnUNetTrainerSwinFUSE"
             )
         if not self.restoring:
+            self._scale_domain_invariance()
             self.initial_digest = weights_digest(unwrapped(self.network))
+
+    def _scale_domain_invariance(self) -> None:
+        factor, module = self.settings.dim_scale, unwrapped(self.network).encoder.domain_invariance
+        if factor == 1:
+            return
+        if module is None:
+            self.print_to_log_file("SwinFUSE: dim_scale has no effect: the network has no Domain Invariance Module.")
+            return
+        module.scale_update(factor)
+        self.print_to_log_file(f"SwinFUSE: what the Domain Invariance Module adds starts multiplied by {factor}.")
 
     def _encoder_to_transfer(self) -> Encoder | None:
         if self.restoring or not self.pretrained:

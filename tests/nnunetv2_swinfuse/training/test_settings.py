@@ -49,6 +49,7 @@ def test_the_encoders_variable_is_no_setting():
         {"gradient_clip": None},
         {"warmup_epochs": -1},
         {"layer_decay": 0.0},
+        {"dim_scale": -0.1},
         {"layer_decay": 1.1},
         {"linear_probe_epochs": -1},
     ],

@@ -104,6 +104,22 @@ def test_scratch_has_its_own_learning_rate_and_records_it(published, monkeypatch
     assert make_trainer("nnUNetTrainerSwinFUSEScratch_1epoch").provenance.training["initial_lr"] == 1e-4
 
 
+@pytest.mark.parametrize("module", [True, False])
+def test_the_module_starts_at_the_requested_scale(workshop, monkeypatch, module, capsys):
+    settings = SETTINGS if module else replace(SETTINGS, domain_invariance=None)
+    encoder = publish_encoder(workshop.encoder, settings=settings)
+    monkeypatch.setenv("SWINFUSE_DIM_SCALE", "0.25")
+    trainer = make_trainer()
+    trainer.initialize()
+    # The plan's network has one stage of the encoder's two.
+    weights = {name: weight for name, weight in encoder.weights.items() if not name.startswith("encoder.stages.1.")}
+    for name, weight in weights.items():
+        factor = 0.25 if name.startswith("encoder.domain_invariance.proj.") else 1
+        torch.testing.assert_close(trainer.network.state_dict()[name], factor * weight)
+    words = "adds starts multiplied by 0.25" if module else "dim_scale has no effect"
+    assert words in capsys.readouterr().out
+
+
 def test_the_callers_plans_stay_as_they_are(published):
     plans = json.loads((published.preprocessed / PLAIN / "nnUNetPlans.json").read_text())
     dataset_json = json.loads((published.preprocessed / PLAIN / "dataset.json").read_text())
