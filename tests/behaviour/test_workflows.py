@@ -50,8 +50,16 @@ def our_mask(results: Path, image: Path, output: Path, *options: str) -> Path:
     return mask
 
 
+@pytest.fixture(scope="module")
+def unmirrored(installed, tmp_path_factory) -> bytes:
+    """Our mask of `ct_voxels()`, without mirroring."""
+    folder = tmp_path_factory.mktemp("unmirrored")
+    image = write_image(folder / "volume_0000.nii.gz", ct_voxels())
+    return our_mask(installed, image, folder / "out", "--disable_tta").read_bytes()
+
+
 @pytest.mark.parametrize("chosen", ["model", "dataset", "results"])
-def test_3d_slicers_extension(installed, tmp_path, chosen):
+def test_3d_slicers_extension(installed, unmirrored, tmp_path, chosen):
     # As Parameter.py and SegmentationLogic.py of KitwareMedical/SlicerNNUnet do: the first dataset.json below the
     # folder that the user has chosen decides; all names are those of the folders above it.
     folders = {"results": installed, "dataset": next(installed.iterdir())}
@@ -65,7 +73,7 @@ def test_3d_slicers_extension(installed, tmp_path, chosen):
     target.mkdir()
     # The ending that it takes from dataset.json since its issue 14.
     ending = json.loads(dataset_file.read_text())["file_ending"]
-    image = write_image(source / f"volume_0000{ending}", ct_voxels())
+    write_image(source / f"volume_0000{ending}", ct_voxels())
     (command,) = entry_points(group="console_scripts", name="nnUNetv2_predict")
     start = f"from {command.module} import {command.attr} as f; f()"
     names = ("-d", model.parent.name, "-tr", trainer, "-p", plans, "-c", configuration, "-f", 0)
@@ -76,7 +84,7 @@ def test_3d_slicers_extension(installed, tmp_path, chosen):
         nnUNet_results=root, nnUNet_raw=root, nnUNet_preprocessed=root,
     )  # fmt: skip
     mask = next(target.rglob("*.nii*"))
-    assert mask.read_bytes() == our_mask(installed, image, tmp_path / "ours", "--disable_tta").read_bytes()
+    assert mask.read_bytes() == unmirrored
     labels = json.loads(dataset_file.read_text())["labels"]
     assert set(np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(mask))))) <= set(labels.values())
 
