@@ -151,7 +151,8 @@ def run(options: argparse.Namespace) -> None:
         started = time.perf_counter()
         run_arm(make_arm(source, divisor, options, preprocessed), plan, results, options.overwrite)
         seconds[f"{source.name}, seed {source.seed}"] = round(time.perf_counter() - started, 1)
-    write_record(options, plan, sources, floors, seconds)
+    if sources:
+        write_record(options, plan, sources, floors, seconds)
     fitted = {task.fitted.number for task in plan.tasks}
     rows = [row for row in results.rows if row.key.dataset in fitted]
     shown = [row for row in rows if row.key.arm in names]
@@ -199,6 +200,9 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
     trained = [read_encoder(words, preprocessed_root) for words in options.encoders]
     if options.preset:
         trained.append(preset_encoder(options.preset, options.recipe))
+    if not trained and not options.controls:
+        # The rows that the table has are compared.
+        return [], {}
     if not trained and RANDOM in options.controls:
         raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")
     shared = collection_normalisation(options.collection, preprocessed_root) if options.collection else None

@@ -73,8 +73,15 @@ def test_two_runs_of_one_name_and_seed_are_refused(encoder, capsys):
 
 
 def test_two_arms_are_compared(encoder, capsys):
-    run(encoder, "--compare", "ours", "random", "--controls", "random")
-    assert "ours minus random" in capsys.readouterr().out
+    output = run(encoder, "--compare", "ours", "random", "--controls", "random")
+    measured = capsys.readouterr().out
+    assert "ours minus random" in measured
+    # Again from the table, without the encoder; what the rows were computed from stays recorded.
+    record = output.with_suffix(".json").read_text()
+    words = ("-d", "501", "--labelled", "2", "--controls", "--output", str(output))
+    main([*words, "--compare", "ours", "random"])
+    assert capsys.readouterr().out.split("ours minus random")[1].split("\n\n")[0] in measured
+    assert output.with_suffix(".json").read_text() == record
 
 
 def test_an_unknown_arm_to_compare_is_refused_before_anything_is_measured(encoder, capsys):
