@@ -3,9 +3,10 @@
     python benchmarks/controls.py CTMR --recipes swinfuse simmim --steps 200 --seeds 0 1 2 -o controls
 
 For each recipe and seed, two runs of `swinfuse_pretrain` are trained on the same crops, one of them with
-`--freeze_encoder`, and both are validated on single images. A third control needs no network: harmonic fill is told
+`--freeze_encoder`, and both are validated on single images. A second control needs no network: harmonic fill is told
 where the cut-outs are and interpolates between the visible voxels. `controls.csv` in the output folder has one row for
 each measure. Runs and rows that exist are not repeated: a killed script resumes, and later calls add recipes and seeds.
+All rows of a folder have the same preset, batches and further options (`controls.json`); others are refused.
 `--table` prints the tables of all rows. Options that are not listed below are passed on to `swinfuse_pretrain`.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import sys
 import tempfile
@@ -46,16 +48,18 @@ from pretraining.view_pairs import two_views
 
 CPU = torch.device("cpu")
 TABLE = "controls.csv"
+RECORD = "controls.json"
 COLUMNS = ("collection", "recipe", "seed", "encoder", "steps", "measure", "value")
 TRAINED, FROZEN, HARMONIC = "trained", "frozen", "harmonic"
 KEPT = ("masked_error", "rotation_accuracy", "rank", "divergence", "floor", "probe_accuracy", "cka")
 STAGES = [f"stage_{stage}" for stage in range(3)]
 ERROR_COLUMNS = [
-    "recipe, seeds", "L1 of the mean: CT, MR", "harmonic", "frozen", "trained", "rotation, frozen: CT, MR", "trained",
+    "recipe, seeds", "L1 of the mean: CT, MR", "harmonic", "frozen", "trained", "rotation, frozen: CT, MR",
+    "rotation, trained",
 ]  # fmt: skip
 RANK_COLUMNS = [
-    "recipe, seeds", "rank of stages 0, 1, 2, frozen", "trained", "JSD (floor) of single images, frozen", "trained",
-    "of stages 1, 2, frozen", "trained", "of pairs, frozen", "trained",
+    "recipe, seeds", "rank of stages 0, 1, 2, frozen", "rank, trained", "JSD (floor) of single images, frozen",
+    "single images, trained", "of stages 1, 2, frozen", "stages, trained", "of pairs, frozen", "pairs, trained",
 ]  # fmt: skip
 Rows = dict[tuple[str, ...], str]
 
@@ -224,6 +228,18 @@ def format_tables(rows: Rows) -> str:
     return "\n\n".join(tables)
 
 
+def check_options(options: argparse.Namespace, other_options: Sequence[str]) -> None:
+    """Records what all rows of the folder have in common; exits where its rows have something else."""
+    path = options.output / RECORD
+    wanted = {"preset": options.preset, "batches": options.batches, "options": list(other_options)}
+    if not path.is_file():
+        options.output.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(wanted) + "\n")
+    elif (found := json.loads(path.read_text())) != wanted:
+        raise SystemExit(f"{path}: the rows of this folder have {found}, requested is {wanted}: use another -o")
+
+
 def measure(options: argparse.Namespace, recipe: str, seed: int, other_options: Sequence[str]) -> None:
     """Adds the rows of one recipe and seed that are missing."""
     table = options.output / TABLE
@@ -259,13 +275,14 @@ def main() -> None:
     )
     parser.add_argument("-p", "--preset", default="tiny")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batches", type=int, default=16, help="of validation views; default 16")
+    parser.add_argument("--batches", type=int, default=16, help="number of validation batches; default 16")
     parser.add_argument("-o", "--output", type=Path, default=Path("controls"), help="runs and rows; default controls")
     parser.add_argument("--table", action="store_true", help="print the tables of the rows, train nothing")
     options, other_options = parser.parse_known_args()
     if not options.table:
         torch.set_num_threads(1)
         check_harmonic_fill()
+        check_options(options, other_options)
         for seed in options.seeds:
             for recipe in options.recipes:
                 measure(options, recipe, seed, other_options)

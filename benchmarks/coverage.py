@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 
-from nnunetv2_swinfuse.benchmark.statistics import estimate, hierarchical_bootstrap
+from nnunetv2_swinfuse.statistics import crossed_bootstrap, estimate
 
 SIZES = ((3, 40), (2, 40), (5, 40), (3, 10), (3, 100))
 # Standard deviations of Dice differences: of runs, of cases, of the rest.
@@ -46,7 +46,7 @@ def coverage(runs: int, cases: int, components: tuple[float, float, float], tria
         low, high = estimate([differences]).interval()
         ours += low <= 0 <= high
         if trial < few:
-            low, high = np.quantile(hierarchical_bootstrap([differences], 1000, trial), [0.025, 0.975])
+            low, high = np.quantile(crossed_bootstrap([differences], 1000, trial), [0.025, 0.975])
             bootstrap += low <= 0 <= high
     return [ours / trials, bootstrap / few]
 

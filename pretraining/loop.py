@@ -69,7 +69,7 @@ class Training:
 
     @classmethod
     def start(cls, configuration: Configuration, device: torch.device, state: TrainingState | None) -> Training:
-        """With random weights, or resumed from the state of a checkpoint."""
+        """A training with random weights, or one that resumes from the state of a checkpoint."""
         torch.manual_seed(configuration.seed)
         model = PretrainingModel(configuration).to(device)
         optimizer = torch.optim.AdamW(
@@ -123,7 +123,7 @@ class StepRecords:
         for step, values in self._unread.read():
             if not (math.isfinite(values["total"]) and math.isfinite(values["gradient_norm"])):
                 raise DivergedError(
-                    f"step {step - 1}: the loss is {values['total']}, the norm of its gradient "
+                    f"step {step}: the loss is {values['total']}, the norm of its gradient "
                     f"{values['gradient_norm']} ({_format_values(values)}). {REMEDY.format(folder=self._folder)}"
                 )
             rate = learning_rate(step - 1, self._configuration)
@@ -223,7 +223,7 @@ def train(
 def batches(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
     """Yields a function that returns the next batch; when the block ends, the loading processes end too.
 
-    They ignore SIGTERM, with which Python ends remaining processes at its exit: it would wait for them for ever.
+    They ignore SIGTERM, which Python sends to remaining processes when it exits: it would wait for them forever.
     """
     # In a list, because the traceback of an error keeps the local variables of all its frames alive.
     iterators = [iter(loader)]

@@ -99,11 +99,14 @@ def evaluate(
             - `ct_turnable` and `mr_turnable`: bool (B,), which crops may be turned by quarters.
         configuration: settings of the run.
         step: steps taken so far; in a validation the index of the batch, which only seeds its draws.
-        averages: running averages of the density loss, None at the beginning.
-        validation: use random streams of its own, encode every view as a single image, as in fine-tuning, and the
-            views a second time in pairs for the measures of pairs, measure density matching at all levels, and skip
-            its warm-up.
+        averages: running averages of the density loss, by level; empty or None at the beginning.
+        validation: draw from random streams that training does not use; encode every view as a single image, as in
+            fine-tuning, and once more in pairs for the measures of pairs; measure density matching at all levels,
+            without its warm-up.
         processes: those that train together; all of them must call this, each with its part of the batch.
+
+    Returns:
+        The losses of the whole batch, and measures and views of this process's part.
     """
     stream_offset = VALIDATION if validation else 0
     seed = configuration.seed

@@ -48,7 +48,7 @@ def validate(
         processes: those that train together; all must call this, each evaluates its part of every batch.
 
     Returns:
-        Means by name, as :meth:`Evaluation.values` and the probes name them. The model is left in evaluation mode.
+        Means by name, as :attr:`Evaluation.scalars` and the probes name them. The model is left in evaluation mode.
     """
     model.eval()
     crops = CropDataset(

@@ -45,9 +45,9 @@ class DomainInvarianceSettings:
         layers: attention layers of each block (the paper's 4).
         max_cells: largest number of cells in attention; larger maps are pooled.
         mlp_ratio: hidden channels of the feed-forward networks, relative to the embedding's.
-        initial_scale: factor on the initial weights of the last projection. Below 1, the module starts closer to the
-            identity; training can undo it, so that it does not matter once there are trained weights (as LayerScale,
-            arXiv 2103.17239, whose factors the projection contains).
+        initial_scale: factor on the initial weights of the last projection: below 1, the module starts closer to the
+            identity. Training can change it, so it means nothing for trained weights (compare LayerScale, arXiv
+            2103.17239).
     """
 
     layers: int = 4
@@ -197,6 +197,9 @@ class DomainInvariance(nn.Module):
         backbone_operations: function that returns the backbone's floating point operations on a map of a given size
             (z, y, x). The module attends over as many cells as cost less than half of that; None leaves
             `settings.max_cells` as the only bound.
+
+    Raises:
+        ValueError: for fewer than 6 channels, with which positions cannot be told apart.
     """
 
     def __init__(

@@ -121,6 +121,9 @@ def transfer_encoder(
         image_channels: how many of the network's input channels are images; all when not given.
         new_domain_invariance: accept an encoder without the Domain Invariance Module; the network's stays as it is.
 
+    Returns:
+        What became of every tensor: matched, adapted, fresh or unused.
+
     Raises:
         TransferError: when sizes differ, a tensor of a common stage is not covered, or a pretrained tensor of a common
             stage has no place. Nothing is changed then.
@@ -258,7 +261,7 @@ def _further_stages(strides: tuple[tuple[Triple, ...], tuple[Triple, ...]]) -> t
 def _check_coverage(
     weights: Mapping[str, Tensor], target: Mapping[str, Tensor], source: str, exempt: tuple[str, ...]
 ) -> None:
-    """Both sides must have the same tensors but for those whose names begin with `exempt`, which one side only has."""
+    """Both sides must have the same tensors; names that begin with one of `exempt` may be on one side only."""
     missing = [n for n in target if n.startswith(PRETRAINED) and not n.startswith(exempt) and n not in weights]
     # Of stages that one side only has, a weight without a target is expected, and one with a target is an error.
     without_place = [n for n in weights if n.startswith(PRETRAINED) and n.startswith(exempt) == (n in target)]

@@ -28,8 +28,8 @@ from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, dataset_n
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
 from nnunetv2_swinfuse.benchmark.noninferiority import NonInferiority, rule_out_loss
-from nnunetv2_swinfuse.benchmark.statistics import critical_difference
 from nnunetv2_swinfuse.benchmark.table import read_rows
+from nnunetv2_swinfuse.statistics import critical_difference
 
 PRIMARY = "Dice"
 # Dataset, labels, first and second arm.

@@ -11,15 +11,15 @@ import pandas as pd
 from scipy import stats
 
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
-from nnunetv2_swinfuse.benchmark.statistics import (
+from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
+from nnunetv2_swinfuse.statistics import (
     Estimate,
+    crossed_bootstrap,
     estimate,
-    hierarchical_bootstrap,
     rank_biserial,
     runs_needed,
     wilcoxon_p,
 )
-from nnunetv2_swinfuse.errors import INSTALL_BENCHMARK, BenchmarkError
 
 Verdict = Literal["better", "worse", "not shown"]
 # Of a class that is rightly absent: reference and prediction are both empty.
@@ -68,7 +68,7 @@ class Comparison:
 
     Attributes:
         estimate: the difference and its error.
-        bootstrap: limits of the hierarchical percentile bootstrap, 95 %; the verdict does not rest on them.
+        bootstrap: limits of the percentile bootstrap over runs and cases, 95 %; the verdict does not rest on them.
         wilcoxon: p of the signed-rank test over the cases, averaged over runs.
         p, wilcoxon_adjusted: both after Holm over the family.
         effect: rank-biserial correlation.
@@ -164,7 +164,7 @@ def compare(
         differences = [a - b for a, b in zip(score.of(first), score.of(second), strict=True)]
         by_case = np.concatenate(differences, axis=1).mean(axis=0)
         noisy = score.run_means(baseline if baseline in score.arms else second)
-        drawn = hierarchical_bootstrap(differences, BOOTSTRAP_DRAWS)
+        drawn = crossed_bootstrap(differences, BOOTSTRAP_DRAWS)
         low, high = (float(limit) for limit in np.quantile(drawn, [0.025, 0.975]))
         pairs.append((score, first, second, estimate(differences), by_case, noisy, (low, high)))
     if not pairs:
@@ -215,10 +215,10 @@ def smallest_wilcoxon_p(cases: int, family: int = 1) -> float:
 
 
 def mean_ranks(score: Scores, draws: int = BOOTSTRAP_DRAWS) -> dict[str, tuple[float, float, float]]:
-    """Mean rank of each arm over runs and cases, 1 being best, with a hierarchical bootstrap interval (95 %)."""
+    """Mean rank of each arm over runs and cases, 1 being best, with a bootstrap interval (95 %)."""
     sign = -1 if HIGHER_IS_BETTER[score.metric] else 1
     ranks = [stats.rankdata(sign * fold, axis=0).transpose(1, 2, 0) for fold in score.folds]
-    drawn = hierarchical_bootstrap(ranks, draws)
+    drawn = crossed_bootstrap(ranks, draws)
     means = np.concatenate([fold.reshape(-1, len(score.arms)) for fold in ranks]).mean(axis=0)
     low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
     return {arm: (float(means[i]), float(low[i]), float(high[i])) for i, arm in enumerate(score.arms)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from nnunetv2_swinfuse.benchmark.comparison import FEWEST_CLUSTERS, Scores, holm
-from nnunetv2_swinfuse.benchmark.statistics import Estimate, estimate
+from nnunetv2_swinfuse.statistics import Estimate, estimate
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def _group(analysis: Analysis, group: Group, experiment: Experiment) -> str:
         page.picture(
             figures.draw_ranks(group.ranks, group.critical_difference),
             "Mean ranks of the arms",
-            "Mean ranks with a hierarchical bootstrap interval (runs, then cases). The critical difference is "
+            "Mean ranks with a bootstrap interval (runs and cases resampled). The critical difference is "
             "Nemenyi's with cases as blocks; it knows nothing of the noise of runs.",
         ),
         page.picture(figures.draw_curves(curves), "Learning curves", "One line for each run."),

@@ -62,6 +62,9 @@ def plan_training(
         pretrained: whether an encoder is needed; otherwise it only gives the sizes where there is one.
         defaults: the trainer's own, in place of those of :class:`FineTuningSettings`.
 
+    Returns:
+        The settings of the training, and the encoder to start from.
+
     Raises:
         PlansError: for a 2d configuration or an impossible plan.
         SettingsError: for settings that are unknown or not the model's.
@@ -79,7 +82,7 @@ def plan_training(
     unknown = sorted(set(resolved.get(PROVENANCE_BLOCK, {})) - KEYS)
     if unknown:
         raise PlansError(
-            f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; known are {sorted(REQUESTS)}"
+            f"plans: unknown keys {unknown} in 'swinfuse' of {configuration}; you can set {sorted(REQUESTS)}"
         )
     requests = Provenance.from_dict(resolved.get(PROVENANCE_BLOCK, {}))
     block = plans["configurations"][configuration]

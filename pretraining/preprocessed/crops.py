@@ -37,7 +37,7 @@ class Element(NamedTuple):
 
 
 class CropDataset(Dataset):
-    """Batches of CT and MR crops without repeated patients; an item depends only on the seed, the split and its step.
+    """Batches of CT and MR crops of different patients; an item depends only on the seed, the split and its step.
 
     Therefore a resumed run continues with the crops of the uninterrupted run, the sampler has no state to save, and
     processes that train together load the parts of the batch that a single process would load.

@@ -127,9 +127,13 @@ def _origin(case: LabelledCase, normalisation: Normalisation) -> str:
     return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
+def name_seed(name: str) -> int:
+    """A seed that depends on a name alone, the same in every process."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+
+
 def _crop_start(name: str, labels: np.ndarray, crop_size: Triple) -> Triple:
-    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-    shifts = np.random.default_rng(seed).uniform(-SHIFT, SHIFT, 3) * crop_size
+    shifts = np.random.default_rng(name_seed(name)).uniform(-SHIFT, SHIFT, 3) * crop_size
     labelled = np.argwhere(labels > 0)
     box = (labelled.min(0) + labelled.max(0) + 1) / 2 if len(labelled) else np.array(labels.shape) / 2
     start = np.round(box + shifts - np.array(crop_size) / 2).astype(int)

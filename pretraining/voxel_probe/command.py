@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--random_seeds", type=int, default=3, metavar="N", help="number of random encoders; default 3")
     parser.add_argument("-p", "--preset", choices=preset_names(), help="random encoders of a preset, without a run")
-    parser.add_argument("--recipe", choices=recipe_names(), default="swinfuse", help="of these random encoders")
+    parser.add_argument("--recipe", choices=recipe_names(), default="swinfuse", help="recipe of these random encoders")
     parser.add_argument(
         "--collection", metavar="NAME",
         help="preprocessed collection whose spacing and normalisation is used; default: that of each encoder",
@@ -127,9 +127,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="compute the rows of these arms again")
     parser.add_argument(
         "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
-        help="print the difference between two arms, with an interval for other seeds and cases; may be repeated",
+        help="print the difference between two arms, with an interval that covers seeds and cases; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU; default 1")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default 1")
     return parser
 
 

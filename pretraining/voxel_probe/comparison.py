@@ -1,4 +1,4 @@
-"""The difference between two arms of the voxel probe, with an interval for other encoders and other cases."""
+"""The difference between two arms of the voxel probe, with an interval that covers other encoders and other cases."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import astuple
 
 import numpy as np
 
-from nnunetv2_swinfuse.benchmark.statistics import estimate
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.statistics import estimate
 from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.results import Row, case_means, rows_by_task
 
@@ -33,8 +33,8 @@ def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) 
 def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
     """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
 
-    Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.benchmark.statistics.estimate`), so the
-    interval is that for other seeds and other cases; with one seed there is none.
+    Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
+    covers the variation between seeds and between cases; with one seed there is none.
 
     Raises:
         InputError: when no seed of the two was measured on the same cases.

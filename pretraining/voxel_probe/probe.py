@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pretraining.voxel_probe import linear
-from pretraining.voxel_probe.cases import SHIFT, Case, cases_digest
+from pretraining.voxel_probe.cases import SHIFT, Case, cases_digest, name_seed
 from pretraining.voxel_probe.datasets import (
     CaseSplit,
     LabelKey,
@@ -175,7 +175,7 @@ def fit_layers(arm: Arm, wanted: Sequence[tuple[Task, int]], plan: Plan, quiet: 
         classes = {labels: classes_of(loaded, dataset, labels) for labels in {labels for labels, _ in samples}}
         for (labels, number), parts in samples.items():
             if index < number:
-                sample = draw_sample(loaded, classes[labels], number, _seed(case.name))
+                sample = draw_sample(loaded, classes[labels], number, name_seed(case.name))
                 parts.append((sample_features(maps, loaded, sample), sample.classes, sample.weights))
     layers = {}
     for (labels, number), parts in samples.items():
@@ -202,7 +202,3 @@ def measure_layers(
 
 def _progress(cases: Sequence[LabelledCase], description: str, quiet: bool) -> Iterator[LabelledCase]:
     yield from tqdm(cases, desc=description, unit="case", leave=False, disable=quiet)
-
-
-def _seed(name: str) -> int:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")

@@ -185,7 +185,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_its_checkpoint(tmp_p
         return clip(parameters, norm)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spoil)
-    with pytest.raises(DivergedError, match=r"step 2: the loss is .* the norm of its gradient nan"):
+    with pytest.raises(DivergedError, match=r"step 3: the loss is .* the norm of its gradient nan"):
         run(tmp_path / "run", collection, tiny(checkpoint_every=1))
     state = load_checkpoint(tmp_path / "run" / CHECKPOINT)
     assert state.step == 2

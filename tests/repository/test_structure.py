@@ -75,7 +75,8 @@ def test_pretraining_and_nnunets_side_never_import_each_other():
         if importer in NNUNET_SIDE:
             assert not imported.startswith("pretraining"), importer
         if importer.startswith("pretraining"):
-            assert imported not in ("nnunetv2_swinfuse.planning", "nnunetv2_swinfuse.training"), importer
+            forbidden = ("benchmark", "demo", "inference", "planning", "training")
+            assert imported not in {f"nnunetv2_swinfuse.{folder}" for folder in forbidden}, importer
 
 
 def test_only_preprocessing_needs_nnunetv2_in_pretraining():

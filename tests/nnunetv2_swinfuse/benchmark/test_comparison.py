@@ -15,9 +15,9 @@ from nnunetv2_swinfuse.benchmark.comparison import (
     sentence,
     smallest_wilcoxon_p,
 )
-from nnunetv2_swinfuse.benchmark.statistics import hierarchical_bootstrap
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.statistics import crossed_bootstrap
 
 from .tables import DATASET, fill, make_experiment, noisy
 
@@ -109,7 +109,7 @@ def test_nor_can_more_of_them_in_a_large_family(tmp_path):
 def test_the_bootstrap_stands_beside_the_interval_that_decides(tmp_path):
     found, scores = compared(tmp_path, lambda cell, cases: noisy(cell, cases, shift=0.1))
     differences = [a - b for a, b in zip(scores.of("resenc_m"), scores.of("nnunet"), strict=True)]
-    assert found.bootstrap == pytest.approx(np.quantile(hierarchical_bootstrap(differences), [0.025, 0.975]))
+    assert found.bootstrap == pytest.approx(np.quantile(crossed_bootstrap(differences), [0.025, 0.975]))
     assert found.bootstrap[0] < found.estimate.mean < found.bootstrap[1]
 
 

@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from nnunetv2_swinfuse.benchmark.noninferiority import margin_p, rule_out_loss
-from nnunetv2_swinfuse.benchmark.statistics import estimate
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.statistics import estimate
 
 from .tables import DATASET, analysed, make_experiment, noisy
 

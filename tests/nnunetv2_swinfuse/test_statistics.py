@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from nnunetv2_swinfuse.benchmark.statistics import (
+from nnunetv2_swinfuse.statistics import (
     critical_difference,
+    crossed_bootstrap,
     estimate,
-    hierarchical_bootstrap,
     rank_biserial,
     runs_needed,
     wilcoxon_p,
@@ -116,7 +116,7 @@ def test_the_percentile_bootstrap_is_too_short_with_three_runs():
     generator = np.random.default_rng(1)
     covered = []
     for trial in range(150):
-        drawn = hierarchical_bootstrap([crossed(generator, 3, 40, 0.02, 0.01, 0.01)], 300, trial)
+        drawn = crossed_bootstrap([crossed(generator, 3, 40, 0.02, 0.01, 0.01)], 300, trial)
         low, high = np.quantile(drawn, [0.025, 0.975])
         covered.append(low <= 0 <= high)
     assert np.mean(covered) < 0.9
@@ -125,7 +125,7 @@ def test_the_percentile_bootstrap_is_too_short_with_three_runs():
 def test_the_bootstrap_agrees_with_its_closed_form():
     # Weights of runs and cases are independent multinomials: mean and variance are known.
     values = np.array([[0.0, 1.0], [2.0, 5.0], [3.0, 1.0]])
-    drawn = hierarchical_bootstrap([values], 200_000, 0)
+    drawn = crossed_bootstrap([values], 200_000, 0)
     centred = values - values.mean()
     by_run, by_case = centred.mean(1), centred.mean(0)
     expected = by_run.var() / 3 + by_case.var() / 2 + (centred - by_run[:, None] - by_case[None]).var() / 6

@@ -5,8 +5,8 @@ d[run, case] is therefore modelled with two crossed random effects,
 
     d[run, case] = mean + run effect + case effect + rest,
 
-so that its interval is that for other runs *and* other cases. Pure functions of arrays; `comparison.py` makes these
-arrays from the per-case table.
+so that its interval covers the variation between runs *and* between cases. Pure functions of arrays: the benchmark
+makes them from its per-case table, the voxel probe from its rows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ class Estimate:
 
     Attributes:
         mean: over cases and runs.
-        variance: of the mean.
-        degrees: of freedom of that variance (Satterthwaite); 0 with a single run, which says nothing about others.
+        variance: variance of the mean.
+        degrees: degrees of freedom of that variance (Satterthwaite); 0 with a single run of a single fold, which says
+            nothing about others.
         run, case, rest: variance components, never below 0.
         runs, cases, folds: how many; a run is one training of each arm in each fold.
     """
@@ -49,7 +50,7 @@ class Estimate:
         return self.folds * (self.runs - 1) if self.runs > 1 else self.folds - 1
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval by Student's t distribution; infinite with one run."""
+        """Confidence interval by Student's t distribution; infinite with one run of one fold."""
         half = self.half_width(level)
         return self.mean - half, self.mean + half
 
@@ -60,7 +61,7 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference; 1 with one run."""
+        """Two-sided p-value of no difference; 1 with one run of one fold."""
         if self.degrees <= 0 or self.mean == 0:
             return 1.0
         if self.variance == 0:
@@ -159,16 +160,16 @@ def runs_needed(difference: Estimate, level: float = 0.95, power: float = POWER)
     return None
 
 
-def hierarchical_bootstrap(folds: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
-    """Means of resampled differences: runs with replacement, then cases with replacement, fold by fold.
+def crossed_bootstrap(folds: Sequence[np.ndarray], draws: int = 2000, seed: int = 0) -> np.ndarray:
+    """Means of resampled differences: runs and cases are drawn independently, with replacement, fold by fold.
 
     The distribution that a percentile interval is read from. With three runs such an interval is too short
     (docs/benchmark.md has its measured coverage), which is why verdicts rest on :func:`estimate`.
 
     Args:
         folds: values (runs, cases) of each fold; a further last axis is kept.
-        draws: how many.
-        seed: of the generator.
+        draws: number of resamples.
+        seed: seed of the draws.
 
     Returns:
         (draws,), or (draws, last axis).
@@ -185,7 +186,7 @@ def hierarchical_bootstrap(folds: Sequence[np.ndarray], draws: int = 2000, seed:
 
 
 def wilcoxon_p(differences: np.ndarray) -> float:
-    """Two-sided paired Wilcoxon signed-rank test of the cases' mean differences, zeros by Pratt's method.
+    """Two-sided paired Wilcoxon signed-rank test of differences (cases,), zeros by Pratt's method.
 
     Pratt: zeros take part in the ranking and are left out of the sum, so that ties count against a difference.
     """
@@ -195,7 +196,9 @@ def wilcoxon_p(differences: np.ndarray) -> float:
 
 
 def rank_biserial(differences: np.ndarray) -> float:
-    """Matched-pairs rank-biserial correlation (Kerby 2014), from -1 to 1: the share of ranks in favour minus against.
+    """Matched-pairs rank-biserial correlation (Kerby 2014) of differences (cases,), from -1 to 1.
+
+    It is the share of ranks in favour minus the share against.
 
     Zeros are left out; 0 when there is nothing else.
     """
@@ -207,6 +210,12 @@ def rank_biserial(differences: np.ndarray) -> float:
 
 
 def critical_difference(arms: int, blocks: int, alpha: float = 0.05) -> float:
-    """Nemenyi's critical difference of mean ranks (Demsar 2006, equation for CD)."""
+    """Nemenyi's critical difference of mean ranks (Demsar 2006, equation for CD).
+
+    Args:
+        arms: number of arms that are ranked.
+        blocks: number of rankings, one for each case.
+        alpha: family-wise error rate.
+    """
     q = stats.studentized_range.ppf(1 - alpha, arms, np.inf) / np.sqrt(2)
     return float(q * np.sqrt(arms * (arms + 1) / (6 * blocks)))
