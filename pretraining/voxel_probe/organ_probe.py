@@ -155,7 +155,7 @@ def organ_scores(features: Features, plan: Plan, cases: Mapping[tuple[str, str],
         layers = fit_layers(arm, wanted, plan, quiet=True)
         for fitted, _, (_, metric, value) in measure_layers(arm, layers, plan, quiet=True):
             if metric == "dice":
-                dice[f"{task.fitted.number}_{fitted.number}"].append(value)
+                dice[f"{task.fitted.number}_{fitted.labelled}"].append(value)
     return {task: fmean(values) for task, values in dice.items()}
 
 

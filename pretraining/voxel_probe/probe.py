@@ -93,10 +93,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class FittedLayer:
-    """A layer and what it was fitted on: the first `number` labelled cases of a task."""
+    """A layer and what it was fitted on: the first `labelled` cases of its fitted dataset."""
 
     task: Task
-    number: int
+    labelled: int
     layer: LinearLayer
 
 
@@ -125,12 +125,12 @@ def run_arm(arm: Arm, plan: Plan, results: Results, overwrite: bool = False, qui
     wanted: dict[str, list[tuple[Task, int]]] = defaultdict(list)
     for key, (task, _) in missing.items():
         wanted[task.fitted.name].append((task, key.labelled))
-    layers = [fitted for of_dataset in wanted.values() for fitted in fit_layers(arm, of_dataset, plan, quiet)]
+    layers = [fitted for requests in wanted.values() for fitted in fit_layers(arm, requests, plan, quiet)]
     for tested in {fitted.task.tested.name: fitted.task.tested for fitted in layers}.values():
-        of_dataset = [fitted for fitted in layers if fitted.task.tested.name == tested.name]
+        tested_here = [fitted for fitted in layers if fitted.task.tested.name == tested.name]
         rows = []
-        for fitted, case, (label, metric, value) in measure_layers(arm, of_dataset, plan, quiet):
-            key = Key(arm.name, arm.seed, fitted.task.fitted.number, tested.number, fitted.number, plan.seed)
+        for fitted, case, (label, metric, value) in measure_layers(arm, tested_here, plan, quiet):
+            key = Key(arm.name, arm.seed, fitted.task.fitted.number, tested.number, fitted.labelled, plan.seed)
             rows.append(Row(key, case, label, metric, value, missing[key][1]))
         results.add(rows)
 
