@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.random_contrast import apply_contrast, draw_contrast
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
-from pretraining.contrast import apply_contrast, draw_contrast
 from pretraining.views import View, ViewParameters, ViewSettings, apply_view, draw_intensity, draw_view, previous_crop
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
-from pretraining.contrast import ContrastParameters, apply_contrast
+from nnunetv2_swinfuse.random_contrast import ContrastParameters, apply_contrast
 
 # Drawing stops here even if the share is not reached, as with tiny blocks and a share near 1.
 MAX_BLOCKS = 1_000

@@ -43,6 +43,8 @@ class FineTuningSettings:
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block, or of the last residual stage.
+        random_contrast: share of the training patches that are rendered in a random contrast, each channel in its own,
+            so that the network also segments images of another modality.
         iterations_per_epoch, validation_iterations_per_epoch: nnU-Net's 250 and 50.
     """
 
@@ -54,6 +56,7 @@ class FineTuningSettings:
     warmup_epochs: int | None = None
     gradient_clip: float = 1.0
     drop_path_rate: float = 0.1
+    random_contrast: float = 0.0
     iterations_per_epoch: int = 250
     validation_iterations_per_epoch: int = 50
 
@@ -74,6 +77,8 @@ class FineTuningSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise SettingsError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
+        if not 0 <= self.random_contrast <= 1:
+            raise SettingsError(f"random_contrast is {self.random_contrast}; expected between 0 and 1")
         if not 0 <= self.drop_path_rate < 1:
             raise SettingsError(f"drop_path_rate is {self.drop_path_rate}; expected at least 0 and less than 1")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
@@ -29,6 +30,7 @@ from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.plain_loading import load_plain, plain_values
+from nnunetv2_swinfuse.training.augmentation import with_random_contrast
 from nnunetv2_swinfuse.training.encoder_choice import (
     EncoderChoiceError,
     check_same_encoder,
@@ -176,6 +178,12 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         architecture = self.configuration_manager.configuration["architecture"]
         self._set_provenance(self.provenance.with_encoder(encoder, architecture))
         return encoder
+
+    def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
+        """As nnU-Net's, which is static, with random contrasts where the settings ask for them."""
+        transforms: BasicTransform = super().get_training_transforms(*arguments, **options)
+        probability = self.settings.random_contrast
+        return with_random_contrast(transforms, probability) if probability else transforms
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, WarmupPolynomial]:
         """AdamW with warm-up; the schedule is a function of the epoch, so there is nothing to resume."""

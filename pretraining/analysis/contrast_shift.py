@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_swinfuse.random_contrast import ContrastParameters, apply_contrast, draw_contrast
 from pretraining.analysis.crops import Crop, CropSets
 from pretraining.analysis.domain_gap import token_cka
 from pretraining.analysis.tokens import LayerMaps, Samples, sample_domain
-from pretraining.contrast import ContrastParameters, apply_contrast, draw_contrast
 from pretraining.randomness import derived_seed
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

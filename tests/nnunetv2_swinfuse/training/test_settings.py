@@ -50,6 +50,7 @@ def test_the_encoders_variable_is_no_setting():
         {"warmup_epochs": -1},
         {"layer_decay": 0.0},
         {"dim_scale": -0.1},
+        {"random_contrast": 1.1},
         {"layer_decay": 1.1},
         {"linear_probe_epochs": -1},
     ],

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from nnunetv2_swinfuse.random_contrast import apply_contrast, draw_contrast
 from pretraining.analysis.contrast_shift import (
     STRENGTHS,
     Similarity,
@@ -11,7 +12,6 @@ from pretraining.analysis.contrast_shift import (
     voxel_correlation,
 )
 from pretraining.analysis.tokens import sample_layers
-from pretraining.contrast import apply_contrast, draw_contrast
 
 from . import synthetic_analysis as synthetic
 

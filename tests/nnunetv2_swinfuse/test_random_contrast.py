@@ -1,6 +1,6 @@
 import torch
 
-from pretraining.contrast import KNOTS, ContrastParameters, apply_contrast, draw_contrast
+from nnunetv2_swinfuse.random_contrast import KNOTS, ContrastParameters, apply_contrast, draw_contrast
 
 
 def generators(count, seed=0):

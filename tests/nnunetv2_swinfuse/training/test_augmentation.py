@@ -1,0 +1,67 @@
+import pytest
+import torch
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
+from batchgeneratorsv2.transforms.utils.remove_label import RemoveLabelTansform
+
+from nnunetv2_swinfuse.random_contrast import apply_contrast, draw_contrast
+from nnunetv2_swinfuse.training.augmentation import RandomContrastTransform, with_random_contrast
+
+from .workshop import SETTINGS, make_trainer, publish_encoder
+
+
+def test_every_channel_has_a_contrast_of_its_own_and_labels_stay():
+    image = torch.randn(1, 8, 9, 10).repeat(2, 1, 1, 1)
+    labels = torch.randint(0, 3, (1, 8, 9, 10))
+    torch.manual_seed(0)
+    result = RandomContrastTransform()(image=image.clone(), segmentation=labels.clone())
+    torch.manual_seed(0)
+    expected = apply_contrast(image[:, None], draw_contrast([torch.default_generator] * 2))[:, 0]
+    assert torch.equal(result["image"], expected)
+    assert torch.equal(result["segmentation"], labels)
+    assert (result["image"][0] - result["image"][1]).abs().max() > 0.5
+
+
+def test_the_mask_and_the_channels_of_a_cascade_come_later():
+    mask, cascade = MaskImageTransform([0]), MoveSegAsOneHotToDataTransform(1, (1, 2))
+    for later in ([mask, RemoveLabelTansform(-1, 0), cascade], [RemoveLabelTansform(-1, 0), cascade]):
+        steps = with_random_contrast(ComposeTransforms(later), 1.0).transforms
+        kinds = [type(getattr(step, "transform", step)) for step in steps]
+        assert sorted(map(str, kinds)) == sorted(map(str, [*map(type, later), RandomContrastTransform]))
+        place = kinds.index(RandomContrastTransform)
+        assert all(kinds.index(type(step)) > place for step in later if step in (mask, cascade))
+    # What is outside the mask ends as zero, and the one-hot channels as zeros and ones.
+    image = torch.randn(1, 6, 6, 6)
+    labels = torch.randint(-1, 3, (2, 6, 6, 6))
+    before = labels.clone()
+    result = with_random_contrast(ComposeTransforms([mask, cascade]), 1.0)(image=image.clone(), segmentation=labels)
+    assert not result["image"][0][before[0] < 0].any()
+    assert set(result["image"][1:].unique().tolist()) <= {0, 1}
+    assert (result["image"][0] - image[0])[before[0] >= 0].abs().max() > 0.1
+
+
+def test_a_share_of_the_patches_is_rendered():
+    torch.manual_seed(0)
+    transforms = with_random_contrast(ComposeTransforms([]), 0.25)
+    image = torch.randn(1, 4, 4, 4)
+    changed = sum(not torch.equal(transforms(image=image.clone())["image"], image) for _ in range(400))
+    assert 70 < changed < 130
+
+
+def test_other_transforms_are_refused():
+    with pytest.raises(TypeError, match="expected ComposeTransforms"):
+        with_random_contrast(RemoveLabelTansform(-1, 0), 0.5)
+
+
+@pytest.mark.parametrize(("variable", "expected"), [(None, 0), ("0.5", 1)])
+def test_nnunets_trainer_uses_it_when_asked_to(workshop, monkeypatch, variable, expected):
+    publish_encoder(workshop.encoder, settings=SETTINGS)
+    if variable:
+        monkeypatch.setenv("SWINFUSE_RANDOM_CONTRAST", variable)
+    trainer = make_trainer()
+    trainer.initialize()
+    training, validation = (loader.data_loader.transforms.transforms for loader in trainer.get_dataloaders())
+    names = [type(getattr(step, "transform", step)).__name__ for step in training]
+    assert names.count("RandomContrastTransform") == expected
+    assert "RandomContrast" not in str(validation)
