@@ -94,8 +94,11 @@ def draw_progress(folder: Path) -> Path:
     shown = panels(records)
     rows = -(-len(shown) // COLUMNS)
     figure = Figure(figsize=(6 * COLUMNS, 3.4 * rows), layout="constrained")
-    for axis, panel in zip(figure.subplots(rows, COLUMNS).flat, shown, strict=False):
+    axes = figure.subplots(rows, COLUMNS).flat
+    for axis, panel in zip(axes, shown, strict=False):
         _draw(axis, panel, records)
+    for axis in axes[len(shown) :]:
+        axis.set_axis_off()
     path = folder / "progress.png"
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=80)

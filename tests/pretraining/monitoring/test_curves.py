@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pretraining.monitoring.curves import PANELS, draw_progress, measured, panel_picture
+from pretraining.monitoring.curves import COLUMNS, PANELS, draw_progress, measured, panel_picture
 from pretraining.monitoring.log import RunLog, read_records
 
 pytestmark = pytest.mark.slow
@@ -18,6 +18,10 @@ def test_progress_is_drawn_from_few_and_from_many_records(tmp_path):
     many = imread(draw_progress(tmp_path))
     assert few.shape == many.shape
     assert not np.array_equal(few, many)
+    # 14 panels in 15 places: nothing is drawn in the last one.
+    assert len(PANELS) % COLUMNS == 2
+    height, width = few.shape[:2]
+    assert (many[-height // 6 :, -width // 4 :, :3] == 1).all()
     assert not list(tmp_path.glob("*.tmp*"))
 
 
