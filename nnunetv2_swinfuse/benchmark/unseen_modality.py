@@ -2,10 +2,10 @@
 
     python -m nnunetv2_swinfuse.benchmark.unseen_modality EXPERIMENT.json -o FOLDER --compare swinfuse scratch
 
-The models are those that `swinfuse_benchmark` has trained in FOLDER. No case of the other dataset was labelled in
-training. Images are brought to the orientation of the training images, which nnU-Net would not do; classes are matched
-by name. `unseen.csv` in the results folder has one row for each cell, case and class; rows that exist are kept, so the
-command can be interrupted and repeated as cells are added.
+The models are those that `swinfuse_benchmark` has trained in FOLDER; no case of the other dataset was labelled for
+them. Images are brought to the orientation of the training images, which nnU-Net would not do; classes are matched by
+name. `unseen.csv` in the results folder is a per-case table like the benchmark's, whose `dataset` names both datasets;
+rows that exist are kept, so the command can be interrupted, and repeated as cells are added.
 """
 
 from __future__ import annotations
@@ -15,43 +15,44 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
-from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace
+from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.commands import base_environment
-from nnunetv2_swinfuse.benchmark.experiment import load_experiment
-from nnunetv2_swinfuse.benchmark.files import locked, write_text
+from nnunetv2_swinfuse.benchmark.comparability import reasons_against
+from nnunetv2_swinfuse.benchmark.comparison import Scores, case_scores, compare
+from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_experiment
+from nnunetv2_swinfuse.benchmark.files import locked
+from nnunetv2_swinfuse.benchmark.metrics import emptiness
 from nnunetv2_swinfuse.benchmark.options import output_folder
 from nnunetv2_swinfuse.benchmark.preparation import Dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
-from nnunetv2_swinfuse.benchmark.splits import key
+from nnunetv2_swinfuse.benchmark.splits import key, store_splits
+from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
+from nnunetv2_swinfuse.benchmark.tables import TRANSDUCTIVE
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
+from nnunetv2_swinfuse.inference.model_description import REORIENTING
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
-from nnunetv2_swinfuse.statistics import estimate
 from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.datasets import label_key
 
 TABLE = "unseen.csv"
-COLUMNS = ["cell", "arm", "dataset", "tested_on", "labels", "seed", "fold", "case", "class", "dice"]
-TEXT = ("cell", "arm", "dataset", "tested_on", "labels", "case", "class")
-
-
-def read_oriented(path: Path, code: str) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Voxels (z, y, x) of a volume and their spacing in mm, with its axes exchanged and flipped to a code."""
-    image = sitk.DICOMOrient(sitk.ReadImage(str(path)), code)
-    return sitk.GetArrayFromImage(image), tuple(image.GetSpacing()[::-1])
+# Readers of nnU-Net that keep the axes of the files, as SimpleITK orders them.
+KEEPING = ("SimpleITKIO", "NibabelIO")
+METRIC = "Dice"
+SEPARATOR = " on "
 
 
 def common_orientation(paths: Sequence[Path]) -> str:
@@ -65,21 +66,61 @@ def common_orientation(paths: Sequence[Path]) -> str:
     return Counter(codes).most_common(1)[0][0]
 
 
+def model_orientation(predictor: nnUNetPredictor, training_images: Sequence[Path]) -> str:
+    """Orientation of the arrays that a model was trained on.
+
+    Raises:
+        BenchmarkError: for images without an orientation.
+    """
+    reader = predictor.plans_manager.plans["image_reader_writer"]
+    if reader in REORIENTING:
+        return "RAS"
+    if reader not in KEEPING:
+        raise BenchmarkError(f"the model's images are read by {reader}; expected one of {', '.join(KEEPING)}")
+    return common_orientation(training_images)
+
+
 def common_classes(trained: Mapping[str, Any], tested: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Values of each class in two datasets' labels, by its name in the first; background and regions are left out."""
+    """Values of each class in two datasets' labels, by its name in the first; empty where the first has regions."""
+    if any(not isinstance(value, int) for value in trained.values()):
+        return {}
     of_tested = {label_key(name): value for name, value in tested.items() if isinstance(value, int)}
-    common = {
+    return {
         name: (value, of_tested[label_key(name)])
         for name, value in trained.items()
-        if isinstance(value, int) and value and label_key(name) in of_tested and name != "ignore"
+        if value and label_key(name) in of_tested and name != "ignore"
     }
-    return common
+
+
+def read_case(images: Sequence[Path], label: Path, code: str) -> tuple[np.ndarray, tuple[float, ...], np.ndarray]:
+    """Channels (C, z, y, x), spacing in mm (z, y, x) and reference (z, y, x), with the axes brought to a code.
+
+    Voxels of image and reference belong together by their indices, as for nnU-Net: the reference's header is not used.
+
+    Raises:
+        BenchmarkError: for a reference of another size.
+    """
+    channels = [sitk.ReadImage(str(path)) for path in images]
+    reference = sitk.ReadImage(str(label))
+    if reference.GetSize() != channels[0].GetSize():
+        raise BenchmarkError(
+            f"{label}: its size is {reference.GetSize()}, that of {images[0]} is {channels[0].GetSize()} (x, y, z)"
+        )
+    reference.CopyInformation(channels[0])
+    oriented = [sitk.DICOMOrient(image, code) for image in (*channels, reference)]
+    arrays = [sitk.GetArrayFromImage(image) for image in oriented]
+    return np.stack(arrays[:-1]).astype(np.float32), tuple(oriented[0].GetSpacing()[::-1]), arrays[-1]
 
 
 def dice_of_case(
-    predictor: nnUNetPredictor, images: Sequence[Path], label: Path, code: str, classes: Mapping[str, tuple[int, int]]
-) -> Iterator[tuple[str, float]]:
-    """Class and Dice; NaN where neither the reference nor the prediction has the class.
+    predictor: nnUNetPredictor,
+    images: Sequence[Path],
+    label: Path,
+    code: str,
+    classes: Mapping[str, tuple[int, int]],
+    ignored: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """`class`, `value` (Dice; NaN where reference and prediction lack the class) and `empty`, as in metrics.py.
 
     Args:
         predictor: with a model.
@@ -87,108 +128,117 @@ def dice_of_case(
         label: its reference.
         code: orientation of the training images.
         classes: as from :func:`common_classes`.
+        ignored: value in the reference of voxels that do not count.
     """
-    channels = [read_oriented(path, code) for path in images]
-    voxels = np.stack([channel for channel, _ in channels]).astype(np.float32)
-    prediction = predictor.predict_single_npy_array(voxels, {"spacing": list(channels[0][1])})
-    reference, _ = read_oriented(label, code)
+    voxels, spacing, reference = read_case(images, label, code)
+    with redirect_stdout(sys.stderr):
+        prediction = predictor.predict_single_npy_array(voxels, {"spacing": list(spacing)})
+    counted = np.ones_like(reference, bool) if ignored is None else reference != ignored
     for name, (predicted_value, reference_value) in classes.items():
-        ours, theirs = prediction == predicted_value, reference == reference_value
-        total = int(ours.sum()) + int(theirs.sum())
-        yield name, 2 * int((ours & theirs).sum()) / total if total else float("nan")
+        ours, theirs = (prediction == predicted_value) & counted, (reference == reference_value) & counted
+        in_prediction, in_reference = int(ours.sum()), int(theirs.sum())
+        total = in_prediction + in_reference
+        dice = 2 * int((ours & theirs).sum()) / total if total else float("nan")
+        yield {"class": name, "value": dice, "empty": emptiness(in_reference, in_prediction)}
 
 
-def load_model(run: CellRun) -> nnUNetPredictor:
+def load_model(run: CellRun, device: str) -> nnUNetPredictor:
     """The model of a finished cell, predicting as the experiment does."""
-    device = torch.device(run.experiment.device)
-    predictor = nnUNetPredictor(use_mirroring=run.experiment.mirroring, device=device, allow_tqdm=False)
-    predictor.initialize_from_trained_model_folder(str(run.model.parent), (run.cell.fold,), FINAL)
-    if not isinstance(predictor.label_manager, LabelManager) or predictor.label_manager.has_regions:
-        raise BenchmarkError(f"{run.dataset.name}: its classes are regions; expected labels")
+    predictor = nnUNetPredictor(use_mirroring=run.experiment.mirroring, device=torch.device(device), allow_tqdm=False)
+    with redirect_stdout(sys.stderr):
+        predictor.initialize_from_trained_model_folder(str(run.model.parent), (run.cell.fold,), FINAL)
     return predictor
 
 
-def rows_of_cell(run: CellRun, tested: Dataset, cases: Sequence[str], bar: tqdm[Any]) -> list[dict[str, Any]]:
+def rows_of_cell(run: CellRun, tested: Dataset, cases: Sequence[str], device: str, bar: tqdm[Any]) -> pd.DataFrame:
     """Rows of one cell's model on the test cases of another dataset."""
-    classes = common_classes(run.dataset.content["labels"], tested.content["labels"])
-    code = common_orientation([run.dataset.images[case][0] for case in run.split.train])
-    predictor = load_model(run)
+    labels = tested.content["labels"]
+    classes = common_classes(run.dataset.content["labels"], labels)
+    predictor = load_model(run, device)
+    code = model_orientation(predictor, [run.dataset.images[case][0] for case in run.split.train])
+    of_cell = {"cell": run.cell.name, **asdict(run.cell), "dataset": run.dataset.name + SEPARATOR + tested.name}
     rows = []
     for case in cases:
-        for name, dice in dice_of_case(predictor, tested.images[case], tested.label[case], code, classes):
-            of_cell = {"cell": run.cell.name, **asdict(run.cell), "tested_on": tested.name}
-            rows.append({**of_cell, "case": case, "class": name, "dice": dice})
+        files = tested.images[case], tested.label[case]
+        measured = dice_of_case(predictor, *files, code, classes, labels.get("ignore"))
+        rows += [{**of_cell, "case": case, "metric": METRIC, **row} for row in measured]
         bar.update()
-    return rows
+    return rows_frame(rows)
 
 
-def pairs_to_test(runner: Runner) -> list[tuple[Cell, Dataset]]:
-    """Cells whose model is on this machine, and the other datasets that share a class and the number of channels."""
+def pairs_to_test(runner: Runner, finished: Mapping[str, Any]) -> list[tuple[Cell, Dataset]]:
+    """Finished cells, and the other datasets that share a class and the number of channels with theirs."""
     pairs = []
-    for cell in runner.cells:
-        run = runner.cell_run(cell)
-        if not (run.model / FINAL).is_file() or not (run.model / "validation" / "summary.json").is_file():
-            continue
+    for cell in (cell for cell in runner.cells if cell.name in finished):
+        trained = runner.datasets[cell.dataset]
         for tested in runner.datasets.values():
-            channels = [len(next(iter(dataset.images.values()))) for dataset in (run.dataset, tested)]
-            common = common_classes(run.dataset.content["labels"], tested.content["labels"])
+            channels = [len(next(iter(dataset.images.values()))) for dataset in (trained, tested)]
+            common = common_classes(trained.content["labels"], tested.content["labels"])
             if tested.name != cell.dataset and common and channels[0] == channels[1]:
                 pairs.append((cell, tested))
     return pairs
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        return pd.DataFrame(columns=COLUMNS)
-    return pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values={"dice": [""]})
+def read_rows(path: Path) -> pd.DataFrame:
+    return read_table(path) if path.is_file() else rows_frame([])
 
 
-def add_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def add_rows(path: Path, rows: pd.DataFrame) -> None:
     """Adds rows to the table; several processes may do so at once."""
     with locked(path.with_suffix(".lock")):
-        new = pd.DataFrame(list(rows), columns=COLUMNS)
-        table = pd.concat([read_table(path), new], ignore_index=True) if path.is_file() else new
-        table = table.drop_duplicates(["cell", "tested_on", "case", "class"], keep="last")
-        table = table.sort_values(["cell", "tested_on", "case", "class"], kind="stable")
-        write_text(path, table.to_csv(index=False, float_format="%.7g", lineterminator="\n"))
+        table = pd.concat([read_table(path), rows], ignore_index=True) if path.is_file() else rows
+        unique = ["cell", "dataset", "case", "class"]
+        write_table(table.drop_duplicates(unique, keep="last").sort_values(unique, kind="stable"), path)
 
 
-def case_means(table: pd.DataFrame) -> pd.DataFrame:
-    """Mean Dice over the classes of each case: rows are seeds and folds, columns are cases."""
-    return table.pivot_table(index=["seed", "fold"], columns="case", values="dice", aggfunc="mean")
+def groups(table: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
+    """Datasets, number of labels, and the arms with rows."""
+    by_group = table.groupby(["dataset", "labels"], sort=True)
+    return [(str(dataset), str(labels), sorted(rows["arm"].unique())) for (dataset, labels), rows in by_group]
 
 
 def format_means(table: pd.DataFrame) -> str:
     """A Markdown table of the mean Dice of each arm, with that of each run."""
     lines = []
-    for (dataset, tested, labels, arm), rows in table.groupby(["dataset", "tested_on", "labels", "arm"], sort=True):
-        runs = case_means(rows).mean(axis=1)
-        lines.append([dataset, tested, labels, arm, f"{runs.mean():.3f}", ", ".join(f"{run:.3f}" for run in runs)])
-    return markdown_table(["trained on", "tested on", "labels", "arm", "Dice", "of each run"], lines)
+    for dataset, labels, arms in groups(table):
+        for arm in arms:
+            runs = case_scores(table, dataset, labels, METRIC, [arm]).run_means(arm)
+            of_runs = ", ".join(f"{run:.3f}" for run in runs)
+            lines.append([*dataset.split(SEPARATOR), labels, arm, f"{runs.mean():.3f}", of_runs])
+    return markdown_table(["trained on", "tested on", "labels", "arm", METRIC, "of each run"], lines)
 
 
-def format_comparison(table: pd.DataFrame, first: str, second: str) -> str:
-    """A Markdown table: first arm minus second, with a 95 % interval that covers runs and cases.
+def format_comparisons(
+    table: pd.DataFrame, pairs: Sequence[Sequence[str]], runner: Runner, results: Mapping[str, dict[str, Any]]
+) -> str:
+    """A Markdown table of differences with 95 % intervals that cover runs and cases, and what is not compared, and why.
 
-    Raises:
-        BenchmarkError: when no run of both was tested on the same cases.
+    Verdicts are those of the benchmark, with Holm's correction over the pairs given.
     """
+    family: list[tuple[Scores, str, str]] = []
+    refused = []
+    for dataset, labels, _ in groups(table):
+        cells = [c for c in runner.cells if (c.dataset, str(c.labels)) == (dataset.split(SEPARATOR)[0], labels)]
+        for first, second in pairs:
+            of_first, of_second = ([cell for cell in cells if cell.arm == arm] for arm in (first, second))
+            reasons = reasons_against(of_first, of_second, results, runner.experiment, ["swinfuse_benchmark"])
+            untested = sorted({cell.name for cell in (*of_first, *of_second)} - set(table["cell"]))
+            if not reasons and untested:
+                reasons = (f"no model of {untested[0]} was here to be tested",)
+            if reasons:
+                refused.append(f"{first} and {second}, {dataset}, {labels} labels are not compared: {reasons[0]}")
+            else:
+                family.append((case_scores(table, dataset, labels, METRIC, [first, second]), first, second))
     lines = []
-    for (dataset, tested, labels), rows in table.groupby(["dataset", "tested_on", "labels"], sort=True):
-        of_arm = [case_means(rows[rows["arm"] == arm]) for arm in (first, second)]
-        difference = (of_arm[0] - of_arm[1]).dropna(axis=0, how="all").dropna(axis=1)
-        if not difference.size:
-            continue
-        folds = [part.to_numpy() for _, part in difference.groupby(level="fold")]
-        result = estimate(folds)
-        low, high = result.interval()
+    for score, result in zip([entry[0] for entry in family], compare(family, "", runner.experiment.alpha), strict=True):
+        low, high = result.estimate.interval()
         interval = f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
-        runs = ", ".join(f"{value:+.3f}" for value in difference.mean(axis=1))
-        lines.append([dataset, tested, labels, f"{result.mean:+.3f}{interval}", runs])
-    if not lines:
-        raise BenchmarkError(f"--compare {first} {second}: no run of both was tested on the same cases")
-    header = ["trained on", "tested on", "labels", "Dice [95 % over runs and cases]", "of each run"]
-    return f"{first} minus {second}\n\n{markdown_table(header, lines)}"
+        runs = ", ".join(f"{d:+.3f}" for d in score.run_means(result.first) - score.run_means(result.second))
+        difference = f"{result.estimate.mean:+.3f}{interval}"
+        names = [f"{result.first} minus {result.second}", *score.dataset.split(SEPARATOR), score.labels]
+        lines.append([*names, difference, runs, result.verdict])
+    header = ["arms", "trained on", "tested on", "labels", f"{METRIC} [95 %]", "of each run", "verdict"]
+    return "\n".join([*([markdown_table(header, lines), ""] if lines else []), *refused])
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -196,7 +246,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m nnunetv2_swinfuse.benchmark.unseen_modality",
         description="Test the models of an experiment on the test cases of its other datasets. Explained in "
         "docs/benchmark.md.",
-    )
+    )  # fmt: skip
     parser.add_argument("experiment", type=Path, metavar="EXPERIMENT.json", help="an experiment that has been run")
     parser.add_argument("-o", dest="output", type=Path, help="its folder, as for swinfuse_benchmark")
     parser.add_argument("--results", type=Path, help=f"folder of {TABLE}; default OUTPUT/results")
@@ -204,45 +254,59 @@ def build_parser() -> argparse.ArgumentParser:
         "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
         help="print the difference between two arms; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads; default 1")
+    parser.add_argument("-device", choices=get_args(Device), help="device to predict on; default: the experiment's")
     return parser
+
+
+def check_arms(experiment: Experiment, pairs: Sequence[Sequence[str]]) -> None:
+    """Raises BenchmarkError for pairs of arms that the experiment does not have."""
+    names = [arm.name for arm in experiment.arms]
+    if unknown := sorted({name for pair in pairs for name in pair} - set(names)):
+        raise BenchmarkError(f"--compare: no arm is called {', '.join(unknown)}; there are {', '.join(names)}")
 
 
 def run(options: argparse.Namespace) -> None:
     """Tests the models that have no rows yet, and prints the tables.
 
     Raises:
-        BenchmarkError: when there is no model and no row, or as :func:`format_comparison`.
+        BenchmarkError: for an unknown arm, splits that changed, or when there is nothing to test.
     """
     experiment = load_experiment(options.experiment)
+    check_arms(experiment, options.compare)
     root = output_folder(options, experiment)
     workspace = Workspace(root, (options.results or root / "results").absolute())
     runner = Runner(experiment, workspace)
+    store_splits(workspace.results, runner.splits)
     # nnU-Net looks up the trainers of stock arms by this variable.
     os.environ[EXTERNAL_TRAINERS] = base_environment(experiment.device, 0)[EXTERNAL_TRAINERS]
     path = workspace.results / TABLE
-    done = set(read_table(path)[["cell", "tested_on"]].itertuples(index=False, name=None))
-    waiting = [(cell, tested) for cell, tested in pairs_to_test(runner) if (cell.name, tested.name) not in done]
-    if not waiting and not done:
+    results = read_results(workspace, runner.cells)
+    known = set(read_rows(path)[["cell", "dataset"]].itertuples(index=False, name=None))
+    left = [(c, d) for c, d in pairs_to_test(runner, results) if (c.name, c.dataset + SEPARATOR + d.name) not in known]
+    waiting = [(cell, tested) for cell, tested in left if (runner.cell_run(cell).model / FINAL).is_file()]
+    if not waiting and not known:
         raise BenchmarkError(
             f"{root}: no finished model, or no other dataset with its classes; run swinfuse_benchmark first"
         )
+    if len(waiting) < len(left):
+        print(f"{len(left) - len(waiting)} models of finished cells are not in {root} and are not tested.")
     tests = [runner.splits[tested.name][key(cell.labels, cell.seed, cell.fold)].test for cell, tested in waiting]
     with tqdm(total=sum(map(len, tests)), unit="case", disable=None) as bar:
         for (cell, tested), cases in zip(waiting, tests, strict=True):
-            bar.set_description(f"{cell.name} on {tested.number}")
-            add_rows(path, rows_of_cell(runner.cell_run(cell), tested, cases, bar))
-    table = read_table(path)
-    print(format_means(table))
-    for first, second in options.compare:
-        print(f"\n{format_comparison(table, first, second)}")
+            bar.set_description(f"{cell.name}{SEPARATOR}{tested.number}")
+            device = options.device or experiment.device
+            add_rows(path, rows_of_cell(runner.cell_run(cell), tested, cases, device, bar))
+    table = read_rows(path)
+    notice = f"{TRANSDUCTIVE}\n\n" if experiment.transductive else ""
+    print(f"{notice}{format_means(table)}")
+    if options.compare:
+        print(f"\n{format_comparisons(table, options.compare, runner, results)}")
     print(f"\n{path}: {len(table)} rows")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 on bad input, 130 when interrupted."""
     options = build_parser().parse_args(arguments)
-    torch.set_num_threads(options.threads)
     try:
         with errors_without_traceback("unseen_modality"):
             run(options)

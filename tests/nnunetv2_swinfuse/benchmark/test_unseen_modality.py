@@ -10,27 +10,32 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_swinfuse.benchmark import unseen_modality
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
+from nnunetv2_swinfuse.benchmark.cells import RESULT
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.table import rows_frame
 from nnunetv2_swinfuse.benchmark.unseen_modality import (
+    SEPARATOR,
     TABLE,
     add_rows,
     common_classes,
     common_orientation,
     dice_of_case,
-    format_comparison,
+    format_comparisons,
     format_means,
     main,
+    model_orientation,
     pairs_to_test,
-    read_oriented,
-    read_table,
+    read_case,
+    read_rows,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN
 
 from .runners import make_runner
-from .tables import DATASET
+from .tables import DATASET, result_of
 
 OTHER = "Dataset902_Other"
+BOTH = f"{DATASET}{SEPARATOR}{OTHER}"
 
 
 def reoriented(source, target, code):
@@ -39,17 +44,44 @@ def reoriented(source, target, code):
     return target
 
 
-def test_a_volume_is_brought_to_a_code_and_its_spacing_with_it(tmp_path):
-    image = sitk.GetImageFromArray(np.arange(24, dtype=np.float32).reshape(2, 3, 4))
+@pytest.fixture
+def volume(tmp_path):
+    """A ramp whose value says where it is, and a label with the same voxels and no direction of its own."""
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    image = sitk.GetImageFromArray(array)
     image.SetSpacing((1.0, 2.0, 3.0))
-    sitk.WriteImage(image, str(tmp_path / "a.nii.gz"))
-    voxels, spacing = read_oriented(tmp_path / "a.nii.gz", "RAS")
-    np.testing.assert_array_equal(voxels, np.arange(24).reshape(2, 3, 4)[:, ::-1, ::-1])
+    sitk.WriteImage(image, str(tmp_path / "image.nii.gz"))
+    flipped = sitk.DICOMOrient(image, "PIR")
+    sitk.WriteImage(flipped, str(tmp_path / "flipped.nii.gz"))
+    label = sitk.GetImageFromArray(sitk.GetArrayFromImage(flipped).astype(np.uint8))
+    sitk.WriteImage(label, str(tmp_path / "label.nii.gz"))
+    return array
+
+
+def test_a_case_is_brought_to_a_code_and_its_label_goes_with_the_image(volume, tmp_path):
+    flipped = tmp_path / "flipped.nii.gz"
+    channels, spacing, label = read_case([flipped, flipped], tmp_path / "label.nii.gz", "LPS")
+    np.testing.assert_array_equal(channels, [volume, volume])
+    np.testing.assert_array_equal(label, volume)
     assert spacing == (3.0, 2.0, 1.0)
-    sagittal = reoriented(tmp_path / "a.nii.gz", tmp_path / "b.nii.gz", "PIR")
-    np.testing.assert_array_equal(read_oriented(sagittal, "LPS")[0], sitk.GetArrayFromImage(image))
-    assert read_oriented(sagittal, "LPS")[1] == (3.0, 2.0, 1.0)
-    assert common_orientation([tmp_path / "a.nii.gz", sagittal, sagittal]) == "PIR"
+    channels, _, label = read_case([flipped], tmp_path / "label.nii.gz", "RAS")
+    np.testing.assert_array_equal(channels[0], volume[:, ::-1, ::-1])
+    np.testing.assert_array_equal(label, volume[:, ::-1, ::-1])
+    with pytest.raises(BenchmarkError, match=r"label.nii.gz: its size is"):
+        read_case([tmp_path / "image.nii.gz"], tmp_path / "label.nii.gz", "RAS")
+
+
+def test_the_orientation_is_that_of_the_arrays_a_model_was_trained_on(volume, tmp_path):
+    images = [tmp_path / "image.nii.gz", tmp_path / "flipped.nii.gz", tmp_path / "flipped.nii.gz"]
+    assert common_orientation(images) == "PIR"
+
+    def model(reader):
+        return SimpleNamespace(plans_manager=SimpleNamespace(plans={"image_reader_writer": reader}))
+
+    assert model_orientation(model("SimpleITKIO"), images) == "PIR"
+    assert model_orientation(model("SimpleITKIOWithReorient"), images) == "RAS"
+    with pytest.raises(BenchmarkError, match="read by Tiff3DIO"):
+        model_orientation(model("Tiff3DIO"), images)
 
 
 def test_classes_are_matched_by_name():
@@ -57,6 +89,7 @@ def test_classes_are_matched_by_name():
     tested = {"background": 0, "Spleen": 1, "Right kidney": 5, "ignore": 6, "whole": [1, 5]}
     assert common_classes(trained, tested) == {"kidney_right": (2, 5), "spleen": (3, 1)}
     assert common_classes({"background": 0, "tumour": 1}, tested) == {}
+    assert common_classes({"background": 0, "whole": [1, 2], "spleen": 2}, tested) == {}
 
 
 @pytest.mark.slow
@@ -67,120 +100,157 @@ def test_dice_does_not_depend_on_how_the_other_dataset_stores_images_and_numbers
     image, label = raw / "imagesTr" / "case_0_0000.nii.gz", raw / "labelsTr" / "case_0.nii.gz"
     code = common_orientation([image])
     # A reference that is the model's own prediction, but for its upper half.
-    prediction = predictor.predict_single_npy_array(
-        sitk.GetArrayFromImage(sitk.ReadImage(str(image)))[None], {"spacing": [1.0, 1.0, 1.0]}
-    )
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(image)))[None]
+    prediction = predictor.predict_single_npy_array(voxels, {"spacing": [1.0, 1.0, 1.0]})
     assert {1, 2} <= set(np.unique(prediction))
-    reference = prediction.copy()
+    reference = prediction.astype(np.uint8)
     reference[: len(reference) // 2] = 0
-    written = sitk.GetImageFromArray(reference)
-    written.CopyInformation(sitk.ReadImage(str(label)))
-    sitk.WriteImage(written, str(tmp_path / "reference.nii.gz"))
-    same = {"shell": (1, 1), "core": (2, 2)}
-    plain = dict(dice_of_case(predictor, [image], tmp_path / "reference.nii.gz", code, same))
+
+    def write(array, name, axes="LPS"):
+        written = sitk.GetImageFromArray(array)
+        written.CopyInformation(sitk.ReadImage(str(label)))
+        sitk.WriteImage(sitk.DICOMOrient(written, axes), str(tmp_path / name))
+        return tmp_path / name
+
+    def values(*arguments):
+        return {row["class"]: row["value"] for row in dice_of_case(predictor, *arguments)}
+
+    plain = values([image], write(reference, "reference.nii.gz"), code, {"shell": (1, 1), "core": (2, 2)})
     for name, value in (("shell", 1), ("core", 2)):
         ours, theirs = prediction == value, reference == value
         assert plain[name] == pytest.approx(2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()))
     turned = reoriented(image, tmp_path / "image.nii.gz", "PIR")
-    swapped = sitk.GetImageFromArray(np.array([0, 2, 1], np.uint8)[reference.astype(int)])
-    swapped.CopyInformation(written)
-    sitk.WriteImage(sitk.DICOMOrient(swapped, "PIR"), str(tmp_path / "swapped.nii.gz"))
-    other = {"shell": (1, 2), "core": (2, 1)}
-    assert dict(dice_of_case(predictor, [turned], tmp_path / "swapped.nii.gz", code, other)) == plain
-    absent = sitk.GetImageFromArray(np.zeros_like(reference))
-    absent.CopyInformation(written)
-    sitk.WriteImage(absent, str(tmp_path / "absent.nii.gz"))
-    nothing = dict(dice_of_case(predictor, [image], tmp_path / "absent.nii.gz", code, {"shell": (1, 1), "no": (9, 9)}))
-    assert nothing["shell"] == 0
-    assert np.isnan(nothing["no"])
+    swapped = write(np.array([0, 2, 1], np.uint8)[reference], "swapped.nii.gz", "PIR")
+    assert values([turned], swapped, code, {"shell": (1, 2), "core": (2, 1)}) == plain
+    # Nothing is wrong where nothing counts, and a class that neither has has no Dice.
+    reference[: len(reference) // 2] = 7
+    classes = {"shell": (1, 1), "none": (9, 9)}
+    rows = list(dice_of_case(predictor, [image], write(reference, "ignored.nii.gz"), code, classes, 7))
+    assert [row["value"] for row in rows[:1]] == [1.0]
+    assert np.isnan(rows[1]["value"])
+    assert [row["empty"] for row in rows] == ["", "both"]
 
 
-def rows(arm, difference, seeds=(0, 1, 2), cases=4):
+def rows(runner, arm, difference, cases=4, empty=None):
     """Dice of 0.5, more in every second case, and a known difference."""
-    return [
-        {
-            "cell": f"{arm}__{seed}", "arm": arm, "dataset": "A", "tested_on": "B", "labels": "4", "seed": seed,
-            "fold": 0, "case": f"case_{case}", "class": name, "dice": 0.5 + 0.1 * (case % 2) + difference + shift,
-        }
-        for seed in seeds
-        for case in range(cases)
-        for name, shift in (("liver", 0.1), ("spleen", -0.1))
-    ]  # fmt: skip
-
-
-def test_means_and_differences_are_those_of_a_table_with_a_known_answer(tmp_path):
-    add_rows(tmp_path / TABLE, rows("scratch", 0.0))
-    add_rows(tmp_path / TABLE, rows("swinfuse", 0.05))
-    table = read_table(tmp_path / TABLE)
-    assert len(table) == 2 * 3 * 4 * 2
-    means = format_means(table)
-    assert "| scratch  | 0.550 | 0.550, 0.550, 0.550 |" in means
-    assert "| swinfuse | 0.600 |" in means
-    compared = format_comparison(table, "swinfuse", "scratch")
-    assert "+0.050 [+0.050, +0.050]" in compared
-    with pytest.raises(BenchmarkError, match="no run of both"):
-        format_comparison(table, "swinfuse", "nnunet")
-    # Rows of a cell that was tested again replace the old ones.
-    add_rows(tmp_path / TABLE, rows("swinfuse", 0.1, seeds=(0,)))
-    assert len(read_table(tmp_path / TABLE)) == len(table)
-    assert "0.650, 0.600, 0.600" in format_means(read_table(tmp_path / TABLE))
-
-
-def test_a_single_run_has_no_interval(tmp_path):
-    add_rows(tmp_path / TABLE, [*rows("scratch", 0.0, seeds=(0,)), *rows("swinfuse", 0.05, seeds=(0, 1))])
-    compared = format_comparison(read_table(tmp_path / TABLE), "swinfuse", "scratch")
-    assert "| +0.050 " in compared
-    assert "[+0.0" not in compared
+    lines = []
+    for cell in (cell for cell in runner.cells if cell.arm == arm and cell.dataset == DATASET):
+        for case in range(cases):
+            for name, shift in (("shell", 0.1), ("core", -0.1)):
+                missing = (empty or {}).get((case, name), "")
+                dice = 0.5 + 0.1 * (case % 2) + difference + shift
+                value = {"": dice, "both": float("nan"), "invented": 0.0}[missing]
+                of_case = {"case": f"case_{cell.fold}_{case}", "class": name, "metric": "Dice", "value": value}
+                of_cell = {"cell": cell.name, "arm": arm, "dataset": BOTH, "labels": str(cell.labels)}
+                lines.append({**of_cell, "seed": cell.seed, "fold": cell.fold, **of_case, "empty": missing})
+    return rows_frame(lines)
 
 
 @pytest.fixture
-def two_datasets(raw, tmp_path):
-    """The raw dataset and one of the same cases with other names and numbers of classes; one model is there."""
+def two_datasets(raw):
+    """The raw dataset, and one of the same cases with other names and numbers of classes."""
     other = raw.parent / OTHER
     shutil.copytree(raw, other)
     content = json.loads((other / "dataset.json").read_text())
     write_json(other / "dataset.json", {**content, "labels": {"background": 0, "Core": 1, "Shell": 2}})
+
+
+def test_means_and_differences_are_those_of_a_table_with_a_known_answer(two_datasets, tmp_path):
+    runner = make_runner(tmp_path, datasets=[901, 902])
+    results = {cell.name: result_of(cell) for cell in runner.cells}
+    path = tmp_path / TABLE
+    add_rows(path, rows(runner, "nnunet", 0.0))
+    pair = [("resenc_m", "nnunet")]
+    assert "no model of resenc_m" in format_comparisons(read_rows(path), pair, runner, results)
+    add_rows(path, rows(runner, "resenc_m", 0.05))
+    table = read_rows(path)
+    assert len(table) == 2 * 3 * 4 * 2
+    means = format_means(table)
+    assert "| nnunet   | 0.550 | 0.550, 0.550, 0.550 |" in means
+    assert "| resenc_m | 0.600 |" in means
+    compared = format_comparisons(table, pair, runner, results)
+    assert "+0.050 [+0.050, +0.050] | +0.050, +0.050, +0.050 |" in compared
+    # Rows of a cell that was tested again replace the old ones.
+    add_rows(path, rows(runner, "resenc_m", 0.1))
+    assert len(read_rows(path)) == len(table)
+    assert "+0.100 [" in format_comparisons(read_rows(path), pair, runner, results)
+    # What the benchmark does not compare is not compared here either.
+    unlike = {name: {**r, "mirroring": r["arm"]["name"] == "nnunet"} for name, r in results.items()}
+    assert "are not compared: seed 0" in format_comparisons(table, pair, runner, unlike)
+
+
+def test_folds_have_other_cases_and_all_count(two_datasets, tmp_path):
+    runner = make_runner(tmp_path, datasets=[901, 902], folds=[0, 1], test_cases=None)
+    results = {cell.name: result_of(cell) for cell in runner.cells}
+    for arm, difference in (("nnunet", 0.0), ("resenc_m", 0.05)):
+        add_rows(tmp_path / TABLE, rows(runner, arm, difference))
+    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results)
+    assert "+0.050 [+0.050, +0.050]" in compared
+
+
+def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tmp_path):
+    runner = make_runner(tmp_path, datasets=[901, 902])
+    results = {cell.name: result_of(cell) for cell in runner.cells}
+    add_rows(tmp_path / TABLE, rows(runner, "nnunet", 0.0, cases=1, empty={(0, "core"): "invented"}))
+    add_rows(tmp_path / TABLE, rows(runner, "resenc_m", 0.0, cases=1, empty={(0, "core"): "both"}))
+    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results)
+    # Means of (0.6, 1) and of (0.6, 0).
+    assert "+0.500" in compared
+
+
+@pytest.fixture
+def one_model(two_datasets, tmp_path):
+    """A finished cell of each dataset; the model of the first is there."""
     runner = make_runner(tmp_path, datasets=[901, 902], arms=["nnunet"], seeds=[0])
+    for cell in runner.cells:
+        write_json(runner.workspace.cell(cell) / RESULT, result_of(cell))
     model = runner.cell_run(runner.cells[0]).model
-    (model / "validation").mkdir(parents=True)
+    model.mkdir(parents=True)
     (model / FINAL).touch()
-    (model / "validation" / "summary.json").touch()
+    write_json(runner.workspace.root / "experiment.json", runner.experiment.to_dict())
     return runner
 
 
-def test_models_are_tested_on_the_other_datasets_only(two_datasets):
-    ((cell, tested),) = pairs_to_test(two_datasets)
-    assert (cell.dataset, tested.name) == (DATASET, OTHER)
+def test_cells_are_tested_on_the_other_datasets_only(one_model):
+    names = {cell.name for cell in one_model.cells}
+    tested = [(cell.dataset, other.name) for cell, other in pairs_to_test(one_model, dict.fromkeys(names))]
+    assert tested == [(DATASET, OTHER), (OTHER, DATASET)]
+    assert pairs_to_test(one_model, {}) == []
 
 
-def test_rows_are_added_once_and_the_tables_printed(two_datasets, monkeypatch, capsys):
+def test_rows_are_added_once_and_missing_models_are_counted(one_model, monkeypatch, capsys):
     tested = []
 
-    def dice(predictor, images, label, code, classes):
+    def dice(predictor, images, label, code, classes, ignored):
         tested.append(label.name)
         assert classes == {"shell": (1, 2), "core": (2, 1)}
-        yield from ((name, 0.25) for name in classes)
+        yield from ({"class": name, "value": 0.25, "empty": ""} for name in classes)
 
     monkeypatch.setattr(unseen_modality, "dice_of_case", dice)
-    monkeypatch.setattr(unseen_modality, "load_model", lambda run: SimpleNamespace())
-    root = two_datasets.workspace.root
-    experiment = root / "experiment.json"
-    write_json(experiment, two_datasets.experiment.to_dict())
-    main([str(experiment), "-o", str(root)])
+    manager = SimpleNamespace(plans={"image_reader_writer": "SimpleITKIO"})
+    monkeypatch.setattr(unseen_modality, "load_model", lambda run, device: SimpleNamespace(plans_manager=manager))
+    root = one_model.workspace.root
+    words = [str(root / "experiment.json"), "-o", str(root)]
+    main(words)
     output = capsys.readouterr().out
+    assert "1 models of finished cells are not in" in output
     assert OTHER in output
     assert "0.250" in output
-    (split,) = two_datasets.splits[OTHER].values()
+    (split,) = one_model.splits[OTHER].values()
     assert sorted(tested) == [f"{case}.nii.gz" for case in split.test]
-    main([str(experiment), "-o", str(root)])
+    main(words)
     assert len(tested) == len(split.test)
 
 
-def test_an_experiment_without_models_is_refused(raw, tmp_path, capsys):
+def test_an_experiment_without_models_and_unknown_arms_are_refused(raw, tmp_path, capsys):
     runner = make_runner(tmp_path, arms=["nnunet"])
     experiment = runner.workspace.root / "experiment.json"
     write_json(experiment, runner.experiment.to_dict())
-    with pytest.raises(SystemExit) as caught:
-        main([str(experiment), "-o", str(runner.workspace.root)])
-    assert caught.value.code == 2
-    assert "run swinfuse_benchmark first" in capsys.readouterr().err
+    for more, words in (
+        ((), "run swinfuse_benchmark first"),
+        (("--compare", "nnunet", "ours"), "no arm is called ours"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([str(experiment), "-o", str(runner.workspace.root), *more])
+        assert caught.value.code == 2
+        assert words in capsys.readouterr().err

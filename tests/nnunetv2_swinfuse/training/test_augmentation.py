@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from batchgenerators.dataloading.nondet_multi_threaded_augmenter import NonDetMultiThreadedAugmenter
 from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
 from batchgeneratorsv2.transforms.utils.nnunet_masking import MaskImageTransform
@@ -14,10 +16,12 @@ from .workshop import SETTINGS, make_trainer, publish_encoder
 def test_every_channel_has_a_contrast_of_its_own_and_labels_stay():
     image = torch.randn(1, 8, 9, 10).repeat(2, 1, 1, 1)
     labels = torch.randint(0, 3, (1, 8, 9, 10))
-    torch.manual_seed(0)
-    result = RandomContrastTransform()(image=image.clone(), segmentation=labels.clone())
-    torch.manual_seed(0)
-    expected = apply_contrast(image[:, None], draw_contrast([torch.default_generator] * 2))[:, 0]
+    np.random.seed(0)
+    result = RandomContrastTransform(1.0)(image=image.clone(), segmentation=labels.clone())
+    np.random.seed(0)
+    np.random.random()
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in np.random.randint(2**31 - 1, size=2)]
+    expected = apply_contrast(image[:, None], draw_contrast(generators))[:, 0]
     assert torch.equal(result["image"], expected)
     assert torch.equal(result["segmentation"], labels)
     assert (result["image"][0] - result["image"][1]).abs().max() > 0.5
@@ -27,7 +31,7 @@ def test_the_mask_and_the_channels_of_a_cascade_come_later():
     mask, cascade = MaskImageTransform([0]), MoveSegAsOneHotToDataTransform(1, (1, 2))
     for later in ([mask, RemoveLabelTansform(-1, 0), cascade], [RemoveLabelTansform(-1, 0), cascade]):
         steps = with_random_contrast(ComposeTransforms(later), 1.0).transforms
-        kinds = [type(getattr(step, "transform", step)) for step in steps]
+        kinds = [type(step) for step in steps]
         assert sorted(map(str, kinds)) == sorted(map(str, [*map(type, later), RandomContrastTransform]))
         place = kinds.index(RandomContrastTransform)
         assert all(kinds.index(type(step)) > place for step in later if step in (mask, cascade))
@@ -41,8 +45,34 @@ def test_the_mask_and_the_channels_of_a_cascade_come_later():
     assert (result["image"][0] - image[0])[before[0] >= 0].abs().max() > 0.1
 
 
+class Patches:
+    """A data loader of one patch, augmented as nnU-Net's loader does."""
+
+    def __init__(self, transform, patch):
+        self.transform, self.patch = transform, patch
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return {"image": self.transform(image=self.patch.clone())["image"].numpy()}
+
+    def set_thread_id(self, number):
+        pass
+
+
+def test_nnunets_augmentation_processes_draw_different_contrasts():
+    patches = Patches(RandomContrastTransform(1.0), torch.randn(1, 6, 6, 6))
+    augmenter = NonDetMultiThreadedAugmenter(patches, None, num_processes=2, num_cached=4, seeds=None)
+    try:
+        drawn = {next(augmenter)["image"].tobytes() for _ in range(8)}
+    finally:
+        augmenter._finish()
+    assert len(drawn) == 8
+
+
 def test_a_share_of_the_patches_is_rendered():
-    torch.manual_seed(0)
+    np.random.seed(0)
     transforms = with_random_contrast(ComposeTransforms([]), 0.25)
     image = torch.randn(1, 4, 4, 4)
     changed = sum(not torch.equal(transforms(image=image.clone())["image"], image) for _ in range(400))
@@ -62,6 +92,6 @@ def test_nnunets_trainer_uses_it_when_asked_to(workshop, monkeypatch, variable, 
     trainer = make_trainer()
     trainer.initialize()
     training, validation = (loader.data_loader.transforms.transforms for loader in trainer.get_dataloaders())
-    names = [type(getattr(step, "transform", step)).__name__ for step in training]
+    names = [type(step).__name__ for step in training]
     assert names.count("RandomContrastTransform") == expected
     assert "RandomContrast" not in str(validation)
