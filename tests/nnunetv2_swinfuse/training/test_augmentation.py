@@ -55,20 +55,23 @@ class Patches:
         return self
 
     def __next__(self):
-        return {"image": self.transform(image=self.patch.clone())["image"].numpy()}
+        return {"image": self.transform(image=self.patch.clone())["image"].numpy(), "process": self.process}
 
     def set_thread_id(self, number):
-        pass
+        self.process = number
 
 
 def test_nnunets_augmentation_processes_draw_different_contrasts():
     patches = Patches(RandomContrastTransform(1.0), torch.randn(1, 6, 6, 6))
     augmenter = NonDetMultiThreadedAugmenter(patches, None, num_processes=2, num_cached=4, seeds=None)
+    drawn = {0: set(), 1: set()}
     try:
-        drawn = {next(augmenter)["image"].tobytes() for _ in range(8)}
+        while min(map(len, drawn.values())) < 3:
+            item = next(augmenter)
+            drawn[int(item["process"])].add(item["image"].tobytes())
     finally:
         augmenter._finish()
-    assert len(drawn) == 8
+    assert not drawn[0] & drawn[1]
 
 
 def test_a_share_of_the_patches_is_rendered():
