@@ -134,7 +134,7 @@ def harmonic_errors(collection: PreprocessedCollection, configuration: Configura
 
 def train_run(options: argparse.Namespace, recipe: str, seed: int, encoder: str, other_options: Sequence[str]) -> Path:
     """The folder of a finished run of `swinfuse_pretrain`, trained or resumed where it is not finished."""
-    results = options.output / (f"seed_{seed}" if encoder == TRAINED else f"seed_{seed}_{encoder}")
+    results = options.output / f"seed_{seed}_{encoder}_{options.steps}_steps"
     results.mkdir(parents=True, exist_ok=True)
     name = preprocessed_folder(options).parent.name
     folder = results / name / run_folder(options.preset, recipe)
@@ -228,16 +228,20 @@ def format_tables(rows: Rows) -> str:
     return "\n\n".join(tables)
 
 
+def options_of_rows(options: argparse.Namespace, other_options: Sequence[str]) -> dict[str, object]:
+    """What all rows of a folder have in common."""
+    return {"preset": options.preset, "batches": options.batches, "options": list(other_options)}
+
+
 def check_options(options: argparse.Namespace, other_options: Sequence[str]) -> None:
-    """Records what all rows of the folder have in common; exits where its rows have something else."""
-    path = options.output / RECORD
-    wanted = {"preset": options.preset, "batches": options.batches, "options": list(other_options)}
-    if not path.is_file():
-        options.output.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(wanted) + "\n")
-    elif (found := json.loads(path.read_text())) != wanted:
-        raise SystemExit(f"{path}: the rows of this folder have {found}, requested is {wanted}: use another -o")
+    """Exits where the rows of the folder have another preset, number of batches or other options."""
+    path, table = options.output / RECORD, options.output / TABLE
+    wanted = options_of_rows(options, other_options)
+    if path.is_file():
+        if (found := json.loads(path.read_text())) != wanted:
+            raise SystemExit(f"{path}: the rows of this folder have {found}, requested is {wanted}: use another -o")
+    elif table.is_file():
+        raise SystemExit(f"{path}: missing, so the options of the rows in {table} are not known: use another -o")
 
 
 def measure(options: argparse.Namespace, recipe: str, seed: int, other_options: Sequence[str]) -> None:
@@ -262,6 +266,8 @@ def measure(options: argparse.Namespace, recipe: str, seed: int, other_options: 
             measured[HARMONIC] = harmonic_errors(collection, configuration)
         for name, of_encoder in measured.items():
             rows |= {(*key, name, str(options.steps), m): f"{value:.4f}" for m, value in of_encoder.items()}
+        with atomic_write(options.output / RECORD) as temporary:
+            temporary.write_text(json.dumps(options_of_rows(options, other_options)) + "\n")
         write_rows(table, rows)
 
 

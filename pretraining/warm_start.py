@@ -19,10 +19,16 @@ def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder |
         The configuration, adapted to how the weights have to be read, and the encoder; None without `init_from`.
 
     Raises:
-        InputError: when the file holds no usable encoder, or listing all sizes that differ.
+        InputError: when the file holds no usable encoder, listing all sizes that differ, or for a setting of random
+            weights.
     """
     if not configuration.init_from:
         return configuration, None
+    if configuration.dim_initial_scale != 1:
+        raise InputError(
+            f"dim_initial_scale is {configuration.dim_initial_scale}; with --init_from the module begins as in the "
+            "file (as the identity where the file has none): leave it out"
+        )
     try:
         encoder = load_pretrained(configuration.init_from)
     except (EncoderFileError, ValueError) as error:

@@ -37,8 +37,9 @@ class FineTuningSettings:
             Transformer's own; pretraining's 0.1 would shrink the pretrained weights faster than the small rate learns.
         layer_decay: rate of each pretrained layer (patch embedding, DIM, each encoder stage) relative to the one after
             it; new layers have the full rate. 0.9 is what SimMIM fine-tunes Swin Transformers with; 1 is one rate.
-        dim_scale: factor on what the Domain Invariance Module adds to its input, when fine-tuning starts. 0 starts with
-            the module as the identity; training can undo it.
+        dim_scale: factor on what the Domain Invariance Module adds to its input, when fine-tuning starts. With 0 the
+            module starts as the identity and its last projection anew, at the reduced rate of its layer; a frozen
+            encoder keeps the factor.
         linear_probe_epochs: number of epochs in which only new layers are trained; everything is trained afterwards.
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.

@@ -161,7 +161,10 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self.print_to_log_file("SwinFUSE: dim_scale has no effect: the network has no Domain Invariance Module.")
             return
         module.scale_update(factor)
-        self.print_to_log_file(f"SwinFUSE: what the Domain Invariance Module adds starts multiplied by {factor}.")
+        self.print_to_log_file(
+            f"SwinFUSE: what the Domain Invariance Module adds starts multiplied by {factor}"
+            + (" and stays so, because this trainer never trains it." if self.frozen else ".")
+        )
 
     def _encoder_to_transfer(self) -> Encoder | None:
         if self.restoring or not self.pretrained:
@@ -229,6 +232,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
+            self._scale_domain_invariance()
         elif self.provenance.pretrained_weights:
             raise EncoderChoiceError(
                 f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "

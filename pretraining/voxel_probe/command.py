@@ -201,7 +201,8 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
     if options.preset:
         trained.append(preset_encoder(options.preset, options.recipe))
     if not trained and not options.controls:
-        # The rows that the table has are compared.
+        if not options.compare:
+            raise InputError("nothing to do: name a run, give --controls, or --compare two arms that have rows")
         return [], {}
     if not trained and RANDOM in options.controls:
         raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")

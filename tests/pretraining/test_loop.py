@@ -39,19 +39,21 @@ def interrupt_at(monkeypatch, step, number):
     monkeypatch.setattr(RunLog, "record", record_and_interrupt)
 
 
-@pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("step", "number", "backbone"),
+    ("step", "number", "backbone", "pictures"),
     [
-        (3, signal.SIGINT, {}),
-        (5, signal.SIGTERM, {}),
-        (3, signal.SIGINT, RESENC),
+        (3, signal.SIGINT, {}, "without_pictures"),
+        # Pictures draw no random numbers either.
+        (5, signal.SIGTERM, {}, None),
+        (3, signal.SIGINT, RESENC, "without_pictures"),
     ],
 )
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(
-    tmp_path, collection, monkeypatch, step, number, backbone
+    tmp_path, collection, monkeypatch, request, step, number, backbone, pictures
 ):
+    if pictures:
+        request.getfixturevalue(pictures)
     configuration = tiny(**backbone)
     straight = run(tmp_path / "straight", collection, configuration)
     with monkeypatch.context() as patch:

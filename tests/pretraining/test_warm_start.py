@@ -92,3 +92,8 @@ def test_a_file_without_an_encoder_is_an_error(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
     with pytest.raises(InputError, match=r"init_from: .*other.pt: contains no encoder"):
         load_initial(tiny(init_from=str(tmp_path / "other.pt")))
+
+
+def test_the_initial_scale_of_random_weights_is_refused(monai_file):
+    with pytest.raises(InputError, match=r"dim_initial_scale is 0\.1; with --init_from the module begins as in the"):
+        load_initial(tiny(init_from=str(monai_file[0]), dim_initial_scale=0.1, **FOUR_STAGES))

@@ -168,5 +168,8 @@ def test_settings_from_older_or_newer_files_are_refused_by_name():
 def test_an_impossible_initial_scale_is_refused(scale):
     with pytest.raises(ValueError, match="initial_scale must be 0 or more"):
         DomainInvarianceSettings(initial_scale=scale)
+
+
+def test_too_few_channels_are_refused():
     with pytest.raises(ValueError, match="6 channels or more"):
         DomainInvariance(4, 2, DomainInvarianceSettings())

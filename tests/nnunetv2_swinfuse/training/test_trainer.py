@@ -116,8 +116,21 @@ def test_the_module_starts_at_the_requested_scale(workshop, monkeypatch, module,
     for name, weight in weights.items():
         factor = 0.25 if name.startswith("encoder.domain_invariance.proj.") else 1
         torch.testing.assert_close(trainer.network.state_dict()[name], factor * weight)
-    words = "adds starts multiplied by 0.25" if module else "dim_scale has no effect"
+    words = "adds starts multiplied by 0.25." if module else "dim_scale has no effect"
     assert words in capsys.readouterr().out
+
+
+def test_weights_that_are_loaded_later_start_at_the_requested_scale_too(workshop, monkeypatch, capsys):
+    publish_encoder(workshop.encoder)
+    monkeypatch.setenv("SWINFUSE_DIM_SCALE", "0.25")
+    trainer = make_trainer("nnUNetTrainerSwinFUSEFrozen_1epoch")
+    trainer.initialize()
+    assert "multiplied by 0.25 and stays so" in capsys.readouterr().out
+    # As nnU-Net does for -pretrained_weights, between initialize and the start of the training.
+    projection = trainer.network.encoder.domain_invariance.proj
+    torch.nn.init.ones_(projection.weight)
+    trainer.on_train_start()
+    assert (projection.weight == 0.25).all()
 
 
 def test_the_callers_plans_stay_as_they_are(published):

@@ -66,6 +66,12 @@ def test_random_encoders_of_a_preset_need_a_normalisation(encoder, capsys):
     assert "--collection" in capsys.readouterr().err
 
 
+def test_nothing_to_do_is_an_error(encoder, capsys):
+    with pytest.raises(SystemExit):
+        main(["-d", "501", "--controls", "--output", str(encoder.parent / "x.csv")])
+    assert "nothing to do" in capsys.readouterr().err
+
+
 def test_two_runs_of_one_name_and_seed_are_refused(encoder, capsys):
     with pytest.raises(SystemExit):
         run(encoder, encoders=[f"ours={encoder}"])
