@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, interruption and resumption. No framework inside."""
+"""The training loop: steps, validation, checkpoints, interruption and resumption. Plain PyTorch, no training framework."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def train(
     samples = processes.samples(configuration.batch_size)
     with (
         stop_signals() as received,
-        batches(_loader(collection, configuration, samples, training.step, device)) as next_batch,
+        batches_of(_loader(collection, configuration, samples, training.step, device)) as next_batch,
         tqdm(total=steps, initial=training.step, unit="step", smoothing=0.1, disable=not processes.first) as bar,
     ):
         records = StepRecords(log, bar, configuration, folder, device)
@@ -220,7 +220,7 @@ def train(
 
 
 @contextmanager
-def batches(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
+def batches_of(loader: DataLoader[Any]) -> Iterator[Callable[[], Any]]:
     """Yields a function that returns the next batch; when the block ends, the loading processes end too.
 
     They ignore SIGTERM, which Python sends to remaining processes when it exits: it would wait for them forever.

@@ -157,7 +157,7 @@ class PairOutput(NamedTuple):
     """Outputs of the module for a CT and an MR map.
 
     Attributes:
-        ct, mr: the maps (B, C, z, y, x), each with the interpolated output of its block added.
+        ct, mr: the maps (B, C, z, y, x), each with the normalised, projected and interpolated output of its block added.
         ct_tokens, mr_tokens: outputs of the two blocks (B, tokens, C), the samples for density matching.
         grid: cells per axis (z, y, x), one token each; its product is the number of tokens.
         ct_weights, mr_weights: attention weights of each layer, empty unless requested.
@@ -176,7 +176,7 @@ class SingleImageOutput(NamedTuple):
     """Outputs of the module for a single image.
 
     Attributes:
-        map: (B, C, z, y, x), with the interpolated average of both blocks added.
+        map: (B, C, z, y, x), with the normalised, projected and interpolated average of both blocks added.
         tokens: that average (B, tokens, C).
         grid: cells per axis (z, y, x), one token each.
     """
@@ -237,7 +237,7 @@ class DomainInvariance(nn.Module):
         ct_tokens, _ = self.ct_block(pooled, pooled, positions)
         mr_tokens, _ = self.mr_block(pooled, pooled, positions)
         tokens = (ct_tokens + mr_tokens) / 2
-        update = self.interpolate(tokens, grid, triple(embedding.shape[2:]))
+        update = self.update(tokens, grid, triple(embedding.shape[2:]))
         return SingleImageOutput(embedding + update, tokens, grid)
 
     def forward_pair(
@@ -272,8 +272,8 @@ class DomainInvariance(nn.Module):
         mr_tokens, mr_weights = self.mr_block(mr_pooled, mr_context, positions, need_weights)
         shape = triple(ct.shape[2:])
         return PairOutput(
-            ct + self.interpolate(ct_tokens, grid, shape),
-            mr + self.interpolate(mr_tokens, grid, shape),
+            ct + self.update(ct_tokens, grid, shape),
+            mr + self.update(mr_tokens, grid, shape),
             ct_tokens,
             mr_tokens,
             grid,
@@ -311,7 +311,7 @@ class DomainInvariance(nn.Module):
             grid,
         )
 
-    def interpolate(self, tokens: Tensor, grid: Triple, shape: Triple) -> Tensor:
+    def update(self, tokens: Tensor, grid: Triple, shape: Triple) -> Tensor:
         """The update (B, C, z, y, x) of a map of `shape`, from the tokens (B, N, C) of its cells."""
         update = self.proj(self.norm(tokens)).transpose(1, 2).unflatten(2, grid)
         if grid == shape:
