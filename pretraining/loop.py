@@ -1,4 +1,4 @@
-"""The training loop: steps, validation, checkpoints, interruption and resumption. Plain PyTorch, no training framework."""
+"""The training loop in plain PyTorch: steps, validation, checkpoints, interruption and resumption."""
 
 from __future__ import annotations
 

@@ -157,7 +157,8 @@ class PairOutput(NamedTuple):
     """Outputs of the module for a CT and an MR map.
 
     Attributes:
-        ct, mr: the maps (B, C, z, y, x), each with the normalised, projected and interpolated output of its block added.
+        ct, mr: the maps (B, C, z, y, x), each with the normalised, projected and interpolated output of its block
+            added.
         ct_tokens, mr_tokens: outputs of the two blocks (B, tokens, C), the samples for density matching.
         grid: cells per axis (z, y, x), one token each; its product is the number of tokens.
         ct_weights, mr_weights: attention weights of each layer, empty unless requested.
