@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.analysis.arms import Arm
@@ -59,6 +61,10 @@ class Context:
     tokens: int
     notes: Sequence[str] = ()
 
+    def encoders(self) -> Iterator[Arm]:
+        """The encoders, with a progress bar where there is a terminal."""
+        yield from tqdm(self.arms, desc="encoders", unit="encoder", leave=False, disable=None)
+
     @property
     def title(self) -> str:
         """Of the pictures: where the images come from."""
@@ -80,7 +86,7 @@ def check_attention(context: Context, pair: int) -> str:
     """
     started = time.perf_counter()
     values: dict[str, dict[str, dict[str, dict[int, list[float]]]]] = {}
-    for arm in context.arms:
+    for arm in context.encoders():
         for patient, measures in attention_of_crops(arm.network, context.crops, context.seed):
             for measure, value in measures.items():
                 of_arm = values.setdefault(measure, {}).setdefault(arm.name, {})
@@ -116,7 +122,7 @@ def check_features(context: Context, projections: bool, organs: Callable[[Arm], 
     started = time.perf_counter()
     results: dict[str, dict[str, dict[str, Any]]] = {}
     projected: dict[str, dict[str, Projected]] = defaultdict(dict)
-    for arm in context.arms:
+    for arm in context.encoders():
         samples = sample_layers(arm.maps, context.crops, context.tokens, context.seed)
         scores = organs(arm) if organs else {}
         results[arm.label] = {
@@ -153,7 +159,7 @@ def check_density(context: Context, layer: str | None) -> str:
     """
     started = time.perf_counter()
     sweeps: dict[str, Sweep] = {}
-    for arm in context.arms:
+    for arm in context.encoders():
         # More tokens than are used at most, since some show air.
         samples = sample_layers(arm.maps, context.crops, 2 * max(TOKENS), context.seed)
         chosen = layer or (DIM if DIM in samples else list(samples)[-1])
@@ -180,7 +186,7 @@ def check_contrast(context: Context, contrasts: int) -> str:
     """
     started = time.perf_counter()
     shifts: dict[str, dict[str, ContrastShift]] = {name: {} for name in context.crops.names}
-    for arm in context.arms:
+    for arm in context.encoders():
         samples = sample_layers(arm.maps, context.crops, context.tokens, context.seed)
         for number, name in enumerate(context.crops.names):
             shifts[name][arm.label] = measure_shift(
