@@ -70,8 +70,8 @@ class Workshop:
         monkeypatch.setenv("nnUNet_n_proc_DA", "0")
         monkeypatch.setenv("SWINFUSE_ITERATIONS_PER_EPOCH", "2")
         monkeypatch.setenv("SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH", "1")
-        # nnU-Net draws progress.png after each epoch, which takes longer than such an epoch.
-        monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda _logger, _folder: None)
+        # nnU-Net draws progress.png after each epoch, which takes longer than such an epoch; model zips need the file.
+        monkeypatch.setattr(LocalLogger, "plot_progress_png", lambda _, folder: Path(folder, "progress.png").touch())
 
 
 def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -> None:
