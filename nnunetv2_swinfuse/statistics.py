@@ -59,6 +59,11 @@ class Estimate:
             return float("inf")
         return float(stats.t.ppf((1 + level) / 2, self.degrees)) * self.variance**0.5
 
+    def __str__(self) -> str:
+        """The mean with its 95 % interval, if there is one: `+0.027 [+0.007, +0.047]`."""
+        low, high = self.interval()
+        return f"{self.mean:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else "")
+
     @property
     def p(self) -> float:
         """Two-sided p-value of no difference; 1 with one run of one fold."""

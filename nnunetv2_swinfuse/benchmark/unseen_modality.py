@@ -42,6 +42,7 @@ from nnunetv2_swinfuse.benchmark.splits import key, store_splits
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
 from nnunetv2_swinfuse.benchmark.tables import TRANSDUCTIVE
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
+from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
 from nnunetv2_swinfuse.inference.model_description import REORIENTING
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
@@ -57,13 +58,8 @@ SEPARATOR = " on "
 
 def common_orientation(paths: Sequence[Path]) -> str:
     """The orientation code that most volumes have."""
-    codes = []
-    for path in paths:
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        reader.ReadImageInformation()
-        codes.append(orientation_code(reader.GetDirection()))
-    return Counter(codes).most_common(1)[0][0]
+    codes = Counter(orientation_code(read_grid(path).direction) for path in paths)
+    return codes.most_common(1)[0][0]
 
 
 def model_orientation(predictor: nnUNetPredictor, training_images: Sequence[Path]) -> str:
@@ -168,15 +164,20 @@ def rows_of_cell(run: CellRun, tested: Dataset, cases: Sequence[str], device: st
 
 def pairs_to_test(runner: Runner, finished: Mapping[str, Any]) -> list[tuple[Cell, Dataset]]:
     """Finished cells, and the other datasets that share a class and the number of channels with theirs."""
-    pairs = []
-    for cell in (cell for cell in runner.cells if cell.name in finished):
-        trained = runner.datasets[cell.dataset]
-        for tested in runner.datasets.values():
-            channels = [len(next(iter(dataset.images.values()))) for dataset in (trained, tested)]
-            common = common_classes(trained.content["labels"], tested.content["labels"])
-            if tested.name != cell.dataset and common and channels[0] == channels[1]:
-                pairs.append((cell, tested))
-    return pairs
+    datasets = runner.datasets.values()
+    labels = {dataset.name: dataset.content["labels"] for dataset in datasets}
+    channels = {dataset.name: len(next(iter(dataset.images.values()))) for dataset in datasets}
+    others = {
+        name: [
+            tested
+            for tested in datasets
+            if tested.name != name
+            and channels[tested.name] == channels[name]
+            and common_classes(labels[name], labels[tested.name])
+        ]
+        for name in labels
+    }
+    return [(cell, tested) for cell in runner.cells if cell.name in finished for tested in others[cell.dataset]]
 
 
 def read_rows(path: Path) -> pd.DataFrame:
@@ -231,12 +232,9 @@ def format_comparisons(
                 family.append((case_scores(table, dataset, labels, METRIC, [first, second]), first, second))
     lines = []
     for score, result in zip([entry[0] for entry in family], compare(family, "", runner.experiment.alpha), strict=True):
-        low, high = result.estimate.interval()
-        interval = f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
         runs = ", ".join(f"{d:+.3f}" for d in score.run_means(result.first) - score.run_means(result.second))
-        difference = f"{result.estimate.mean:+.3f}{interval}"
         names = [f"{result.first} minus {result.second}", *score.dataset.split(SEPARATOR), score.labels]
-        lines.append([*names, difference, runs, result.verdict])
+        lines.append([*names, str(result.estimate), runs, result.verdict])
     header = ["arms", "trained on", "tested on", "labels", f"{METRIC} [95 %]", "of each run", "verdict"]
     return "\n".join([*([markdown_table(header, lines), ""] if lines else []), *refused])
 

@@ -150,10 +150,10 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 "this cascade gains nothing from it. Train it with -tr nnUNetTrainerSwinFUSE"
             )
         if not self.restoring:
-            self._scale_domain_invariance()
             self.initial_digest = weights_digest(unwrapped(self.network))
 
     def _scale_domain_invariance(self) -> None:
+        """Once the weights to start from are there, also those of `-pretrained_weights`."""
         factor, module = self.settings.dim_scale, unwrapped(self.network).encoder.domain_invariance
         if factor == 1:
             return
@@ -203,6 +203,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self.initialize()
         if not self.restored:
             self._record_pretrained_weights()
+            self._scale_domain_invariance()
             if self.local_rank == 0:
                 block = self.configuration_manager.configuration
                 record_start(Path(self.output_folder_base), self.fold, block)
@@ -232,7 +233,6 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 "SwinFUSE: other weights were loaded after the network was built, as -pretrained_weights does; all but "
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
-            self._scale_domain_invariance()
         elif self.provenance.pretrained_weights:
             raise EncoderChoiceError(
                 f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "

@@ -45,12 +45,10 @@ def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
             differences = seed_differences(of_task, first, second, metric)
             if differences:
                 result = estimate([np.stack(list(differences.values()))])
-                low, high = result.interval()
-                interval = f" [{low:+.3f}, {high:+.3f}]" if np.isfinite(low) else ""
                 means = ", ".join(f"{values.mean():+.3f}" for values in differences.values())
-                p = f"{result.p:.3f}" if np.isfinite(low) else "-"
+                p = f"{result.p:.3f}" if result.degrees > 0 else "-"
                 task_cells = [task.dataset, task.tested_on, str(task.labelled), metric]
-                lines.append([*task_cells, f"{result.mean:+.3f}{interval}", p, means])
+                lines.append([*task_cells, str(result), p, means])
     if not lines:
         present = ", ".join(sorted({f"{row.key.arm} (seed {row.key.seed})" for row in rows})) or "none"
         raise InputError(

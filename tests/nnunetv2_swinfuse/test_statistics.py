@@ -174,3 +174,11 @@ def test_no_number_of_runs_is_enough_where_cases_differ_too_much():
 def test_differences_that_are_no_table_are_refused(folds):
     with pytest.raises(ValueError, match="expected"):
         estimate(folds)
+
+
+def test_an_estimate_prints_its_interval_where_it_has_one():
+    three_runs = np.array([[0.1, 0.1], [0.2, 0.2], [0.3, 0.3]])
+    # Mean 0.2; the runs' standard error is 0.1 / sqrt(3), with 2 degrees of freedom.
+    half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
+    assert str(estimate([three_runs])) == f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
+    assert str(estimate([three_runs[:1]])) == "+0.100"

@@ -110,7 +110,7 @@ def test_the_module_starts_at_the_requested_scale(workshop, monkeypatch, module,
     encoder = publish_encoder(workshop.encoder, settings=settings)
     monkeypatch.setenv("SWINFUSE_DIM_SCALE", "0.25")
     trainer = make_trainer()
-    trainer.initialize()
+    trainer.on_train_start()
     # The plan's network has one stage of the encoder's two.
     weights = {name: weight for name, weight in encoder.weights.items() if not name.startswith("encoder.stages.1.")}
     for name, weight in weights.items():
@@ -125,12 +125,12 @@ def test_weights_that_are_loaded_later_start_at_the_requested_scale_too(workshop
     monkeypatch.setenv("SWINFUSE_DIM_SCALE", "0.25")
     trainer = make_trainer("nnUNetTrainerSwinFUSEFrozen_1epoch")
     trainer.initialize()
-    assert "multiplied by 0.25 and stays so" in capsys.readouterr().out
     # As nnU-Net does for -pretrained_weights, between initialize and the start of the training.
     projection = trainer.network.encoder.domain_invariance.proj
     torch.nn.init.ones_(projection.weight)
     trainer.on_train_start()
     assert (projection.weight == 0.25).all()
+    assert capsys.readouterr().out.count("multiplied by 0.25 and stays so") == 1
 
 
 def test_the_callers_plans_stay_as_they_are(published):
