@@ -22,6 +22,7 @@ from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_e
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
+from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.benchmark.preparation import Dataset, encoder_of, file_digests, seen_cases
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
@@ -29,15 +30,6 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 
 FINAL = "checkpoint_final.pth"
 VERSIONED = ("nnunetv2-swinfuse", "nnunetv2", "torch")
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a cell may use while it runs: threads, cores (Linux), a GPU. Whatever is not set is not limited."""
-
-    threads: int = 0
-    cores: tuple[int, ...] = ()
-    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,9 +169,8 @@ class CellRun:
             # The same numbers again: the SwinFUSE trainers record these.
             "SWINFUSE_ITERATIONS_PER_EPOCH": str(length.iterations),
             "SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH": str(length.validation_iterations),
+            **place.variables(),
         }
-        if place.gpu:
-            variables["CUDA_VISIBLE_DEVICES"] = place.gpu
         for name, value in {**self.experiment.settings, **self.arm.settings}.items():
             variables[f"SWINFUSE_{name.upper()}"] = str(value)
         encoder = self.encoder()

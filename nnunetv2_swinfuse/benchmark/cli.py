@@ -70,9 +70,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.report_only:
         cells = [find_cell(runner.cells, options.cell)] if options.cell else runner.cells
         results = read_results(workspace, cells)
-        if options.prepare_only or any(cell.name not in results for cell in cells):
-            runner.prepare()
+        waiting = [cell for cell in cells if cell.name not in results]
+        if options.prepare_only or waiting:
+            runner.prepare(waiting)
         if options.prepare_only:
+            runner.pretrain(waiting)
             print(f"Prepared: {root}")
             return 0
         outcome = runner.run(cells, options.minutes)

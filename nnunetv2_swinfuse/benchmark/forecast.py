@@ -28,7 +28,7 @@ from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm
 from nnunetv2_swinfuse.benchmark.cell_run import change_plans
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, measured_seconds
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Length, PretrainingRun
-from nnunetv2_swinfuse.benchmark.preparation import ENCODER, PUBLISHED_ENCODER, Dataset
+from nnunetv2_swinfuse.benchmark.preparation import ENCODER, PUBLISHED_ENCODER, Dataset, pretraining_seconds
 from nnunetv2_swinfuse.benchmark.swin_unetr import MULTIPLE, PaddedSwinUNETR
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError
 
@@ -273,6 +273,9 @@ def _pretraining_seconds(experiment: Experiment, workspace: Workspace, run: Pret
     from pretraining.run_time import step_operations
 
     assert experiment.pretraining is not None
+    measured = pretraining_seconds(workspace, run)
+    if measured is not None:
+        return measured
     if experiment.pretraining.minutes is not None:
         return experiment.pretraining.minutes * 60
     if experiment.device == "cuda" and not torch.cuda.is_available():

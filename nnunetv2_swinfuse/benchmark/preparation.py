@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
@@ -15,6 +18,7 @@ from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json, write_text
+from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 if TYPE_CHECKING:
@@ -99,25 +103,23 @@ class Preparation:
         experiment: Experiment,
         workspace: Workspace,
         processes: Processes,
-        threads: int,
         test_images: Sequence[Path] = (),
     ) -> None:
         """`test_images` are files of test cases: no pretraining sees them, unless the experiment is transductive."""
         self.experiment = experiment
         self.workspace = workspace
         self.processes = processes
-        self.threads = threads
         self.test_images = () if experiment.transductive else tuple(test_images)
 
-    def environment(self, results: Path) -> dict[str, str]:
-        environment = base_environment(self.experiment.device, self.threads)
+    def environment(self, results: Path, place: Place) -> dict[str, str]:
+        environment = base_environment(self.experiment.device, place.threads) | place.variables()
         # Planning hands this number to torch.set_num_threads, which refuses 0.
         environment["nnUNet_n_proc_DA"] = "1"
         environment["nnUNet_preprocessed"] = str(self.workspace.preprocessed)
         environment["nnUNet_results"] = str(results)
         return environment
 
-    def preprocess(self, dataset: Dataset, planner: str) -> None:
+    def preprocess(self, dataset: Dataset, planner: str, place: Place) -> None:
         """Plans and preprocesses with nnU-Net's commands; plans that share their data preprocess once."""
         folder = self.workspace.preprocessed / dataset.name
         configuration = self.experiment.configuration
@@ -130,11 +132,12 @@ class Preparation:
             print(f"Planning and preprocessing {dataset.name} with {planner}", flush=True)
             plans = folder / f"{PLANS[planner]}.json"
             options = ["-d", str(dataset.number)]
-            processes = ["-np", str(self.threads or min(4, os.cpu_count() or 1))]
+            processes = ["-np", str(place.threads or min(4, os.cpu_count() or 1))]
 
             def call(*command: str) -> None:
-                environment = self.environment(self.workspace.root / "nnUNet_results")
-                self.processes.call(command, environment, self.workspace.root / f"{dataset.name}.log", lock)
+                environment = self.environment(self.workspace.root / "nnUNet_results", place)
+                log = self.workspace.root / f"{dataset.name}.log"
+                self.processes.call(command, environment, log, lock, place.cores)
 
             if planner == SWINFUSE_PLANNER:
                 # Looks for shared data itself.
@@ -147,7 +150,24 @@ class Preparation:
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
             write_json(record, {**done, name: identifier})
 
-    def pretrain(self, run: PretrainingRun) -> None:
+    def pretrained(self) -> list[str]:
+        """Names of the experiment's pretrainings that are done."""
+        runs = self.experiment.pretraining_runs
+        return [run.name for run in runs if (self.workspace.pretraining(run) / ENCODER).is_file()]
+
+    def check(self, runs: Iterable[PretrainingRun]) -> None:
+        """Refuses pretrainings that would fail, or whose encoders were pretrained in another way, before any begins.
+
+        Raises:
+            BenchmarkError: naming what differs, or what is missing.
+        """
+        records = [self.workspace.pretraining(run) / ENCODER for run in runs]
+        for record in records:
+            self._check_pretraining(record)
+        if not all(record.is_file() for record in records):
+            self._collection()
+
+    def pretrain(self, run: PretrainingRun, place: Place) -> None:
         """The encoder of a pretraining, and which images it learnt from."""
         pretraining = self.experiment.pretraining
         assert pretraining is not None
@@ -159,17 +179,27 @@ class Preparation:
                 return
             collection, left_out = self._collection()
             command = self._pretraining_command(pretraining, run)
+            told = ""
             if left_out:
                 write_text(folder / LEFT_OUT, "".join(f"{identifier}\n" for identifier in left_out))
                 command += ["--leave_out", str(folder / LEFT_OUT)]
-                print(f"{collection.name}: {len(left_out)} patients are left out, because they are test cases")
-            steps = pretraining.steps or self._steps_in(pretraining, run, command, lock)
-            print(f"Pretraining: {run.name}, {steps} steps", flush=True)
+                told = f", without {len(left_out)} patients of {collection.name}, because they are test cases"
+
+            def call(words: Sequence[str], results: Path) -> None:
+                environment = self.environment(results, place)
+                self.processes.call([*command, *words], environment, folder / "log.txt", lock, place.cores)
+
+            steps = pretraining.steps
+            if steps is None:
+                # How many steps fit into the budget in minutes, at the speed of a few timed ones.
+                assert pretraining.minutes is not None
+                call(["--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite"], folder / "timing")
+                per_step = _training_seconds(folder / "timing") / TIMED_STEPS
+                steps = max(1, round(pretraining.minutes * 60 / per_step))
+            tqdm.write(f"Pretraining: {run.name}, {steps} steps{told}")
             results = folder / "nnUNet_results"
-            command += ["--steps", str(steps)]
             begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
-            command += ["--c"] if begun else []
-            self.processes.call(command, self.environment(results), folder / "log.txt", lock)
+            call(["--steps", str(steps), *(["--c"] if begun else [])], results)
             write_json(folder / VOLUMES, self._learnt_digests(collection, run))
             write_json(
                 record,
@@ -248,15 +278,6 @@ class Preparation:
             command += [f"--{name}", *([json.dumps(value)] if nested else map(str, values))]
         return command
 
-    def _steps_in(self, pretraining: Pretraining, run: PretrainingRun, command: list[str], lock: IO[str]) -> int:
-        """How many steps fit into the budget in minutes, at the speed of a few timed ones."""
-        assert pretraining.minutes is not None
-        folder = self.workspace.pretraining(run)
-        results = folder / "timing"
-        timed = [*command, "--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite"]
-        self.processes.call(timed, self.environment(results), folder / "log.txt", lock)
-        return max(1, round(pretraining.minutes * 60 / (_training_seconds(results) / TIMED_STEPS)))
-
     def _learnt_digests(self, collection: Collection, run: PretrainingRun) -> list[str]:
         """SHA-256 of what the volumes hold that a pretraining learns from, sorted."""
         from pretraining.collections.collection import DOMAINS
@@ -296,6 +317,16 @@ def encoder_of(experiment: Experiment, arm: Arm, seed: int, workspace: Workspace
     if not (folder / ENCODER).is_file():
         raise BenchmarkError(f"{folder / ENCODER}: missing; the pretraining {run.name} is not done")
     return {**json.loads((folder / ENCODER).read_text()), "path": str(folder / PUBLISHED_ENCODER)}
+
+
+def pretraining_seconds(workspace: Workspace, run: PretrainingRun) -> float | None:
+    """Median duration of the finished pretrainings that differ in their seed only; None when there is none."""
+    alike = []
+    for path in workspace.root.glob(f"pretraining/*/{ENCODER}"):
+        record = json.loads(path.read_text())
+        if (record["recipe"], record["settings"]) == (run.recipe, dict(run.settings)):
+            alike.append(float(record["seconds"]))
+    return statistics.median(alike) if alike else None
 
 
 def pretraining_settings(experiment: Experiment) -> Any:

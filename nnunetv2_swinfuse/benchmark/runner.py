@@ -1,13 +1,12 @@
-"""Runs an experiment: what cells share, then the cells, several at a time, as far as the budget goes."""
+"""Runs an experiment: its encoders and cells, several at a time, as far as the budget goes."""
 
 from __future__ import annotations
 
 import json
-import os
 import queue
 import time
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,19 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.benchmark.cell_run import CellRun, Place
+from nnunetv2_swinfuse.benchmark.cell_run import CellRun
 from nnunetv2_swinfuse.benchmark.cells import CASES, RESULT, Cell, Workspace, all_cells, measured_seconds, read_results
 from nnunetv2_swinfuse.benchmark.commands import Processes
-from nnunetv2_swinfuse.benchmark.experiment import Experiment
-from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset
+from nnunetv2_swinfuse.benchmark.experiment import Experiment, PretrainingRun
+from nnunetv2_swinfuse.benchmark.places import Place, share_machine, whole_machine
+from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset, pretraining_seconds
+from nnunetv2_swinfuse.benchmark.schedule import Job, Schedule
 from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits
 from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_table
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Finished = tuple[dict[str, Any], pd.DataFrame]
+Places = queue.SimpleQueue[Place]
 
 
 @dataclass
@@ -50,17 +52,15 @@ class Runner:
             self.datasets[dataset.name] = dataset
         self.splits = {name: draw_splits(experiment, name, list(d.label)) for name, d in self.datasets.items()}
         self.cells = all_cells(experiment, list(self.datasets))
+        self.preparation = Preparation(experiment, workspace, self.processes, self.test_images())
 
-    def prepare(self) -> None:
-        """Splits, plans, preprocessed data and encoders."""
+    def prepare(self, cells: Sequence[Cell]) -> None:
+        """Splits, plans and preprocessed data; refuses what the encoders of these cells cannot be pretrained on."""
         store_splits(self.workspace.results, self.splits)
-        threads = limited(len(available_cores())) if self.experiment.device == "cpu" else 0
-        preparation = Preparation(self.experiment, self.workspace, self.processes, threads, self.test_images())
         for dataset in self.datasets.values():
             for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
-                preparation.preprocess(dataset, planner)
-        for pretraining in self.experiment.pretraining_runs:
-            preparation.pretrain(pretraining)
+                self.preparation.preprocess(dataset, planner, whole_machine(self.experiment.device))
+        self.preparation.check(self._pretrainings(cells).values())
 
     def test_images(self) -> list[Path]:
         """The image files of all test cases."""
@@ -73,63 +73,58 @@ class Runner:
         }
         return list(files)
 
+    def pretrain(self, cells: Sequence[Cell]) -> None:
+        """The encoders that the cells begin with, as many at a time as there are workers.
+
+        Raises:
+            BenchmarkError: when a pretraining fails; the others are stopped.
+        """
+        runs = {run.name: run for run in self._pretrainings(cells).values()}
+        places = self._places()
+        with ThreadPoolExecutor(self.workers) as pool:
+            try:
+                for future in as_completed([pool.submit(self._work, run, places) for run in runs.values()]):
+                    future.result()
+            except BaseException:
+                self.processes.stop()
+                raise
+
     def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
-        """Runs the cells that are not done. A failed cell is reported; the others run.
+        """Runs the cells that are not done, and the pretrainings that they need.
+
+        A cell that fails is reported, or all that need a pretraining that fails; the others run.
 
         Args:
             cells: of this experiment.
-            minutes: the budget. No cell begins that would exceed it, judging by finished cells of its kind.
+            minutes: the budget. Nothing begins that would exceed it, judging by what is done and of its kind.
         """
         start = time.monotonic()
         results = read_results(self.workspace, self.cells)
         waiting = [cell for cell in cells if cell.name not in results]
         self._keep_finished()
+        schedule = Schedule(waiting, self._pretrainings(waiting), self.preparation.pretrained())
         outcome = Outcome()
-        places: queue.SimpleQueue[Place] = queue.SimpleQueue()
-        for place in self.places():
-            places.put(place)
-        seconds = measured_seconds(self.cells, results)
-        running: dict[Future[Finished], Cell] = {}
+        places = self._places()
+        running: dict[Future[Finished | None], Job] = {}
         # No bar where the output is not a terminal, which keeps the log of a cluster's job readable.
         with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
             try:
-                while waiting or running:
-                    while waiting and len(running) < self.workers:
+                while running or schedule.waiting:
+                    while len(running) < self.workers and (job := schedule.next()) is not None:
                         spent = time.monotonic() - start
-                        if minutes is not None and spent + seconds.get(waiting[0].kind, 0.0) >= minutes * 60:
-                            outcome.left, waiting = waiting, []
+                        if minutes is not None and spent + self._seconds(job, results) >= minutes * 60:
+                            outcome.left = schedule.stop()
                             break
-                        cell = waiting.pop(0)
-                        running[pool.submit(self._run_cell, cell, places)] = cell
+                        schedule.begin(job)
+                        running[pool.submit(self._work, job, places)] = job
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        cell = running.pop(future)
-                        self._note(cell, future, outcome, results)
-                        seconds = measured_seconds(self.cells, results)
-                        bar.update()
+                        self._note(running.pop(future), future, schedule, outcome, results)
+                        bar.update(len(outcome.done) + len(outcome.failed) - bar.n)
             except BaseException:
                 self.processes.stop()
                 raise
         return outcome
-
-    def places(self) -> list[Place]:
-        """One for each worker: a GPU each in turn, or a share of the cores."""
-        if self.experiment.device == "cuda":
-            gpus = visible_gpus()
-            return [Place(gpu=gpus[worker % len(gpus)] if len(gpus) > 1 else "") for worker in range(self.workers)]
-        cores = available_cores()
-        if self.workers == 1:
-            return [Place(threads=limited(len(cores)))]
-        share = max(1, len(cores) // self.workers)
-        numbers = [[cores[(worker * share + i) % len(cores)] for i in range(share)] for worker in range(self.workers)]
-        return [Place(limited(share), tuple(own)) for own in numbers]
-
-    def _run_cell(self, cell: Cell, places: queue.SimpleQueue[Place]) -> Finished:
-        place = places.get()
-        try:
-            return self.cell_run(cell).run(self.processes, place)
-        finally:
-            places.put(place)
 
     def cell_run(self, cell: Cell) -> CellRun:
         """A cell with its dataset and splits."""
@@ -140,17 +135,58 @@ class Runner:
         drawn = self.splits[cell.dataset]
         return {fold: drawn[key(cell.labels, cell.seed, fold)] for fold in (self.experiment.folds or (0,))}
 
-    def _note(self, cell: Cell, future: Future[Finished], outcome: Outcome, results: dict[str, Any]) -> None:
+    def _pretrainings(self, cells: Sequence[Cell]) -> dict[Cell, PretrainingRun]:
+        """The pretraining of each cell that needs one."""
+        runs = {cell: self.experiment.pretraining_run(self.experiment.arm(cell.arm), cell.seed) for cell in cells}
+        return {cell: run for cell, run in runs.items() if run is not None}
+
+    def _places(self) -> Places:
+        places: Places = queue.SimpleQueue()
+        for place in share_machine(self.experiment.device, self.workers):
+            places.put(place)
+        return places
+
+    def _work(self, job: Job, places: Places) -> Finished | None:
+        place = places.get()
+        try:
+            if isinstance(job, Cell):
+                return self.cell_run(job).run(self.processes, place)
+            self.preparation.pretrain(job, place)
+            return None
+        finally:
+            places.put(place)
+
+    def _seconds(self, job: Job, results: Mapping[str, Any]) -> float:
+        """How long a job takes, from those of its kind that are done; 0 when there is none."""
+        if isinstance(job, Cell):
+            return measured_seconds(self.cells, results).get(job.kind, 0.0)
+        return pretraining_seconds(self.workspace, job) or 0.0
+
+    def _note(
+        self,
+        job: Job,
+        future: Future[Finished | None],
+        schedule: Schedule,
+        outcome: Outcome,
+        results: dict[str, Any],
+    ) -> None:
+        """Keeps the result of a job that ended, or reports why it failed."""
         try:
             finished = future.result()
         except BenchmarkError as error:
-            outcome.failed[cell] = str(error)
-            tqdm.write(f"FAILED {cell.name}: {error}")
+            lost = [job] if isinstance(job, Cell) else schedule.give_up(job)
+            outcome.failed |= dict.fromkeys(lost, str(error))
+            what = job.name if isinstance(job, Cell) else f"pretraining {job.name}, which {len(lost)} cells need"
+            tqdm.write(f"FAILED {what}: {error}")
             return
-        keep(self.workspace.results, {cell.name: finished})
-        results[cell.name] = finished[0]
-        outcome.done.append(cell)
-        tqdm.write(f"done   {cell.name}: Dice {finished[0]['foreground_mean']:.3f}, {finished[0]['seconds']:.0f} s")
+        if isinstance(job, PretrainingRun):
+            schedule.pretrained(job)
+            return
+        assert finished is not None
+        keep(self.workspace.results, {job.name: finished})
+        results[job.name] = finished[0]
+        outcome.done.append(job)
+        tqdm.write(f"done   {job.name}: Dice {finished[0]['foreground_mean']:.3f}, {finished[0]['seconds']:.0f} s")
 
     def _keep_finished(self) -> None:
         """Adds cells that a killed runner had finished, but not yet added, to the kept results."""
@@ -161,32 +197,3 @@ class Runner:
             if cell.name not in kept and (folder / RESULT).is_file():
                 finished[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
         keep(self.workspace.results, finished)
-
-
-def available_cores() -> list[int]:
-    """Numbers of the cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def limited(threads: int) -> int:
-    """This number of threads, or OMP_NUM_THREADS if that is smaller."""
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(threads, int(asked)) if asked.isdigit() and int(asked) else threads
-
-
-def visible_gpus() -> list[str]:
-    """Identifiers for CUDA_VISIBLE_DEVICES.
-
-    Raises:
-        BenchmarkError: when there is none.
-    """
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    if named:
-        return named
-    import torch
-
-    if not torch.cuda.is_available():
-        raise BenchmarkError('device is cuda, but PyTorch sees no GPU here; set "device": "cpu" or -device cpu')
-    return [str(index) for index in range(torch.cuda.device_count())]

@@ -5,13 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from nnunetv2_swinfuse.benchmark.cell_run import (
-    Place,
-    change_plans,
-    installed,
-    write_script,
-)
+from nnunetv2_swinfuse.benchmark.cell_run import change_plans, installed, write_script
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .runners import make_runner

@@ -53,7 +53,7 @@ def test_the_list_shows_why_a_cell_failed(raw, tmp_path):
 
 
 def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkeypatch):
-    monkeypatch.setattr(Runner, "prepare", lambda self: None)
+    monkeypatch.setattr(Runner, "prepare", lambda self, cells: None)
     flags = ["-d", "901", "--arms", "nnunet", "resenc_m", "--labels", "3", "--test_cases", "4", "-device", "cpu"]
 
     def run(*options):
@@ -118,7 +118,7 @@ def test_a_cell_is_found_by_its_name(raw, tmp_path):
 
 
 def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
-    def interrupted(self):
+    def interrupted(self, cells):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Runner, "prepare", interrupted)

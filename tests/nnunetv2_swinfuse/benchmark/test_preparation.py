@@ -1,6 +1,7 @@
 import gzip
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ from nnunetv2_swinfuse.benchmark import preparation
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
-from nnunetv2_swinfuse.benchmark.preparation import Preparation, encoder_of, file_digests, find_dataset, seen_cases
+from nnunetv2_swinfuse.benchmark.places import Place
+from nnunetv2_swinfuse.benchmark.preparation import (
+    Preparation,
+    encoder_of,
+    file_digests,
+    find_dataset,
+    pretraining_seconds,
+    seen_cases,
+)
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .tables import DATASET, make_experiment, read_json
@@ -86,9 +95,11 @@ def prepare(tmp_path, test_cases=(), **changes):
     experiment = make_experiment(pretraining=pretraining, **changes)
     workspace = Workspace(tmp_path / "work", tmp_path / "work" / "results")
     images = [path for case in test_cases for path in find_dataset(901).images[case]]
-    prepared = Preparation(experiment, workspace, Processes(), 1, images)
+    prepared = Preparation(experiment, workspace, Processes(), images)
+    prepared.check(experiment.pretraining_runs)
     for run in experiment.pretraining_runs:
-        prepared.pretrain(run)
+        prepared.pretrain(run, Place(1))
+    assert prepared.pretrained() == [run.name for run in experiment.pretraining_runs]
     return experiment, workspace
 
 
@@ -106,6 +117,25 @@ def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw,
     for run in experiment.pretraining_runs:
         assert seen_cases(workspace.pretraining(run), digests) == expected[run.recipe]
     assert not any("--leave_out" in command for command in pretrained)
+
+
+def test_a_budget_in_minutes_becomes_the_steps_that_fit_into_it(raw, pairs, pretrained, tmp_path):
+    # Twenty timed steps take a second (see the fixture), so half a minute is 600.
+    budget = {"steps": None, "minutes": 0.5}
+    experiment, workspace = prepare(tmp_path, arms=["swinfuse"], pretraining=budget)
+    assert [option(command, "--steps") for command in pretrained] == ["20", "600"]
+    (run,) = experiment.pretraining_runs
+    assert read_json(workspace.pretraining(run) / "encoder.json")["steps"] == 600
+
+
+def test_a_pretraining_takes_as_long_as_those_of_other_seeds(raw, pairs, pretrained, tmp_path, monkeypatch):
+    seconds = iter([100.0, 300.0, 120.0])
+    monkeypatch.setattr(preparation, "_training_seconds", lambda results: next(seconds))
+    changes = {"arms": ["swinfuse"], "pretraining": {"per_seed": True}}
+    experiment, workspace = prepare(tmp_path, seeds=[0, 1, 2], **changes)
+    (run, *_) = experiment.pretraining_runs
+    assert pretraining_seconds(workspace, replace(run, seed=9)) == 120
+    assert pretraining_seconds(workspace, replace(run, settings={"feature_size": 8})) is None
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):
@@ -162,7 +192,7 @@ def test_arms_of_one_recipe_differ_in_their_own_settings(raw, pairs, pretrained,
 def test_an_encoder_of_another_pretraining_is_not_used(tmp_path):
     def prepared(**pretraining):
         experiment = make_experiment(arms=["swinfuse"], pretraining={"collections": ["Pairs"], **pretraining})
-        return Preparation(experiment, workspace, Processes(), 1)
+        return Preparation(experiment, workspace, Processes())
 
     workspace = Workspace(tmp_path, tmp_path / "results")
     first = prepared(steps=2)
@@ -172,14 +202,15 @@ def test_an_encoder_of_another_pretraining_is_not_used(tmp_path):
     del pretraining["per_seed"]
     record = {"recipe": "swinfuse", "sha256": "e", "pretraining": pretraining}
     write_json(workspace.pretraining(run) / "encoder.json", record)
-    first.pretrain(run)
+    first.check([run])
+    first.pretrain(run, Place(1))
     # The folder may have been moved: the file is where the workspace is now.
     encoder = encoder_of(first.experiment, first.experiment.arm("swinfuse"), 0, workspace)
     assert encoder["path"] == str(tmp_path / "pretraining" / "swinfuse" / "nnUNet_results" / "swinfuse" / "encoder.pth")
     with pytest.raises(
         BenchmarkError, match=r'pretrained with .*"steps": 2.*now says .*"steps": 3.*Move the folder away'
     ):
-        prepared(steps=3).pretrain(run)
+        prepared(steps=3).check([run])
 
 
 def test_an_unfinished_pretraining_is_named(tmp_path):

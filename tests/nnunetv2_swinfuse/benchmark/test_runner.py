@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.benchmark import runner as module
+from nnunetv2_swinfuse.benchmark import places
 from nnunetv2_swinfuse.benchmark.cells import RESULT, Workspace
+from nnunetv2_swinfuse.benchmark.commands import CommandError
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.preparation import Preparation
 from nnunetv2_swinfuse.benchmark.runner import Runner
+from nnunetv2_swinfuse.benchmark.splits import store_splits
 from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
 
 from .runners import make_runner
@@ -33,8 +36,8 @@ def test_a_budget_ends_between_cells_by_what_a_kind_took_before(raw, cells_run, 
     assert len(runner.run(runner.cells, minutes=2).done) == 4
 
 
-def test_workers_share_the_cores_and_run_together(raw, cells_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "available_cores", lambda: [0, 1, 2, 3])
+def test_workers_run_together_each_in_its_place(raw, cells_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "available_cores", lambda: [0, 1, 2, 3])
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     runner = make_runner(tmp_path, workers=2)
     assert len(runner.run(runner.cells).done) == 6
@@ -42,10 +45,71 @@ def test_workers_share_the_cores_and_run_together(raw, cells_run, tmp_path, monk
     assert {(place.threads, place.cores) for place in cells_run["places"]} == {(2, (0, 1)), (2, (2, 3))}
 
 
-def test_workers_get_a_gpu_each(raw, tmp_path, monkeypatch):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    places = make_runner(tmp_path, workers=4, device="cuda").places()
-    assert [place.gpu for place in places] == ["3", "5", "3", "5"]
+@pytest.fixture
+def pretrained(monkeypatch):
+    """Pretrainings write their record in place of an encoder, or fail; their names and places are returned."""
+    runs = {"names": [], "places": [], "fails": ()}
+
+    def pretrain(self, run, place):
+        runs["names"].append(run.name)
+        runs["places"].append(place)
+        if run.name in runs["fails"]:
+            raise CommandError("swinfuse_pretrain ended with status 1")
+        record = {"recipe": run.recipe, "settings": dict(run.settings), "seconds": 90.0}
+        write_json(self.workspace.pretraining(run) / "encoder.json", record)
+
+    monkeypatch.setattr(Preparation, "pretrain", pretrain)
+    return runs
+
+
+PRETRAINING = {"collections": ["Pairs"], "steps": 1, "per_seed": True}
+
+
+def test_an_encoder_is_pretrained_just_before_the_first_cell_that_needs_it(raw, cells_run, pretrained, tmp_path):
+    runner = make_runner(tmp_path, arms=["nnunet", "swinfuse", "ct"], seeds=[0, 1], pretraining=PRETRAINING)
+    log = []
+    pretrained["names"] = cells_run["names"] = log
+    assert len(runner.run(runner.cells).done) == 6
+    assert [name.split("__Dataset")[0] for name in log] == [
+        "nnunet", "swinfuse__seed_0", "swinfuse", "ct__seed_0", "ct",
+        "nnunet", "swinfuse__seed_1", "swinfuse", "ct__seed_1", "ct",
+    ]  # fmt: skip
+    # Nothing is left, so nothing is pretrained.
+    Runner(runner.experiment, runner.workspace).run(runner.cells)
+    assert len(log) == 10
+
+
+def test_cells_go_on_while_an_encoder_is_pretrained_and_it_gets_a_place(raw, cells_run, pretrained, tmp_path):
+    runner = make_runner(tmp_path, workers=2, arms=["swinfuse", "nnunet"], seeds=[0], pretraining=PRETRAINING)
+    assert len(runner.run(runner.cells).done) == 2
+    assert cells_run["names"][0].startswith("nnunet")
+    assert pretrained["places"][0].cores
+
+
+def test_a_failed_pretraining_fails_the_cells_that_need_it(raw, cells_run, pretrained, tmp_path, capsys):
+    runner = make_runner(tmp_path, arms=["swinfuse", "ct", "nnunet"], seeds=[0, 1], pretraining=PRETRAINING)
+    pretrained["fails"] = ("swinfuse__seed_1",)
+    outcome = runner.run(runner.cells)
+    assert [(cell.arm, cell.seed) for cell in outcome.failed] == [("swinfuse", 1)]
+    assert len(outcome.done) == 5
+    said = "FAILED pretraining swinfuse__seed_1, which 1 cells need: swinfuse_pretrain ended with status 1"
+    assert said in capsys.readouterr().out
+
+
+def test_no_pretraining_begins_that_would_exceed_the_budget(raw, cells_run, pretrained, tmp_path):
+    runner = make_runner(tmp_path, arms=["swinfuse"], seeds=[0, 1], pretraining=PRETRAINING)
+    # The first pretraining is not known; the second would take 90 s of 60.
+    outcome = runner.run(runner.cells, minutes=1)
+    assert (pretrained["names"], len(outcome.done), len(outcome.left)) == (["swinfuse__seed_0"], 1, 1)
+
+
+def test_encoders_alone_are_pretrained_until_one_fails(raw, pretrained, tmp_path):
+    runner = make_runner(tmp_path, arms=["swinfuse", "nnunet"], seeds=[0, 1], pretraining=PRETRAINING)
+    runner.pretrain([cell for cell in runner.cells if cell.seed == 1])
+    assert pretrained["names"] == ["swinfuse__seed_1"]
+    pretrained["fails"] = ("swinfuse__seed_0",)
+    with pytest.raises(CommandError, match="swinfuse_pretrain ended"):
+        runner.pretrain(runner.cells)
 
 
 def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, tmp_path):
@@ -54,7 +118,7 @@ def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, 
     first, second = outcome.done[:2]
     result, table = result_of(first), rows_of(first, {"Dice": np.ones(4)}, list(runner.splits_of(first)[0].test))
     other = Runner(runner.experiment, Workspace(tmp_path / "other", tmp_path / "other" / "results"))
-    module.store_splits(other.workspace.results, other.splits)
+    store_splits(other.workspace.results, other.splits)
     folder = other.workspace.cell(first)
     write_table(table, folder / "cases.csv")
     write_json(folder / RESULT, result)
