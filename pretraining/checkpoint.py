@@ -156,6 +156,7 @@ def export_encoder(
     """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
     encoder = Encoder(
         weights=model.encoder_weights(),
+        decoder_weights=model.decoder_weights(),
         settings=configuration.encoder_settings,
         strides=configuration.topology.strides,
         input_channels=1,

@@ -1,4 +1,4 @@
-"""The heads of the proxy tasks, which are discarded after pretraining."""
+"""The heads of the proxy tasks, which are discarded after pretraining, except the network's own decoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 
 # Values that one token reconstructs along an axis at most; deeper tokens cover more voxels than this.
 MAX_VALUES = 8
@@ -38,11 +40,11 @@ class LinearInpaintingHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.
 
         Args:
-            embedding: ignored; the other head takes it.
+            images, embedding: ignored; other heads take them.
             features: maps (B, C, z, y, x), finest first.
 
         Returns:
@@ -84,10 +86,11 @@ class PyramidInpaintingHead(nn.Module):
             nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
         )
 
-    def forward(self, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.
 
         Args:
+            images: ignored.
             embedding: (B, C, z, y, x), as large as the finest features.
             features: maps (B, C, z, y, x), finest first.
 
@@ -102,6 +105,47 @@ class PyramidInpaintingHead(nn.Module):
                 level = level + F.interpolate(x, size=level.shape[2:], mode="trilinear", align_corners=False)
             x = convolution(level)
         return self.voxels(x)
+
+
+class NetworkInpaintingHead(nn.Module):
+    """Reconstructs voxels with the segmentation network's own stem, skips and decoder, which are then transferred too.
+
+    Pretraining of the whole network, as nnssl does it for U-Nets (arXiv 2410.23132). The network's norms remove the
+    mean and contrast of a crop, so the reconstruction gets those of the image that the network sees.
+
+    Args:
+        network: of one image channel and one class. Its patch embedding and encoder are removed.
+    """
+
+    def __init__(self, network: SwinFUSEUNet | ResEncFUSEUNet):
+        super().__init__()
+        network.apply(network.initialize)
+        del network.patch_embed, network.encoder
+        self.network = network
+        # As in the linear head: the first reconstruction is the mean.
+        nn.init.zeros_(network.decoder.seg_layers[-1].weight)
+        nn.init.zeros_(network.decoder.seg_layers[-1].bias)
+
+    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+        """Reconstructs the voxels of crops.
+
+        Args:
+            images: the crops as the network sees them (B, 1, z, y, x).
+            embedding: ignored.
+            features: maps (B, C, z, y, x), finest first.
+
+        Returns:
+            Voxels (B, 1, z, y, x) of the crops.
+        """
+        deviation, mean = torch.std_mean(images.float(), (1, 2, 3, 4), keepdim=True)
+        return self.network.decode(images, features) * deviation + mean
+
+    def requires_grad_(self, requires_grad: bool = True) -> NetworkInpaintingHead:
+        """As of any module, but deep supervision's layers, which have no part in a reconstruction, have no gradient."""
+        super().requires_grad_(requires_grad)
+        for layer in self.network.decoder.seg_layers[:-1]:
+            layer.requires_grad_(False)
+        return self
 
 
 class RotationHead(nn.Module):

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_swinfuse.architecture.domain_invariance import PairOutput
-from nnunetv2_swinfuse.architecture.registry import build_backbone
-from nnunetv2_swinfuse.architecture.tensor_names import pretrained
+from nnunetv2_swinfuse.architecture.registry import build_backbone, build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.tensor_names import pretrained, pretrained_decoder
 from nnunetv2_swinfuse.architecture.topology import Topology, Triple, triple
 from pretraining.configuration import Configuration
-from pretraining.heads import LinearInpaintingHead, PyramidInpaintingHead, RotationHead
+from pretraining.heads import LinearInpaintingHead, NetworkInpaintingHead, PyramidInpaintingHead, RotationHead
 
 PROJECTION_FEATURES = 128
 
@@ -85,6 +85,9 @@ class PretrainingModel(nn.Module):
         self.inpainting_head: nn.Module
         if configuration.inpainting_head == "linear":
             self.inpainting_head = LinearInpaintingHead(channels, token_sizes(topology, len(channels)))
+        elif configuration.inpainting_head == "network":
+            network = build_network(plans_architecture(topology.strides, settings), 1, 1)
+            self.inpainting_head = NetworkInpaintingHead(network)
         else:
             self.inpainting_head = PyramidInpaintingHead(width, channels, width, topology.patch_stride)
         self.rotation_head = RotationHead(channels)
@@ -153,21 +156,30 @@ class PretrainingModel(nn.Module):
             tokens = {name: features[name][stage][first:].flatten(2).transpose(1, 2) for name in names}
             levels[f"stage_{stage}"] = Level(tokens, triple(joint.shape[2:]))
         joint_embedding = embedding[: len(names) * crops]
-        predictions = dict(zip(names, self._predict(joint_embedding, maps, len(names)), strict=True))
+        predictions = dict(zip(names, self._predict(images, joint_embedding, maps), strict=True))
         return Outputs(predictions, features, levels, pair, change)
 
-    def _predict(self, embedding: Tensor, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
+    def _predict(
+        self, images: Mapping[str, Tensor], embedding: Tensor, features: Sequence[Tensor]
+    ) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
         outputs = (
-            self.inpainting_head(embedding, features),
+            self.inpainting_head(torch.cat(list(images.values())), embedding, features),
             self.rotation_head(features),
             self.projection_head(pooled),
         )
-        return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
+        return [Predictions(*parts) for parts in zip(*(output.chunk(len(images)) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """The tensors that are transferred to fine-tuning, by name."""
         return pretrained(self.state_dict())
+
+    def decoder_weights(self) -> dict[str, Tensor]:
+        """The tensors after the encoder that are transferred too, by name; none without the network's own decoder."""
+        head = self.inpainting_head
+        if not isinstance(head, NetworkInpaintingHead):
+            return {}
+        return pretrained_decoder(dict(head.network.named_parameters()))
 
 
 def token_sizes(topology: Topology, stages: int) -> list[Triple]:

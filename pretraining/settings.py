@@ -20,7 +20,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 Strides = tuple[tuple[int, ...], ...]
 SecondView = Literal["single_image", "paired"]
 Partner = Literal["other_modality", "pseudo_pair"]
-InpaintingHeadKind = Literal["linear", "pyramid"]
+InpaintingHeadKind = Literal["linear", "pyramid", "network"]
 ContrastiveLoss = Literal["nt_xent", "vicreg"]
 DensityLevel = Literal["paired", "single_image", "stages"]
 DENSITY_LEVELS: tuple[DensityLevel, ...] = get_args(DensityLevel)
@@ -205,7 +205,9 @@ class Settings:
     inpainting_head: InpaintingHeadKind = field(
         default="linear",
         metadata=_about(
-            "losses", "linear: one linear layer per resolution; pyramid: convolutions that also see the embedding"
+            "losses",
+            "linear: one linear layer per resolution; pyramid: convolutions that also see the embedding; network: the "
+            "segmentation network's own stem, skips and decoder, which are then pretrained and transferred too",
         ),
     )
     visible_weight: float = field(

@@ -19,8 +19,14 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.registry import build_backbone
-from nnunetv2_swinfuse.architecture.tensor_names import ENCODER, PATCH_EMBEDDING, PRETRAINED
+from nnunetv2_swinfuse.architecture.registry import build_backbone, build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.tensor_names import (
+    DECODER_PARTS,
+    ENCODER,
+    PATCH_EMBEDDING,
+    PRETRAINED,
+    pretrained_decoder,
+)
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
 from nnunetv2_swinfuse.errors import UPGRADE
@@ -36,7 +42,7 @@ PUBLISHED = Path("swinfuse") / ENCODER_FILE
 KEYS = frozenset(
     {
         "format", "format_version", "network_weights", "weights_digest", "settings", "strides", "input_channels",
-        "spacing", "modalities", "collection", "source",
+        "spacing", "modalities", "collection", "source", "decoder_weights", "decoder_digest",
     }
 )  # fmt: skip
 # What settings and strides, read from a file that may hold anything, can raise.
@@ -53,6 +59,8 @@ class Encoder:
 
     Attributes:
         weights: CPU tensors named `patch_embed.*` and `encoder.*`.
+        decoder_weights: those of `stem.*`, `skips.*` and `decoder.*` without the segmentation layers, where the whole
+            network was pretrained; else empty.
         settings: sizes of the encoder.
         strides: stride of every stage it was pretrained with (z, y, x), the first all 1.
         input_channels: image channels it was pretrained with.
@@ -77,6 +85,7 @@ class Encoder:
     left_out: tuple[str, ...] = ()
     path: str | None = None
     sha256: str | None = None
+    decoder_weights: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
@@ -98,7 +107,12 @@ def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
         "source": encoder.source,
         **encoder.details,
     }
-    save_torch_file({**content, "weights_digest": weights_digest(content)}, path)
+    content["weights_digest"] = weights_digest(content)
+    if encoder.decoder_weights:
+        # Beside the encoder: a version that does not know it reads the encoder alone.
+        content["decoder_weights"] = _on_cpu(encoder.decoder_weights)
+        content["decoder_digest"] = tensors_digest(content["decoder_weights"])
+    save_torch_file(content, path)
 
 
 def load_encoder(path: str | os.PathLike[str]) -> Encoder:
@@ -158,6 +172,7 @@ def encoder_from_content(content: Mapping[str, Any], path: Path) -> Encoder:
         check_architecture(weights, settings, strides, input_channels)
         if content["weights_digest"] != weights_digest(content):
             raise ValueError("the weights, settings or strides have changed since the file was written")
+        decoder_weights = _decoder_weights(content, settings, strides, input_channels)
         return Encoder(
             weights=weights,
             settings=settings,
@@ -167,6 +182,7 @@ def encoder_from_content(content: Mapping[str, Any], path: Path) -> Encoder:
             details={str(name): value for name, value in content.items() if name not in KEYS},
             path=str(path),
             sha256=file_hash(path),
+            decoder_weights=decoder_weights,
         )
     except READING_ERRORS as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
@@ -183,24 +199,37 @@ def weights_digest(content: Mapping[str, Any]) -> str:
         content: content of an encoder file; `network_weights`, `settings`, `strides` and `input_channels` are read.
     """
     description = {name: content[name] for name in ("settings", "strides", "input_channels")}
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(content["network_weights"].items()):
+    return tensors_digest(content["network_weights"], json.dumps(description, sort_keys=True))
+
+
+def tensors_digest(tensors: Mapping[str, Tensor], description: str = "") -> str:
+    """SHA-256, in hexadecimal, of a description and of tensors with their names, types and shapes."""
+    digest = hashlib.sha256(description.encode())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def check_tensors(weights: Any) -> dict[str, Tensor]:
+def check_tensors(
+    weights: Any, key: str = "network_weights", prefixes: tuple[str, ...] = PRETRAINED, of: str = "encoder"
+) -> dict[str, Tensor]:
     """Accepts finite floating-point tensors only: anything else under an encoder's names is no weight.
+
+    Args:
+        weights: tensors by name.
+        key: of the file that holds them, for the message.
+        prefixes: what the names may begin with.
+        of: what has such names, for the message.
 
     Raises:
         ValueError: naming the tensor.
     """
     if not isinstance(weights, Mapping) or not weights:
-        raise ValueError("network_weights is empty or no dictionary")
+        raise ValueError(f"{key} is empty or no dictionary")
     for name, tensor in weights.items():
-        if not isinstance(name, str) or not name.startswith(PRETRAINED):
-            raise ValueError(f"network_weights holds tensors of no encoder, such as {name!r}")
+        if not isinstance(name, str) or not name.startswith(prefixes):
+            raise ValueError(f"{key} holds tensors of no {of}, such as {name!r}")
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{name} is a {type(tensor).__name__}, expected a tensor")
         if not tensor.is_floating_point() or tensor.layout != torch.strided or tensor.device.type != "cpu":
@@ -239,6 +268,26 @@ def check_architecture(
         patches, encoder = build_backbone(settings, topology, input_channels)
     shapes = {f"{PATCH_EMBEDDING}{name}": tuple(tensor.shape) for name, tensor in patches.state_dict().items()}
     shapes |= {f"{ENCODER}{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    _check_shapes(weights, shapes, "an encoder")
+
+
+def _decoder_weights(
+    content: Mapping[str, Any], settings: EncoderSettings, strides: tuple[Triple, ...], input_channels: int
+) -> dict[str, Tensor]:
+    """Stem, skips and decoder of a file; none where only the encoder was pretrained. Raises ValueError for others."""
+    if "decoder_weights" not in content:
+        return {}
+    weights = check_tensors(content["decoder_weights"], "decoder_weights", DECODER_PARTS, "decoder")
+    with torch.device("meta"):
+        network = build_network(plans_architecture(strides, settings), input_channels, 1)
+    expected = pretrained_decoder(dict(network.named_parameters()))
+    _check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()}, "a network")
+    if content["decoder_digest"] != tensors_digest(weights):
+        raise ValueError("the decoder's weights have changed since the file was written")
+    return weights
+
+
+def _check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], of: str) -> None:
     differing = [
         f"{name}: {f'shape {tuple(weights[name].shape)}' if name in weights else 'missing'}, expected shape {shape}"
         for name, shape in shapes.items()
@@ -247,8 +296,7 @@ def check_architecture(
     differing += [f"{name}: not expected" for name in weights if name not in shapes]
     if differing:
         raise ValueError(
-            f"{len(differing)} tensors are not those of an encoder with its settings and strides: "
-            + "; ".join(differing[:3])
+            f"{len(differing)} tensors are not those of {of} with its settings and strides: " + "; ".join(differing[:3])
         )
 
 

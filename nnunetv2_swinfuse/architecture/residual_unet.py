@@ -21,7 +21,8 @@ class ResEncFUSEUNet(nn.Module):
     """A U-Net on the residual encoder; all keyword arguments are JSON-serialisable and stored in plans.json.
 
     Without the module it is dynamic-network-architectures' `ResidualEncoderUNet`: the encoder's features are the skips.
-    `patch_embed` (the stem) and `encoder` are pretrained; `decoder` starts from random weights.
+    `patch_embed` (the stem) and `encoder` are pretrained; `decoder` starts from random weights, unless the whole
+    network was pretrained.
 
     Args:
         input_channels: image channels, a cascade's one-hot channels included.
@@ -83,7 +84,11 @@ class ResEncFUSEUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, z, y, x) to logits (B, num_classes, z, y, x), or a list of them, finest first."""
-        return self.decoder(self.encoder(self.patch_embed(x)))
+        return self.decode(x, self.encoder(self.patch_embed(x)))
+
+    def decode(self, x: Tensor, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """What :meth:`forward` makes of an image and its encoder's features (B, C, z, y, x), finest first."""
+        return self.decoder(features)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:
         """Elements of all feature maps for one patch (z, y, x): nnU-Net's proxy for memory."""

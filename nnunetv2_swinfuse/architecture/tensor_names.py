@@ -9,14 +9,19 @@ PATCH_EMBEDDING = "patch_embed."
 ENCODER = "encoder."
 # What pretraining gives, in every network.
 PRETRAINED = (PATCH_EMBEDDING, ENCODER)
+# What follows the encoder: pretrained only with the whole network, and without the segmentation layers.
+DECODER_PARTS = ("stem.", "skips.", "decoder.")
+SEGMENTATION_LAYERS = "decoder.seg_layers."
 DOMAIN_INVARIANCE = "encoder.domain_invariance."
 STAGES = "encoder.stages."
 MERGING = ".merging."
 BLOCKS = ".blocks."
-# What sees the image: the only tensors whose shape depends on its channels. Swin's, then the residual encoder's.
+# What sees the image: the only tensors whose shape depends on its channels. Swin's, the residual encoder's, and the
+# stem's beside Swin.
 PATCH_WEIGHT = "patch_embed.proj.weight"
 PATCH_BIAS = "patch_embed.proj.bias"
 STEM_WEIGHT = "patch_embed.convs.0.conv.weight"
+FULL_RESOLUTION_WEIGHT = "stem.convs.0.conv.weight"
 # dynamic-network-architectures registers each layer of a block by its kind and once more in a sequence.
 SECOND_NAME = ".all_modules."
 
@@ -33,6 +38,15 @@ Value = TypeVar("Value")
 def pretrained(tensors: Mapping[str, Value]) -> dict[str, Value]:
     """The tensors of the patch embedding (or stem) and the encoder."""
     return {name: tensor for name, tensor in tensors.items() if name.startswith(PRETRAINED)}
+
+
+def pretrained_decoder(tensors: Mapping[str, Value]) -> dict[str, Value]:
+    """The tensors of stem, skips and decoder without the segmentation layers: what a whole network gives besides."""
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(DECODER_PARTS) and not name.startswith(SEGMENTATION_LAYERS)
+    }
 
 
 def stage_prefix(stage: int) -> str:

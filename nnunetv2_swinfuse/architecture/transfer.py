@@ -14,12 +14,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_swinfuse.architecture.decoder_transfer import UPSAMPLING, adapt_upsampling, name_at_resolution
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.residual_transfer import adapt_kernel, name_in_network, stride_change
 from nnunetv2_swinfuse.architecture.swin_transfer import adapt_merging, adapt_patch
 from nnunetv2_swinfuse.architecture.tensor_names import (
     DOMAIN_INVARIANCE,
+    FULL_RESOLUTION_WEIGHT,
     MERGING,
     PATCH_WEIGHT,
     PRETRAINED,
@@ -49,7 +51,7 @@ class TransferReport:
         fresh: tensors of the network that keep their random initialisation.
         unused: pretrained tensors that the network has no place for: of further stages, or outside the encoder.
         network_parameters: number of parameters of the whole network.
-        pretrained_parameters: those of the network that come from the encoder.
+        pretrained_parameters: those of the network that were pretrained.
         encoder_parameters: number of parameters of the encoder, without what its file holds besides (MONAI's decoder).
         used_parameters: those of the encoder that have a place in the network.
     """
@@ -65,7 +67,7 @@ class TransferReport:
 
     @property
     def pretrained_share(self) -> float:
-        """Share of the network's parameters that come from the encoder, from 0 to 1."""
+        """Share of the network's parameters that were pretrained, from 0 to 1."""
         return self.pretrained_parameters / max(self.network_parameters, 1)
 
     @property
@@ -80,9 +82,8 @@ class TransferReport:
 
     def __str__(self) -> str:
         lines = [
-            f"Pretrained encoder: {_percent(self.pretrained_share)} of the network's "
-            f"{_millions(self.network_parameters)} parameters come from it; {_percent(self.used_share)} of its "
-            f"{_millions(self.encoder_parameters)} are used",
+            f"Pretrained: {_percent(self.pretrained_share)} of the network's {_millions(self.network_parameters)} "
+            f"parameters; {_percent(self.used_share)} of the encoder's {_millions(self.encoder_parameters)} are used",
             f"  {len(self.matched)} tensors matched, {len(self.adapted)} adapted, {len(self.fresh)} fresh, "
             f"{len(self.unused)} unused",
         ]
@@ -102,7 +103,11 @@ class Target(Protocol):
 
 
 def transfer_encoder(
-    network: Target, encoder: Encoder, image_channels: int | None = None, new_domain_invariance: bool = False
+    network: Target,
+    encoder: Encoder,
+    image_channels: int | None = None,
+    new_domain_invariance: bool = False,
+    decoder: bool = False,
 ) -> TransferReport:
     """Copies a pretrained encoder into a network, in place.
 
@@ -114,12 +119,15 @@ def transfer_encoder(
       the pretrained response. Convolutions of a residual encoder are used as they are with another stride; for
       another kernel see :mod:`residual_transfer`.
     - Stages: those that only one side has stay fresh or unused.
+    - Stem, skips and decoder, where the whole network was pretrained, by the resolution of their stages; the
+      segmentation layers are always fresh. See :mod:`decoder_transfer`.
 
     Args:
         network: the network to fill.
         encoder: the pretrained encoder.
         image_channels: how many of the network's input channels are images; all when not given.
         new_domain_invariance: accept an encoder without the Domain Invariance Module; the network's stays as it is.
+        decoder: also copy what was pretrained besides the encoder; else it is reported as unused.
 
     Returns:
         What became of every tensor: matched, adapted, fresh or unused.
@@ -138,11 +146,19 @@ def transfer_encoder(
     source = encoder.path or "the encoder"
     further = _further_stages(strides)
     _check_coverage(weights, target, source, (*further, DOMAIN_INVARIANCE) if added else further)
+    encoder_parameters = sum(weight.numel() for weight in weights.values())
+    depths = len(encoder.strides), len(network.topology.strides)
+    placed = {name: name_at_resolution(name, *depths) if decoder else None for name in encoder.decoder_weights}
+    weights |= {place: encoder.decoder_weights[name] for name, place in placed.items() if place in target}
     report = TransferReport(
         fresh=[name for name in target if name not in weights],
-        unused=[*(name for name in weights if name not in target), *encoder.left_out],
+        unused=[
+            *(name for name in weights if name not in target),
+            *(name for name, place in placed.items() if place not in target),
+            *encoder.left_out,
+        ],
         network_parameters=sum(tensor.numel() for tensor in target.values()),
-        encoder_parameters=sum(weight.numel() for weight in weights.values()),
+        encoder_parameters=encoder_parameters,
     )
     filled: dict[str, Tensor] = {}
     adapted_merging: dict[str, Tensor] = {}
@@ -161,9 +177,10 @@ def transfer_encoder(
             raise TransferError(
                 f"{name}: shape {tuple(weight.shape)} in {source}{changed}, {tuple(target[name].shape)} in the "
                 "network; both must be built with the same encoder settings"
+                + ("" if name.startswith(PRETRAINED) else ", or leave the decoder out: SWINFUSE_PRETRAINED_DECODER=0")
             )
         filled[name] = adapted
-        report.used_parameters += weight.numel()
+        report.used_parameters += weight.numel() if name.startswith(PRETRAINED) else 0
         report.pretrained_parameters += adapted.numel()
         if change:
             report.adapted[name] = change
@@ -193,12 +210,15 @@ def _adapt(
         image_channels: see :func:`transfer_encoder`.
     """
     changes: list[str] = []
-    if name in (PATCH_WEIGHT, STEM_WEIGHT):
+    if name in (PATCH_WEIGHT, STEM_WEIGHT, FULL_RESOLUTION_WEIGHT):
         channels = target.shape[1]
         weight, change = _adapt_channels(weight, channels, channels if image_channels is None else image_channels)
         changes.append(change)
     if name == PATCH_WEIGHT:
         weight, change = adapt_patch(weight, network.topology.patch_stride)
+        changes.append(change)
+    elif name.startswith(UPSAMPLING) and weight.ndim == 5:
+        weight, change = adapt_upsampling(weight, tuple(target.shape[2:]))
         changes.append(change)
     elif weight.ndim == 5:
         weight, change = adapt_kernel(weight, tuple(target.shape[2:]))

@@ -26,7 +26,8 @@ class SwinFUSEUNet(nn.Module):
     and on are Swin stages, and those beyond the Swin encoder strided convolutions. A convolution adapts each stage's
     features to its skip, and dynamic-network-architectures' `UNetDecoder` turns the skips into a segmentation.
 
-    `patch_embed` and `encoder` are pretrained; `stem`, `skips`, `bottleneck` and `decoder` start from random weights.
+    `patch_embed` and `encoder` are pretrained; `stem`, `skips`, `bottleneck` and `decoder` start from random weights,
+    unless the whole network was pretrained.
 
     Args:
         input_channels: image channels, a cascade's one-hot channels included.
@@ -114,7 +115,10 @@ class SwinFUSEUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """(B, input_channels, z, y, x) to logits (B, num_classes, z, y, x), or a list of them, finest first."""
-        features = self.encoder(self.patch_embed(x))
+        return self.decode(x, self.encoder(self.patch_embed(x)))
+
+    def decode(self, x: Tensor, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
+        """What :meth:`forward` makes of an image and its encoder's features (B, C, z, y, x), finest first."""
         skips = [self.stem(x), *(skip(feature) for skip, feature in zip(self.skips, features, strict=True))]
         for stage in self.bottleneck:
             skips.append(stage(skips[-1]))

@@ -40,6 +40,7 @@ class FineTuningSettings:
         dim_scale: factor on what the Domain Invariance Module adds to its input, when fine-tuning starts. With 0 the
             module starts as the identity and its last projection anew, at the reduced rate of its layer; a frozen
             encoder keeps the factor.
+        pretrained_decoder: 1 also takes stem, skips and decoder from an encoder file that has them, 0 starts them anew.
         linear_probe_epochs: number of epochs in which only new layers are trained; everything is trained afterwards.
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
@@ -53,6 +54,7 @@ class FineTuningSettings:
     weight_decay: float = 0.05
     layer_decay: float = 0.9
     dim_scale: float = 1.0
+    pretrained_decoder: int = 1
     linear_probe_epochs: int = 0
     warmup_epochs: int | None = None
     gradient_clip: float = 1.0
@@ -78,6 +80,8 @@ class FineTuningSettings:
                 raise SettingsError(f"{name} is {getattr(self, name)}; expected 0 or more")
         if not 0 < self.layer_decay <= 1:
             raise SettingsError(f"layer_decay is {self.layer_decay}; expected more than 0 and at most 1")
+        if self.pretrained_decoder not in (0, 1):
+            raise SettingsError(f"pretrained_decoder is {self.pretrained_decoder}; expected 0 or 1")
         if not 0 <= self.random_contrast <= 1:
             raise SettingsError(f"random_contrast is {self.random_contrast}; expected between 0 and 1")
         if not 0 <= self.drop_path_rate < 1:

@@ -136,7 +136,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         super().initialize()
         if encoder is not None:
             image_channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
-            report = transfer_encoder(unwrapped(self.network), encoder, image_channels)
+            decoder = bool(self.settings.pretrained_decoder)
+            report = transfer_encoder(unwrapped(self.network), encoder, image_channels, decoder=decoder)
             self.print_to_log_file(
                 f"SwinFUSE: encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on "
                 f"{encoder.collection.get('name', 'an unnamed collection')}"

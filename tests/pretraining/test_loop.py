@@ -47,6 +47,7 @@ def interrupt_at(monkeypatch, step, number):
         # Pictures draw no random numbers either.
         (5, signal.SIGTERM, {}, None),
         (3, signal.SIGINT, RESENC, "without_pictures"),
+        (3, signal.SIGINT, {"inpainting_head": "network"}, "without_pictures"),
     ],
 )
 def test_an_interrupted_and_resumed_run_is_bitwise_the_uninterrupted_one(

@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.encoder_file import Encoder, load_encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
+from pretraining.checkpoint import export_encoder
 from pretraining.model import PretrainingModel
 
 from .synthetic import RESENC, synthetic_batch, tiny
@@ -126,3 +127,28 @@ def test_every_encoder_tensor_has_its_place_in_the_segmentation_network(backbone
         features = network.eval().encoder(network.patch_embed(image))
     for ours, theirs in zip(features, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("changes", [{}, RESENC], ids=["swin", "resenc"])
+def test_a_network_pretrained_as_a_whole_computes_the_same_in_fine_tuning(changes, tmp_path):
+    torch.manual_seed(0)
+    configuration = tiny(inpainting_head="network", tasks=("inpainting",), drop_path_rate=0.0, **changes)
+    model = PretrainingModel(configuration).eval()
+    last = model.inpainting_head.network.decoder.seg_layers[-1]
+    torch.nn.init.normal_(last.weight)
+    export_encoder(model, configuration, {"name": "Made"}, (2.0, 2.0, 2.0), tmp_path / "encoder.pth")
+    encoder = load_encoder(tmp_path / "encoder.pth")
+    architecture = plans_architecture(configuration.strides, configuration.encoder_settings)
+    network = build_network(architecture, 1, 3).eval()
+    report = transfer_encoder(network, encoder, decoder=True)
+    assert all("seg_layers" in name for name in report.fresh)
+    network.decoder.seg_layers[-1] = last
+    images = synthetic_batch()["mr"]
+    with torch.no_grad():
+        reconstruction = model({"MR": images}).predictions["MR"].reconstruction
+        deviation, mean = torch.std_mean(images, (1, 2, 3, 4), keepdim=True)
+        torch.testing.assert_close(network(images) * deviation + mean, reconstruction, atol=1e-4, rtol=1e-4)
+
+
+def test_other_heads_are_not_transferred():
+    assert PretrainingModel(tiny()).decoder_weights() == {}

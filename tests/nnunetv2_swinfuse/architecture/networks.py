@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.tensor_names import pretrained_decoder
 
 HALVINGS = [[1, 1, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]]
 
@@ -32,6 +35,12 @@ def encoder_of(network) -> Encoder:
     }
     channels = next(network.patch_embed.parameters()).shape[1]
     return Encoder(weights, network.settings, network.topology.strides, input_channels=channels)
+
+
+def whole(network) -> Encoder:
+    """An encoder with the decoder of the same network, as after pretraining of the whole network."""
+    tensors = {name: tensor.detach().clone() for name, tensor in network.named_parameters()}
+    return replace(encoder_of(network), decoder_weights=pretrained_decoder(tensors))
 
 
 def fresh(strides, settings, input_channels=1, **kwargs):

@@ -7,7 +7,7 @@ import torch
 from nnunetv2_swinfuse.architecture.encoder_file import EncoderFileError, load_encoder, save_encoder, weights_digest
 from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 
-from .networks import HALVINGS, build, encoder_of
+from .networks import HALVINGS, build, encoder_of, whole
 
 
 @pytest.fixture
@@ -190,3 +190,53 @@ def test_a_layer_under_two_names_is_stored_once(residual_settings, tmp_path):
     read = load_encoder(tmp_path / "encoder.pth").weights
     assert torch.equal(read[name], weight)
     assert torch.equal(read[second], weight)
+
+
+@pytest.fixture
+def whole_path(tmp_path, settings):
+    path = tmp_path / "whole.pth"
+    save_encoder(whole(build(HALVINGS, settings)), path)
+    return path
+
+
+def test_a_whole_network_comes_back_beside_its_encoder(path, whole_path, settings):
+    expected = whole(build(HALVINGS, settings)).decoder_weights
+    encoder = load_encoder(whole_path)
+    assert encoder.decoder_weights.keys() == expected.keys()
+    assert all(torch.equal(encoder.decoder_weights[name], expected[name]) for name in expected)
+    # For a version that does not know decoders, the file is that of the encoder alone.
+    content, alone = (torch.load(file, weights_only=True) for file in (whole_path, path))
+    assert content["weights_digest"] == alone["weights_digest"]
+    assert load_encoder(path).decoder_weights == {}
+    assert not encoder.details
+
+
+def changed_decoder(change):
+    def spoil(path):
+        content = torch.load(path, weights_only=True)
+        save_torch_file({**content, "decoder_weights": change(content["decoder_weights"])}, path)
+
+    return spoil
+
+
+STEM = "stem.convs.0.conv.bias"
+BAD_DECODERS = {
+    "changed": (changed_decoder(lambda w: {**w, STEM: w[STEM] + 1}), "decoder's weights have changed"),
+    "not finite": (changed_decoder(lambda w: {**w, STEM: w[STEM] / 0}), f"{STEM} holds values that are not finite"),
+    "lacks one": (changed_decoder(lambda w: {n: t for n, t in w.items() if n != STEM}), f"{STEM}: missing"),
+    "of an encoder": (
+        changed_decoder(lambda w: {**w, "encoder.x": w[STEM]}),
+        "decoder_weights holds tensors of no dec",
+    ),
+    "segmentation layer": (
+        changed_decoder(lambda w: {**w, "decoder.seg_layers.0.bias": w[STEM]}),
+        "decoder.seg_layers.0.bias: not expected",
+    ),
+}
+
+
+@pytest.mark.parametrize(("spoil", "message"), BAD_DECODERS.values(), ids=BAD_DECODERS)
+def test_a_decoder_that_is_not_the_files_is_refused(whole_path, spoil, message):
+    spoil(whole_path)
+    with pytest.raises(EncoderFileError, match=message):
+        load_encoder(whole_path)

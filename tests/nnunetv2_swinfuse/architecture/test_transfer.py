@@ -7,7 +7,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.transfer import TransferError, transfer_encoder
 
-from .networks import HALVINGS, build, encoder_of, features, fresh
+from .networks import HALVINGS, build, encoder_of, features, fresh, whole
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_report_has_the_shares_of_both_sides(encoder, settings):
     assert (
         f"{100 * report.pretrained_share:.1f} % of the network's {numel(network.parameters()) / 1e6:.2f} mill" in first
     )
-    assert f"{100 * report.used_share:.1f} % of its" in first
+    assert f"{100 * report.used_share:.1f} % of the encoder's" in first
     assert not report.little_used
     assert "unused: encoder stage 1 (" in str(report)
 
@@ -196,3 +196,72 @@ def test_the_message_on_shapes_compares_what_was_compared(encoder, settings):
     )
     with pytest.raises(TransferError, match=message):
         transfer_encoder(fresh(strides, settings), invalid)
+
+
+def with_segmentation_layers_of(network, other):
+    network.decoder.seg_layers.load_state_dict(other.decoder.seg_layers.state_dict())
+    return network
+
+
+def test_a_whole_network_computes_the_same_but_for_its_segmentation_layers(settings):
+    pretrained, network = build(HALVINGS, settings), fresh(HALVINGS, settings)
+    report = transfer_encoder(network, whole(pretrained), decoder=True)
+    assert {name.rsplit(".", 2)[0] for name in report.fresh} == {"decoder.seg_layers"}
+    assert not report.unused
+    counted = sum(p.numel() for n, p in network.named_parameters() if "seg_layers" not in n)
+    assert report.pretrained_parameters == counted
+    assert report.used_share == 1
+    image = torch.randn(2, 1, 16, 16, 16)
+    with torch.no_grad():
+        expected = pretrained.eval()(image)
+        torch.testing.assert_close(with_segmentation_layers_of(network, pretrained).eval()(image), expected)
+
+
+def test_a_pretrained_decoder_is_reported_where_it_is_left_out(settings):
+    network = fresh(HALVINGS, settings)
+    encoder = whole(build(HALVINGS, settings))
+    report = transfer_encoder(network, encoder)
+    assert report.unused == list(encoder.decoder_weights)
+    assert "unused: stem at full resolution (8), skip convolutions (12), decoder (" in str(report)
+    assert all((p == 0.123).all() for n, p in network.named_parameters() if n.startswith(("stem.", "decoder.")))
+
+
+@pytest.mark.parametrize("depths", [(4, 5), (5, 4)])
+def test_a_decoder_keeps_its_resolutions_in_a_deeper_or_shallower_network(depths, settings):
+    strides = [[1, 1, 1], *[[2, 2, 2]] * 4]
+    settings = replace(settings, depths=(1, 1, 1), num_heads=(1, 2, 4))
+    pretrained, network = (build(strides[:depth], settings) for depth in depths)
+    fine = [dict(side.decoder.stages[-1].named_parameters()) for side in (pretrained, network)]
+    assert not torch.equal(fine[0]["convs.0.conv.weight"], fine[1]["convs.0.conv.weight"])
+    report = transfer_encoder(network, whole(pretrained), decoder=True)
+    for level in (1, 2, 3):
+        for part in ("stages", "transpconvs"):
+            ours, theirs = (getattr(side.decoder, part)[-level].state_dict() for side in (network, pretrained))
+            assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    # The deepest stage of the deeper network is fresh, or has no place.
+    deepest = [name for name in (*report.fresh, *report.unused) if ".0." in name and "decoder.stages" in name]
+    assert deepest
+    assert any(name.startswith("skips.3.") for name in (*report.fresh, *report.unused))
+
+
+def test_a_pretrained_stem_and_upsampling_fit_other_channels_kernels_and_strides(settings):
+    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    kernels = [[1, 3, 3], [3, 3, 3], [3, 3, 3], [3, 3, 3]]
+    pretrained = build(HALVINGS, settings)
+    network = fresh(strides, settings, 2, kernel_sizes=kernels)
+    report = transfer_encoder(network, whole(pretrained), decoder=True)
+    assert report.adapted["stem.convs.0.conv.weight"] == "1 to 2 image channels, kernel (3, 3, 3) to (1, 3, 3)"
+    assert report.adapted["decoder.transpconvs.2.weight"] == "stride (2, 2, 2) to (1, 2, 2)"
+    # An image that is constant along z, repeated in each channel, has the pretrained response away from the border.
+    image = torch.randn(1, 1, 1, 16, 16).expand(-1, -1, 16, -1, -1)
+    with torch.no_grad():
+        ours = network.stem.convs[0].conv(image.expand(-1, 2, -1, -1, -1))
+        theirs = pretrained.stem.convs[0].conv(image)
+    torch.testing.assert_close(ours[:, :, 8], theirs[:, :, 8])
+
+
+def test_a_decoder_of_another_width_is_refused_and_nothing_is_changed(settings):
+    network = fresh(HALVINGS, settings, stem_features=9)
+    with pytest.raises(TransferError, match=r"stem\.convs\.0.*SWINFUSE_PRETRAINED_DECODER=0"):
+        transfer_encoder(network, whole(build(HALVINGS, settings)), decoder=True)
+    assert all((parameter == 0.123).all() for parameter in network.parameters())

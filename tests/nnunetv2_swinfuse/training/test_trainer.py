@@ -84,6 +84,22 @@ def test_training_starts_from_the_pretrained_weights(published, capsys):
     assert "WARNING: only" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_network_pretrained_as_a_whole_starts_with_its_decoder_if_wanted(workshop, monkeypatch, capsys, wanted):
+    encoder = publish_encoder(workshop.encoder, whole=True)
+    if not wanted:
+        monkeypatch.setenv("SWINFUSE_PRETRAINED_DECODER", "0")
+    trainer = make_trainer()
+    trainer.initialize()
+    # The file has four stages, so the finest of its decoder is number 2.
+    finest = trainer.network.decoder.stages[-1].convs[0].conv.weight
+    assert torch.equal(finest, encoder.decoder_weights["decoder.stages.2.convs.0.conv.weight"]) == wanted
+    stem = trainer.network.stem.convs[1].conv.weight
+    assert torch.equal(stem, encoder.decoder_weights["stem.convs.1.conv.weight"]) == wanted
+    assert bool(re.search(r"unused: .*stem at full resolution", capsys.readouterr().out)) != wanted
+    assert trainer.provenance.training["pretrained_decoder"] == int(wanted)
+
+
 def test_scratch_has_the_same_network_and_other_weights(published):
     trainer = make_trainer("nnUNetTrainerSwinFUSEScratch_1epoch")
     trainer.initialize()

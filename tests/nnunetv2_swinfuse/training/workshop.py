@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, save_encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.tensor_names import pretrained_decoder
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from tests.threads import use_threads
 
@@ -103,7 +104,9 @@ def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -
     (folder / "dataset.json").write_text(json.dumps(content))
 
 
-def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS, halvings: int = 3) -> Encoder:
+def publish_encoder(
+    path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS, halvings: int = 3, whole: bool = False
+) -> Encoder:
     """An encoder of random weights, as a pretraining run would leave it, and its copy in the run's own folder."""
     torch.manual_seed(seed)
     network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings), 1, 2)
@@ -116,6 +119,7 @@ def publish_encoder(path: Path, seed: int = 0, settings: EncoderSettings = SETTI
         modalities=("CT", "MR"),
         collection={"name": "Synthetic", "hash": f"{seed:064d}"},
         source=str(source),
+        decoder_weights=pretrained_decoder(dict(network.named_parameters())) if whole else {},
     )
     save_encoder(encoder, source)
     shutil.copyfile(source, path)
