@@ -24,7 +24,7 @@ from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preset_files import preset_names, recipe_names
 from pretraining.voxel_probe.cases import load_case
 from pretraining.voxel_probe.comparison import compare_arms
-from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases
+from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases, stored_split
 from pretraining.voxel_probe.encoders import (
     RANDOM,
     FrozenEncoder,
@@ -105,6 +105,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--test", type=int, metavar="N", help="test cases; default: half of the cases, at most 40")
     parser.add_argument("--split_seed", type=int, default=0, help="seed of the split of the cases; default 0")
     parser.add_argument(
+        "--splits", type=Path, metavar="FILE",
+        help="splits.json of swinfuse_benchmark: fit on and test the cases that it fine-tunes on with --split_seed",
+    )  # fmt: skip
+    parser.add_argument(
         "--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS), help="arms without training; default: all"
     )
     parser.add_argument("--random_seeds", type=int, default=3, metavar="N", help="number of random encoders; default 3")
@@ -175,7 +179,14 @@ def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
     modalities = ModalityMap.from_words(options.modality)
     names = list(dict.fromkeys([*options.datasets, *options.test_on]))
     datasets = {name: find_dataset(name, raw_root, modalities, options.channel) for name in names}
-    splits = {dataset.name: split_cases(dataset, options.split_seed, options.test) for dataset in datasets.values()}
+    if options.splits and options.test:
+        raise InputError("--test: with --splits the test cases are those in the file; leave one of the two out")
+    splits = {
+        dataset.name: stored_split(dataset, options.splits, options.split_seed)
+        if options.splits
+        else split_cases(dataset, options.split_seed, options.test)
+        for dataset in datasets.values()
+    }
     tasks, labelled = [], {}
     for name in options.datasets:
         dataset = datasets[name]

@@ -136,6 +136,37 @@ def split_cases(dataset: LabelledDataset, seed: int, test: int | None = None) ->
     return CaseSplit(tuple(order[test:]), tuple(order[:test]))
 
 
+def stored_split(dataset: LabelledDataset, path: Path, seed: int) -> CaseSplit:
+    """The cases that `swinfuse_benchmark` fine-tunes on with a seed and tests, from its `splits.json`.
+
+    Args:
+        dataset: the labelled dataset.
+        path: the file: by dataset and `N_labels__seed_S__fold_F`, lists of names `train` and `val`. Fold 0 is used.
+        seed: seed of the comparison.
+
+    Raises:
+        InputError: for a file without splits of this dataset and seed, or with names of other cases.
+    """
+    try:
+        splits = json.loads(path.read_text())[dataset.name]
+        found = [value for key, value in splits.items() if key.endswith(f"_labels__seed_{seed}__fold_0")]
+        sets = [list(map(str, entry["train"])) for entry in sorted(found, key=lambda entry: len(entry["train"]))]
+        test = [str(name) for name in found[0]["val"]] if found else []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: no splits of {dataset.name} ({type(error).__name__}: {error}); expected the splits.json of "
+            "swinfuse_benchmark's results"
+        ) from error
+    if not sets:
+        raise InputError(f"{path}: no split of {dataset.name} with seed {seed}; it has {', '.join(splits)}")
+    # Smaller sets are subsets of larger ones.
+    order = list(dict.fromkeys(name for names in sets for name in names))
+    cases = {case.name: case for case in dataset.cases}
+    if unknown := sorted({*order, *test} - set(cases)):
+        raise InputError(f"{path}: {', '.join(unknown[:5])} are no cases of {dataset.name}")
+    return CaseSplit(tuple(cases[name] for name in order), tuple(cases[name] for name in test))
+
+
 def common_labels(first: LabelledDataset, second: LabelledDataset) -> tuple[LabelKey, ...]:
     """The labels that both datasets have, in the order of the first; raises InputError if there are none."""
     others = {label_key(name) for name in second.labels.values()}

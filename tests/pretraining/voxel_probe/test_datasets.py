@@ -4,7 +4,14 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.modalities import ModalityMap
-from pretraining.voxel_probe.datasets import check_numbers, common_labels, find_dataset, label_key, split_cases
+from pretraining.voxel_probe.datasets import (
+    check_numbers,
+    common_labels,
+    find_dataset,
+    label_key,
+    split_cases,
+    stored_split,
+)
 
 from . import synthetic_labelled as synthetic
 
@@ -30,6 +37,29 @@ def test_splits_depend_on_the_seed_and_test_cases_not_on_the_number_of_labelled_
     assert len(first.test) == len(first.labelled) == 10
     assert not set(first.test) & set(first.labelled)
     assert split_cases(synthetic.dataset(cases=100), 0).test.__len__() == 40
+
+
+def test_cases_of_a_comparison_are_those_that_it_fine_tunes_on(tmp_path):
+    data = synthetic.dataset(cases=6)
+    names = [case.name for case in data.cases]
+    few, more, test = [names[4], names[1]], [names[0], names[1], names[4]], names[2:4]
+    splits = {
+        "4_labels__seed_0__fold_0": {"train": names[:4], "val": names[4:]},
+        "3_labels__seed_7__fold_0": {"train": more, "val": test},
+        "2_labels__seed_7__fold_0": {"train": few, "val": test},
+    }
+    path = tmp_path / "splits.json"
+    path.write_text(json.dumps({data.name: splits}))
+    split = stored_split(data, path, 7)
+    # The first two are the smaller set.
+    assert [case.name for case in split.labelled] == [*few, names[0]]
+    assert [case.name for case in split.test] == test
+    with pytest.raises(InputError, match=f"no split of {data.name} with seed 3; it has 4_labels__seed_0__fold_0, "):
+        stored_split(data, path, 3)
+    with pytest.raises(InputError, match=r"splits.json: no splits of Dataset502_Other \(KeyError"):
+        stored_split(synthetic.dataset("Dataset502_Other"), path, 7)
+    with pytest.raises(InputError, match=f"{names[3]}, {names[4]} are no cases of"):
+        stored_split(synthetic.dataset(cases=3), path, 7)
 
 
 def test_impossible_numbers_are_refused():
