@@ -17,6 +17,8 @@ from pretraining.configuration import Configuration
 from pretraining.heads import LinearInpaintingHead, NetworkInpaintingHead, PyramidInpaintingHead, RotationHead
 
 PROJECTION_FEATURES = 128
+# Where the model has the stem, skips and decoder of a segmentation network.
+NETWORK_HEAD = "inpainting_head.network."
 
 
 class Predictions(NamedTuple):

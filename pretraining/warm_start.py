@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+
+from torch import nn
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.transfer import TransferError, TransferReport, transfer_encoder
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration
-from pretraining.model import PretrainingModel
+from pretraining.model import NETWORK_HEAD, PretrainingModel
 
 
 def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder | None]:
@@ -54,6 +57,18 @@ def load_initial(configuration: Configuration) -> tuple[Configuration, Encoder |
     return adapted, encoder
 
 
+class _NamedAsNetwork:
+    """The model with the names of a segmentation network, whose decoder is its inpainting head where it has one."""
+
+    def __init__(self, model: PretrainingModel):
+        self.settings, self.topology = model.settings, model.topology
+        self._model = model
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        for name, parameter in self._model.named_parameters():
+            yield name.removeprefix(NETWORK_HEAD), parameter
+
+
 def initialize(model: PretrainingModel, encoder: Encoder) -> TransferReport:
     """Copies the encoder into a new model, in place.
 
@@ -64,7 +79,7 @@ def initialize(model: PretrainingModel, encoder: Encoder) -> TransferReport:
         InputError: when the encoder does not fit the model.
     """
     try:
-        report = transfer_encoder(model, encoder, new_domain_invariance=True)
+        report = transfer_encoder(_NamedAsNetwork(model), encoder, new_domain_invariance=True, decoder=True)
     except TransferError as error:
         raise InputError(f"init_from: {error}") from error
     module = model.encoder.domain_invariance

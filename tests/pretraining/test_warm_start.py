@@ -7,7 +7,7 @@ import torch
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import export_encoder
-from pretraining.model import PretrainingModel
+from pretraining.model import NETWORK_HEAD, PretrainingModel
 from pretraining.warm_start import initialize, load_initial
 
 from .synthetic import RESENC, tiny
@@ -52,7 +52,7 @@ def test_begins_with_monais_features_where_the_module_is_new(monai_file, monkeyp
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("backbone", [{}, RESENC])
+@pytest.mark.parametrize("backbone", [{}, RESENC, {"inpainting_head": "network"}])
 def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
     configuration = tiny(**backbone)
     torch.manual_seed(2)
@@ -66,7 +66,18 @@ def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
     assert not report.adapted
     weights = model.state_dict()
     assert all(torch.equal(weights[name], tensor) for name, tensor in trained.encoder_weights().items())
+    # A decoder is continued too; the layer after it starts as always.
+    assert all(torch.equal(weights[NETWORK_HEAD + name], tensor) for name, tensor in trained.decoder_weights().items())
+    assert not report.unused
     assert weights["encoder.domain_invariance.proj.weight"].any()
+
+
+def test_a_decoder_without_a_place_is_reported(tmp_path):
+    configuration = tiny(inpainting_head="network")
+    trained = PretrainingModel(configuration)
+    export_encoder(trained, configuration, {"name": "Synthetic"}, (1.0, 1.0, 1.0), tmp_path / "encoder.pth")
+    configuration, encoder = load_initial(tiny(init_from=str(tmp_path / "encoder.pth")))
+    assert initialize(PretrainingModel(configuration), encoder).unused == list(trained.decoder_weights())
 
 
 def test_other_sizes_are_listed_with_the_options_that_take_them(monai_file):
