@@ -123,6 +123,12 @@ class Configuration(Settings):
             f"the weight of {', '.join(self.tasks)}", 0, "more than 0 for one proxy task at least",
         )  # fmt: skip
 
+        _require(
+            self.inpainting_head != "network" or self.loss_weight("inpainting") > 0,
+            "inpainting_head", self.inpainting_head,
+            "another without the inpainting loss: the network's decoder would be published untrained",
+        )  # fmt: skip
+
     def _recipe_hint(self) -> str:
         """A hint for --backbone resenc without its recipe: the preset's sizes are those of Swin."""
         sizes_of_swin = self.backbone == "resenc" and len(self.num_heads) != 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,20 @@ from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
 
 # Values that one token reconstructs along an axis at most; deeper tokens cover more voxels than this.
 MAX_VALUES = 8
+
+
+class Crops(NamedTuple):
+    """What an inpainting head may look at besides the features.
+
+    Attributes:
+        images: the crops as the network sees them (B, 1, z, y, x).
+        cut_out: which of their voxels were cut out, bool, of the same shape; None: none of them.
+        embedding: what the encoder begins with (B, C, z, y, x), as large as the finest features.
+    """
+
+    images: Tensor
+    cut_out: Tensor | None
+    embedding: Tensor
 
 
 class LinearInpaintingHead(nn.Module):
@@ -40,11 +55,11 @@ class LinearInpaintingHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, crops: Crops, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.
 
         Args:
-            images, embedding: ignored; other heads take them.
+            crops: ignored; other heads look at them.
             features: maps (B, C, z, y, x), finest first.
 
         Returns:
@@ -86,18 +101,17 @@ class PyramidInpaintingHead(nn.Module):
             nn.Conv3d(max(width // 2, 1), 1, 3, padding=1),
         )
 
-    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, crops: Crops, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.
 
         Args:
-            images: ignored.
-            embedding: (B, C, z, y, x), as large as the finest features.
+            crops: of which the embedding is used.
             features: maps (B, C, z, y, x), finest first.
 
         Returns:
             Voxels (B, 1, z, y, x) of the crops.
         """
-        maps = (torch.cat([embedding, features[0]], 1), *features[1:])
+        maps = (torch.cat([crops.embedding, features[0]], 1), *features[1:])
         x: Tensor | None = None
         for feature, lateral, convolution in reversed(list(zip(maps, self.laterals, self.convolutions, strict=True))):
             level = lateral(feature)
@@ -111,41 +125,39 @@ class NetworkInpaintingHead(nn.Module):
     """Reconstructs voxels with the segmentation network's own stem, skips and decoder, which are then transferred too.
 
     Pretraining of the whole network, as nnssl does it for U-Nets (arXiv 2410.23132). The network's norms remove the
-    mean and contrast of a crop, so the reconstruction gets those of the image that the network sees.
+    mean and contrast of a crop, so the reconstruction gets those of its visible voxels.
 
     Args:
-        network: of one image channel and one class. Its patch embedding and encoder are removed.
+        network: of one image channel and one class. Its patch embedding and encoder are removed, and the segmentation
+            layers of deep supervision, which have no part in a reconstruction.
     """
 
     def __init__(self, network: SwinFUSEUNet | ResEncFUSEUNet):
         super().__init__()
         network.apply(network.initialize)
         del network.patch_embed, network.encoder
+        network.decoder.seg_layers = network.decoder.seg_layers[-1:]
         self.network = network
         # As in the linear head: the first reconstruction is the mean.
         nn.init.zeros_(network.decoder.seg_layers[-1].weight)
         nn.init.zeros_(network.decoder.seg_layers[-1].bias)
 
-    def forward(self, images: Tensor, embedding: Tensor, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, crops: Crops, features: Sequence[Tensor]) -> Tensor:
         """Reconstructs the voxels of crops.
 
         Args:
-            images: the crops as the network sees them (B, 1, z, y, x).
-            embedding: ignored.
+            crops: of which the images are used, and the mean and standard deviation of their visible voxels.
             features: maps (B, C, z, y, x), finest first.
 
         Returns:
             Voxels (B, 1, z, y, x) of the crops.
         """
-        deviation, mean = torch.std_mean(images.float(), (1, 2, 3, 4), keepdim=True)
-        return self.network.decode(images, features) * deviation + mean
-
-    def requires_grad_(self, requires_grad: bool = True) -> NetworkInpaintingHead:
-        """As of any module, but deep supervision's layers, which have no part in a reconstruction, have no gradient."""
-        super().requires_grad_(requires_grad)
-        for layer in self.network.decoder.seg_layers[:-1]:
-            layer.requires_grad_(False)
-        return self
+        images = crops.images.float()
+        visible = torch.ones_like(images) if crops.cut_out is None else (~crops.cut_out).float()
+        count = visible.sum((1, 2, 3, 4), keepdim=True).clamp_min(1)
+        mean = (images * visible).sum((1, 2, 3, 4), keepdim=True) / count
+        variance = ((images - mean).square() * visible).sum((1, 2, 3, 4), keepdim=True) / count
+        return self.network.decode(crops.images, features) * variance.sqrt() + mean
 
 
 class RotationHead(nn.Module):

@@ -14,7 +14,7 @@ from nnunetv2_swinfuse.architecture.registry import build_backbone, build_networ
 from nnunetv2_swinfuse.architecture.tensor_names import pretrained, pretrained_decoder
 from nnunetv2_swinfuse.architecture.topology import Topology, Triple, triple
 from pretraining.configuration import Configuration
-from pretraining.heads import LinearInpaintingHead, NetworkInpaintingHead, PyramidInpaintingHead, RotationHead
+from pretraining.heads import Crops, LinearInpaintingHead, NetworkInpaintingHead, PyramidInpaintingHead, RotationHead
 
 PROJECTION_FEATURES = 128
 # Where the model has the stem, skips and decoder of a segmentation network.
@@ -115,6 +115,7 @@ class PretrainingModel(nn.Module):
         paired_count: int = 0,
         partners: Mapping[str, Tensor] | None = None,
         need_weights: bool = False,
+        cut_out: Mapping[str, Tensor] | None = None,
     ) -> Outputs:
         """Predictions for CT and MR crops.
 
@@ -125,10 +126,12 @@ class PretrainingModel(nn.Module):
             partners: by modality, the partners of these crops (paired_count, 1, z, y, x); None where CT and MR are each
                 other's partner.
             need_weights: keep the module's attention weights in `pair`.
+            cut_out: by modality, the voxels of the crops that were cut out, bool (B, 1, z, y, x); None: none.
         """
         names = list(images)
         crops = len(images[names[0]])
-        embedding = self.patch_embed(torch.cat([*images.values(), *(partners.values() if partners else ())]))
+        all_images = torch.cat([*images.values(), *(partners.values() if partners else ())])
+        embedding = self.patch_embed(all_images)
         by_modality = dict(zip(names, embedding[: len(names) * crops].chunk(len(names)), strict=True))
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         levels: dict[str, Level] = {}
@@ -157,20 +160,22 @@ class PretrainingModel(nn.Module):
             first = paired_count if paired_count < crops else 0
             tokens = {name: features[name][stage][first:].flatten(2).transpose(1, 2) for name in names}
             levels[f"stage_{stage}"] = Level(tokens, triple(joint.shape[2:]))
-        joint_embedding = embedding[: len(names) * crops]
-        predictions = dict(zip(names, self._predict(images, joint_embedding, maps), strict=True))
+        joint = Crops(
+            all_images[: len(names) * crops],
+            torch.cat(list(cut_out.values())) if cut_out else None,
+            embedding[: len(names) * crops],
+        )
+        predictions = dict(zip(names, self._predict(joint, maps, len(names)), strict=True))
         return Outputs(predictions, features, levels, pair, change)
 
-    def _predict(
-        self, images: Mapping[str, Tensor], embedding: Tensor, features: Sequence[Tensor]
-    ) -> list[Predictions]:
+    def _predict(self, crops: Crops, features: Sequence[Tensor], modalities: int) -> list[Predictions]:
         pooled = features[-1].mean((2, 3, 4))
         outputs = (
-            self.inpainting_head(torch.cat(list(images.values())), embedding, features),
+            self.inpainting_head(crops, features),
             self.rotation_head(features),
             self.projection_head(pooled),
         )
-        return [Predictions(*parts) for parts in zip(*(output.chunk(len(images)) for output in outputs), strict=True)]
+        return [Predictions(*parts) for parts in zip(*(output.chunk(modalities) for output in outputs), strict=True)]
 
     def encoder_weights(self) -> dict[str, Tensor]:
         """The tensors that are transferred to fine-tuning, by name."""

@@ -163,11 +163,12 @@ def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tu
     partner a second time, with their partners, for the measures of pairs.
     """
     corrupted = {name: view.corrupted for name, view in views.views.items()}
+    cut_out = {name: view.mask for name, view in views.views.items()}
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         if not validation:
-            outputs = model(corrupted, views.paired_count, views.partners)
+            outputs = model(corrupted, views.paired_count, views.partners, cut_out=cut_out)
             return outputs, outputs
-        outputs = model(corrupted)
+        outputs = model(corrupted, cut_out=cut_out)
         if not views.paired_count:
             return outputs, outputs
         with_partner = {name: images[: views.paired_count] for name, images in corrupted.items()}

@@ -87,7 +87,12 @@ class ResEncFUSEUNet(nn.Module):
         return self.decode(x, self.encoder(self.patch_embed(x)))
 
     def decode(self, x: Tensor, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """What :meth:`forward` makes of an image and its encoder's features (B, C, z, y, x), finest first."""
+        """What :meth:`forward` makes of an image and its features.
+
+        Args:
+            x: the image (B, input_channels, z, y, x).
+            features: maps of the encoder (B, C, z, y, x), finest first.
+        """
         return self.decoder(features)
 
     def compute_conv_feature_map_size(self, input_size: Sequence[int]) -> np.int64:

@@ -41,7 +41,7 @@ def pretrained(tensors: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def pretrained_decoder(tensors: Mapping[str, Value]) -> dict[str, Value]:
-    """The tensors of stem, skips and decoder without the segmentation layers: what a whole network gives besides."""
+    """Stem, skips and decoder without the segmentation layers: what pretraining of the whole network adds."""
     return {
         name: tensor
         for name, tensor in tensors.items()

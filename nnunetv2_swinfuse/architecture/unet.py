@@ -118,7 +118,12 @@ class SwinFUSEUNet(nn.Module):
         return self.decode(x, self.encoder(self.patch_embed(x)))
 
     def decode(self, x: Tensor, features: Sequence[Tensor]) -> Tensor | list[Tensor]:
-        """What :meth:`forward` makes of an image and its encoder's features (B, C, z, y, x), finest first."""
+        """What :meth:`forward` makes of an image and its features.
+
+        Args:
+            x: the image (B, input_channels, z, y, x).
+            features: maps of the encoder (B, C, z, y, x), finest first.
+        """
         skips = [self.stem(x), *(skip(feature) for skip, feature in zip(self.skips, features, strict=True))]
         for stage in self.bottleneck:
             skips.append(stage(skips[-1]))

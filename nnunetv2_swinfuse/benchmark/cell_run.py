@@ -84,7 +84,7 @@ class CellRun:
             BenchmarkError: when a command fails; `failure.json` then holds the message.
         """
         # A training that outlives its killed benchmark holds the lock until it ends.
-        with locked(self.folder / "lock", "Waiting for its training to end.") as lock:
+        with locked(self.folder / "lock", "Waiting for its training to end.", lambda: processes.stopped) as lock:
             (self.folder / FAILURE).unlink(missing_ok=True)
             try:
                 if not (self.folder / RESULT).is_file():
@@ -165,6 +165,7 @@ class CellRun:
             "BENCHMARK_ITERATIONS": str(length.iterations),
             "BENCHMARK_VALIDATION_ITERATIONS": str(length.validation_iterations),
             "BENCHMARK_MIRRORING": str(int(self.experiment.mirroring)),
+            "BENCHMARK_MIRRORED_TRAINING": str(int(self.experiment.mirrored_training)),
             "BENCHMARK_THREADS": str(place.threads),
             # The same numbers again: the SwinFUSE trainers record these.
             "SWINFUSE_ITERATIONS_PER_EPOCH": str(length.iterations),
@@ -213,6 +214,7 @@ class CellRun:
             "images_sha256": joined_sha256(f"{case} {digests[str(path)]}" for case in test for path in images[case]),
             "checkpoint": FINAL,
             "mirroring": self.experiment.mirroring,
+            "mirrored_training": self.experiment.mirrored_training,
             "tolerance_mm": self.experiment.tolerance_mm,
             "length": asdict(self.experiment.length),
             "settings": dict(self.experiment.settings),

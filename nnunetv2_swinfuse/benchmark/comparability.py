@@ -28,11 +28,14 @@ EQUAL_BETWEEN_ARMS = {
     "labels_sha256": "different reference labels (SHA-256 of the files)",
     "images_sha256": "different test images (SHA-256 of the files)",
     "mirroring": "different test-time augmentation",
+    "mirrored_training": "different augmentation",
     "tolerance_mm": "different tolerances of the surface Dice",
     "length": "different lengths of training",
     "settings": "different settings of fine-tuning",
     "versions": "different versions",
 }
+# Values of entries that the records of earlier versions do not have.
+BEFORE_ENTRY_EXISTED = {"mirrored_training": True}
 # Must be equal in all cells of an arm on a dataset. Value: how the entry is described.
 EQUAL_WITHIN_ARM = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
 
@@ -82,7 +85,7 @@ def reasons_against(
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
         for name, description in EQUAL_BETWEEN_ARMS.items():
-            if a.get(name) != b.get(name):
+            if a.get(name, BEFORE_ENTRY_EXISTED.get(name)) != b.get(name, BEFORE_ENTRY_EXISTED.get(name)):
                 reasons.append(
                     f"seed {one.seed}, fold {one.fold}: {description} ({_short(a.get(name))}, {_short(b.get(name))})"
                 )

@@ -131,9 +131,12 @@ class Experiment:
         folds: of nnU-Net's five-fold cross-validation; or
         test_cases: how many cases, or which, are the test split of all runs.
         configuration: of the plans.
+        spacing: target spacing of `3d_fullres` in mm, in nnU-Net's axis order; nnU-Net's own when empty.
         length: of a training.
         device: `cpu` or `cuda`.
         mirroring: whether predictions are averaged over mirrored images, as nnU-Net does by default.
+        mirrored_training: whether augmentation mirrors, as nnU-Net does by default. Without it `mirroring` is not
+            possible.
         plans: changes of every arm's plans: `patch_size`, `batch_size`, `features_per_stage` (of nnU-Net's U-Nets).
         settings: of fine-tuning, for all SwinFUSE arms (`initial_lr`...).
         pretraining: needed where an arm has a recipe.
@@ -153,9 +156,11 @@ class Experiment:
     folds: tuple[int, ...] = ()
     test_cases: int | tuple[str, ...] | None = None
     configuration: str = "3d_fullres"
+    spacing: tuple[float, ...] = ()
     length: Length = Length()
     device: Device = "cuda"
     mirroring: bool = True
+    mirrored_training: bool = True
     plans: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, float] = field(default_factory=dict)
     pretraining: Pretraining | None = None
@@ -187,6 +192,13 @@ class Experiment:
             raise BenchmarkError(f"device is {self.device!r}; expected one of {list(get_args(Device))}")
         if self.configuration.startswith("2d"):
             raise BenchmarkError("configuration 2d: SwinFUSE is a 3D network; expected one such as 3d_fullres")
+        if self.mirroring and not self.mirrored_training:
+            raise BenchmarkError("mirroring is true; expected false where mirrored_training is")
+        object.__setattr__(self, "spacing", tuple(float(distance) for distance in self.spacing))
+        if self.spacing and (len(self.spacing) != 3 or min(self.spacing) <= 0 or self.configuration != "3d_fullres"):
+            raise BenchmarkError(
+                f"spacing is {list(self.spacing)}; expected three numbers above 0 in mm, with configuration 3d_fullres"
+            )
         for plans in (self.plans, *(arm.plans for arm in self.arms)):
             _refuse_unknown("plans", plans, PLANS_CHANGES)
         for name in ("tolerance_mm", "alpha"):
@@ -241,8 +253,16 @@ class Experiment:
     @property
     def pretraining_runs(self) -> tuple[PretrainingRun, ...]:
         """The pretrainings that all runs need, each once; those of a seed before those of the next."""
-        runs = (self.pretraining_run(arm, seed) for seed in self.seeds for arm in self.arms)
-        return tuple({run.name: run for run in runs if run is not None}.values())
+        runs: dict[str, PretrainingRun] = {}
+        for seed in self.seeds:
+            for arm in self.arms:
+                run = self.pretraining_run(arm, seed)
+                if run is not None and runs.setdefault(run.name, run) != run:
+                    raise BenchmarkError(
+                        f"arm {arm.name}: its pretraining has the same name, {run.name}, as another one with other "
+                        "settings; they would share an encoder. Use values that differ in letters or digits"
+                    )
+        return tuple(runs.values())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; :func:`from_dict` reads them."""

@@ -8,13 +8,15 @@ import gzip
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 
 BLOCK = 2**20
+POLL_SECONDS = 0.2
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,19 +44,37 @@ def joined_sha256(parts: Iterable[str]) -> str:
 
 
 @contextlib.contextmanager
-def locked(path: Path, busy: str = "") -> Iterator[IO[str]]:
+def locked(path: Path, busy: str = "", stopped: Callable[[], bool] = lambda: False) -> Iterator[IO[str]]:
     """Holds an exclusive lock on a file; waits for the process that has it, and says `busy` before.
 
     Children that inherit the file keep the lock: a training that outlives the killed benchmark that started it is
     seen by the next.
+
+    Args:
+        path: of the file.
+        busy: what to say before waiting; nothing when empty.
+        stopped: whether to give up waiting. A thread is not interrupted by signals.
+
+    Raises:
+        KeyboardInterrupt: when it was stopped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(file):
             if busy:
                 print(f"{path}: held by another process. {busy}", file=sys.stderr, flush=True)
-            fcntl.flock(file, fcntl.LOCK_EX)
+            while not _lock(file):
+                if stopped():
+                    raise KeyboardInterrupt
+                time.sleep(POLL_SECONDS)
         # Closing ends this process's hold. LOCK_UN would end that of the children as well.
         yield file
+
+
+def _lock(file: IO[str]) -> bool:
+    """Locks a file unless another process has it; returns whether it did."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

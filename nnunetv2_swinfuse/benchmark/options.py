@@ -49,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--cell", metavar="NAME", help="this cell only, named as in --list; no report")
     what.add_argument("--report_only", action="store_true", help="write the report from what is done")
     what.add_argument("--slurm", action="store_true", help="write scripts for a cluster")
-    what.add_argument("--minutes", type=float, help="start only cells that should finish within this time")
+    what.add_argument(
+        "--minutes", type=float, help="start only pretrainings and cells that should finish within this time"
+    )
     what.add_argument("-num_workers", type=int, default=1, help="cells run at the same time, sharing the cores or GPUs")
     what.add_argument("--without_pictures", action="store_true", help="leave pictures of patients out of the report")
     where = parser.add_argument_group("where")

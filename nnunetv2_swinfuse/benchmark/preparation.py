@@ -6,9 +6,10 @@ import json
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -29,6 +30,8 @@ ENCODER = "encoder.json"
 # Within the folder of a pretraining.
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
+# In it, beside the data identifier of each plans: the target spacing, where it is not nnU-Net's own.
+SPACING = "spacing"
 VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
@@ -119,19 +122,30 @@ class Preparation:
         environment["nnUNet_results"] = str(results)
         return environment
 
+    def _locked(self, path: Path) -> AbstractContextManager[IO[str]]:
+        return locked(path, WAITS, lambda: self.processes.stopped)
+
     def preprocess(self, dataset: Dataset, planner: str, place: Place) -> None:
         """Plans and preprocesses with nnU-Net's commands; plans that share their data preprocess once."""
         folder = self.workspace.preprocessed / dataset.name
         configuration = self.experiment.configuration
         record = folder / PREPARED
-        with locked(self.workspace.root / f"{dataset.name}.lock", WAITS) as lock:
+        with self._locked(self.workspace.root / f"{dataset.name}.lock") as lock:
             done: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
             name = f"{PLANS[planner]} {configuration}"
+            spacing = [f"{distance:g}" for distance in self.experiment.spacing]
+            before = done.get(SPACING, "") if done else " ".join(spacing)
+            if before != " ".join(spacing):
+                raise BenchmarkError(
+                    f"{folder}: prepared at the spacing {before or 'that nnU-Net chose'}, the experiment now says "
+                    f"{' '.join(spacing) or 'that nnU-Net chooses'}. Use another output folder (-o)"
+                )
             if name in done:
                 return
             print(f"Planning and preprocessing {dataset.name} with {planner}", flush=True)
             plans = folder / f"{PLANS[planner]}.json"
             options = ["-d", str(dataset.number)]
+            target = ["-overwrite_target_spacing", *spacing] if spacing else []
             processes = ["-np", str(place.threads or min(4, os.cpu_count() or 1))]
 
             def call(*command: str) -> None:
@@ -141,16 +155,17 @@ class Preparation:
 
             if planner == SWINFUSE_PLANNER:
                 # Looks for shared data itself.
-                call("swinfuse_plan_and_preprocess", *options, "-c", configuration, "-npfp", processes[1], *processes)
+                planning = [*options, "-c", configuration, "-npfp", processes[1], *processes, *target]
+                call("swinfuse_plan_and_preprocess", *planning)
             else:
-                planning = [*options, "-pl", planner, "-npfp", processes[1], "--no_pp"]
+                planning = [*options, "-pl", planner, "-npfp", processes[1], "--no_pp", *target]
                 call("nnUNetv2_plan_and_preprocess", *planning)
             identifier = _data_identifier(plans, configuration)
             if planner != SWINFUSE_PLANNER and identifier not in done.values():
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
-            write_json(record, {**done, name: identifier})
+            write_json(record, {**done, name: identifier, **({SPACING: " ".join(spacing)} if spacing else {})})
 
-    def pretrained(self) -> list[str]:
+    def finished_pretrainings(self) -> list[str]:
         """Names of the experiment's pretrainings that are done."""
         runs = self.experiment.pretraining_runs
         return [run.name for run in runs if (self.workspace.pretraining(run) / ENCODER).is_file()]
@@ -168,11 +183,15 @@ class Preparation:
             self._collection()
 
     def pretrain(self, run: PretrainingRun, place: Place) -> None:
-        """The encoder of a pretraining, and which images it learnt from."""
+        """The encoder of a pretraining, and which images it learnt from.
+
+        Raises:
+            BenchmarkError: when the command fails, or the encoder there was pretrained in another way.
+        """
         pretraining = self.experiment.pretraining
         assert pretraining is not None
         folder = self.workspace.pretraining(run)
-        with locked(folder.parent / f"{folder.name}.lock", WAITS) as lock:
+        with self._locked(folder.parent / f"{folder.name}.lock") as lock:
             record = folder / ENCODER
             self._check_pretraining(record)
             if record.is_file():
@@ -185,21 +204,25 @@ class Preparation:
                 command += ["--leave_out", str(folder / LEFT_OUT)]
                 told = f", without {len(left_out)} patients of {collection.name}, because they are test cases"
 
-            def call(words: Sequence[str], results: Path) -> None:
+            def call(words: Sequence[str], results: Path, held: IO[str] = lock) -> None:
                 environment = self.environment(results, place)
-                self.processes.call([*command, *words], environment, folder / "log.txt", lock, place.cores)
+                self.processes.call([*command, *words], environment, folder / "log.txt", held, place.cores)
 
+            # Pretrainings run side by side; the volumes that they share are written by one of them.
+            with self._locked(self.workspace.root / "collection.lock") as whole:
+                call(["--preprocess_only"], folder / "nnUNet_results", whole)
             steps = pretraining.steps
             if steps is None:
                 # How many steps fit into the budget in minutes, at the speed of a few timed ones.
                 assert pretraining.minutes is not None
-                call(["--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite"], folder / "timing")
+                timing = ["--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite", "--train_only"]
+                call(timing, folder / "timing")
                 per_step = _training_seconds(folder / "timing") / TIMED_STEPS
                 steps = max(1, round(pretraining.minutes * 60 / per_step))
             tqdm.write(f"Pretraining: {run.name}, {steps} steps{told}")
             results = folder / "nnUNet_results"
             begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
-            call(["--steps", str(steps), *(["--c"] if begun else [])], results)
+            call(["--steps", str(steps), "--train_only", *(["--c"] if begun else [])], results)
             write_json(folder / VOLUMES, self._learnt_digests(collection, run))
             write_json(
                 record,
@@ -324,7 +347,8 @@ def pretraining_seconds(workspace: Workspace, run: PretrainingRun) -> float | No
     alike = []
     for path in workspace.root.glob(f"pretraining/*/{ENCODER}"):
         record = json.loads(path.read_text())
-        if (record["recipe"], record["settings"]) == (run.recipe, dict(run.settings)):
+        # Records of earlier versions have no settings.
+        if (record["recipe"], record.get("settings")) == (run.recipe, dict(run.settings)):
             alike.append(float(record["seconds"]))
     return statistics.median(alike) if alike else None
 
@@ -346,5 +370,7 @@ def _training_seconds(results: Path) -> float:
     from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
     from pretraining.checkpoint import CHECKPOINT
 
-    (checkpoint,) = results.glob(f"*/swinfuse__*/{CHECKPOINT}")
-    return float(map_torch_file(checkpoint)["seconds"])
+    checkpoints = list(results.glob(f"*/swinfuse__*/{CHECKPOINT}"))
+    if len(checkpoints) != 1:
+        raise BenchmarkError(f"{results}: {len(checkpoints)} runs with a checkpoint, expected 1; move others away")
+    return float(map_torch_file(checkpoints[0])["seconds"])

@@ -1,14 +1,17 @@
 """Whether the voxel probe ranks arms as fine-tuning does: `python -m nnunetv2_swinfuse.benchmark.probe_ranking`.
 
-python -m pretraining.voxel_probe ARM=RUN ... -d 510 511 --splits RESULTS/splits.json --split_seed 0 --output probe.csv
-python -m nnunetv2_swinfuse.benchmark.probe_ranking probe.csv RESULTS --same random=scratch
+    python -m pretraining.voxel_probe ARM=RUN ... -d 510 511 --labelled 4 --splits RESULTS/splits.json --output p.csv
+    python -m nnunetv2_swinfuse.benchmark.probe_ranking p.csv RESULTS --same random=scratch
+
+The first command is given once for each seed, with its encoders and `--split_seed`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -19,12 +22,16 @@ from scipy import stats
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError, errors_without_traceback
 from pretraining.markdown import markdown_table
-from pretraining.voxel_probe.results import Results, case_means, rows_by_task
+from pretraining.voxel_probe.results import Results
 
 # Up to this many arms every order is tried; beyond, random ones.
 EXACT = 7
 # Dataset and number of labelled cases.
 Task = tuple[str, str]
+# Seed and case.
+Place = tuple[int, str]
+# By task, arm and place.
+Scores = dict[Task, dict[str, dict[Place, float]]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,7 @@ class Ranking:
     Attributes:
         dataset, labels: what was learnt.
         arms: mean Dice of the probe and of fine-tuning over seeds and cases, by arm, the best of fine-tuning first.
+        places: number of seeds and cases that the means are over.
         rho: Spearman's correlation of the two orders; NaN where all arms of one side are equal.
         p: probability of such a correlation or a stronger one, of either sign, if the orders were unrelated.
     """
@@ -41,28 +49,38 @@ class Ranking:
     dataset: str
     labels: str
     arms: Mapping[str, tuple[float, float]]
+    places: int
     rho: float
     p: float
 
 
-def rank(probe: Mapping[Task, Mapping[str, float]], fine_tuned: Mapping[Task, Mapping[str, float]]) -> list[Ranking]:
+def rank(probe: Scores, fine_tuned: Scores) -> list[Ranking]:
     """Compares the orders of the arms that both have, for each dataset and number of labels that both have.
 
+    The means are over the seeds and cases that all of these arms have on both sides.
+
     Args:
-        probe, fine_tuned: mean Dice by task and arm.
+        probe, fine_tuned: Dice by task, arm, and seed and case.
 
     Raises:
-        BenchmarkError: when there is no task with three arms in common.
+        BenchmarkError: when there is no task with three arms in common, or these share no seed and case.
     """
     rankings = []
     for task in sorted(probe.keys() & fine_tuned.keys()):
-        first, second = probe[task], fine_tuned[task]
-        names = sorted(first.keys() & second.keys(), key=lambda arm: -second[arm])
+        sides = probe[task], fine_tuned[task]
+        names = sorted(sides[0].keys() & sides[1].keys())
         if len(names) < 3:
             continue
-        values = [first[name] for name in names], [second[name] for name in names]
-        arms = {name: (first[name], second[name]) for name in names}
-        rankings.append(Ranking(*task, arms, *correlation(*values)))
+        common = set.intersection(*(set(side[name]) for side in sides for name in names))
+        if not common:
+            raise BenchmarkError(
+                f"dataset {task[0]}, {task[1]} labels: no seed and case that {', '.join(names)} have in the probe "
+                "and in fine-tuning; give the probe the experiment's cases with --splits and encoders of the same seeds"
+            )
+        arms = {name: _means(common, sides[0][name], sides[1][name]) for name in names}
+        names.sort(key=lambda name: -arms[name][1])
+        rho, p = correlation(*([arms[name][side] for name in names] for side in (0, 1)))
+        rankings.append(Ranking(*task, {name: arms[name] for name in names}, len(common), rho, p))
     if not rankings:
         listings = ["; ".join(f"{d}, {n} labels: {', '.join(sorted(side[d, n]))}" for d, n in sorted(side))
                     for side in (probe, fine_tuned)]  # fmt: skip
@@ -71,6 +89,11 @@ def rank(probe: Mapping[Task, Mapping[str, float]], fine_tuned: Mapping[Task, Ma
             f"Fine-tuning: {listings[1] or 'nothing'}. Rename arms with --same PROBE=FINE_TUNED"
         )
     return rankings
+
+
+def _means(places: Collection[Place], *sides: Mapping[Place, float]) -> tuple[float, float]:
+    first, second = (fmean(side[place] for place in places) for side in sides)
+    return first, second
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -90,37 +113,51 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float,
     return float(result.statistic), float(result.pvalue)
 
 
-def probe_means(path: Path, same: Mapping[str, str]) -> dict[Task, dict[str, float]]:
-    """Mean Dice over cases, seeds and splits of the probe's arms, by task.
+def probe_scores(path: Path, same: Mapping[str, str]) -> Scores:
+    """Dice of the probe, a mean over the classes, by task, arm, and seed and case.
 
     Args:
         path: table of `python -m pretraining.voxel_probe`.
         same: names of arms in fine-tuning, by that in the probe where they differ.
+
+    Raises:
+        InputError: for a missing table, or one whose arms get the same name.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such table; make it with python -m pretraining.voxel_probe ... --output {path}")
-    means: dict[Task, dict[str, list[float]]] = {}
-    for key, rows in rows_by_task(Results(path).rows).items():
-        if key.dataset != key.tested_on:
-            continue
-        for arm in {row.key.arm for row in rows}:
-            values = case_means([row for row in rows if row.key.arm == arm], "dice")
-            of_arm = means.setdefault((key.dataset, str(key.labelled)), {}).setdefault(same.get(arm, arm), [])
-            of_arm.append(fmean(fmean(by_seed.values()) for by_seed in values.values()))
-    return {task: {arm: fmean(values) for arm, values in arms.items()} for task, arms in means.items()}
+    by_place: dict[tuple[str, str, str, int, str], list[float]] = defaultdict(list)
+    rows = [row for row in Results(path).rows if row.metric == "dice" and row.key.dataset == row.key.tested_on]
+    arms = {row.key.arm for row in rows}
+    taken = [name for name in arms if name in same.values() and same.get(name, name) == name]
+    if taken or len(set(same.values())) < len(same):
+        raise InputError(f"--same: two arms of {path} would be called {taken[0] if taken else 'the same'}")
+    for row in rows:
+        key = row.key
+        by_place[key.dataset, str(key.labelled), same.get(key.arm, key.arm), key.seed, row.case].append(row.value)
+    return _by_task({place: fmean(values) for place, values in by_place.items()})
 
 
-def fine_tuned_means(results: Path) -> dict[Task, dict[str, float]]:
-    """Mean Dice over cases, classes and seeds of an experiment's arms, by task; the dataset is its number."""
+def fine_tuned_scores(results: Path) -> Scores:
+    """Dice of an experiment, a mean over the classes, by task, arm, and seed and case; the dataset is its number.
+
+    Raises:
+        BenchmarkError: when no cell is finished.
+    """
     table = read_rows(results)
-    table = table[table["metric"] == "Dice"]
+    table = table[(table["metric"] == "Dice") & table["value"].notna()]
     if table.empty:
         raise BenchmarkError(f"{results}: no finished cell; expected the results folder of swinfuse_benchmark")
-    means: dict[Task, dict[str, float]] = {}
-    for (dataset, labels, arm), rows in table.groupby(["dataset", "labels", "arm"]):
-        number = str(dataset).removeprefix("Dataset")[:3]
-        means.setdefault((number, str(labels)), {})[str(arm)] = float(rows["value"].mean())
-    return means
+    table = table.assign(dataset=table["dataset"].str.extract(r"^Dataset(\d{3})_", expand=False))
+    means = table.groupby(["dataset", "labels", "arm", "seed", "case"])["value"].mean()
+    return _by_task({(str(d), str(n), str(arm), int(seed), str(case)): float(value)
+                     for (d, n, arm, seed, case), value in means.items()})  # fmt: skip
+
+
+def _by_task(values: Mapping[tuple[str, str, str, int, str], float]) -> Scores:
+    scores: Scores = defaultdict(lambda: defaultdict(dict))
+    for (dataset, labels, arm, seed, case), value in values.items():
+        scores[dataset, labels][arm][seed, case] = value
+    return scores
 
 
 def format_rankings(rankings: Sequence[Ranking]) -> str:
@@ -128,11 +165,11 @@ def format_rankings(rankings: Sequence[Ranking]) -> str:
     arms = [
         [ranking.dataset, ranking.labels, arm, *values] for ranking in rankings for arm, values in ranking.arms.items()
     ]
-    orders = [[r.dataset, r.labels, len(r.arms), r.rho, r.p] for r in rankings]
+    orders = [[r.dataset, r.labels, len(r.arms), r.places, r.rho, r.p] for r in rankings]
     return "\n\n".join(
         [
             markdown_table(["dataset", "labels", "arm", "probe, Dice", "fine-tuning, Dice"], arms),
-            markdown_table(["dataset", "labels", "arms", "Spearman's rho", "p"], orders),
+            markdown_table(["dataset", "labels", "arms", "seeds and cases", "Spearman's rho", "p"], orders),
         ]
     )
 
@@ -159,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if wrong := [words for words, pair in zip(options.same, pairs, strict=True) if len(pair) != 2]:
             raise BenchmarkError(f"--same {wrong[0]}: expected PROBE=FINE_TUNED, such as random=scratch")
         same = {pair[0]: pair[1] for pair in pairs}
-        rankings = rank(probe_means(options.probe, same), fine_tuned_means(options.results))
+        rankings = rank(probe_scores(options.probe, same), fine_tuned_scores(options.results))
         print(format_rankings(rankings))
 
 

@@ -6,7 +6,7 @@ import json
 import queue
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,25 @@ import pandas as pd
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.benchmark.cell_run import CellRun
-from nnunetv2_swinfuse.benchmark.cells import CASES, RESULT, Cell, Workspace, all_cells, measured_seconds, read_results
+from nnunetv2_swinfuse.benchmark.cells import (
+    CASES,
+    FAILURE,
+    RESULT,
+    Cell,
+    Workspace,
+    all_cells,
+    measured_seconds,
+    read_results,
+)
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, PretrainingRun
+from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.places import Place, share_machine, whole_machine
 from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset, pretraining_seconds
 from nnunetv2_swinfuse.benchmark.schedule import Job, Schedule
 from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits
 from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_table
-from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.errors import BenchmarkError, SwinFUSEError
 
 Finished = tuple[dict[str, Any], pd.DataFrame]
 Places = queue.SimpleQueue[Place]
@@ -77,53 +87,65 @@ class Runner:
         """The encoders that the cells begin with, as many at a time as there are workers.
 
         Raises:
-            BenchmarkError: when a pretraining fails; the others are stopped.
+            BenchmarkError: when one fails or several do, after the others have ended.
         """
         runs = {run.name: run for run in self._pretrainings(cells).values()}
+        if not runs:
+            return
         places = self._places()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
-                for future in as_completed([pool.submit(self._work, run, places) for run in runs.values()]):
-                    future.result()
+                futures = [pool.submit(self._run_job, run, places) for run in runs.values()]
+                wait(futures)
             except BaseException:
                 self.processes.stop()
                 raise
+        errors = [error for future in futures if (error := future.exception())]
+        if errors:
+            unexpected = [error for error in errors if not isinstance(error, SwinFUSEError)]
+            raise unexpected[0] if unexpected else BenchmarkError("\n".join(map(str, errors)))
 
     def run(self, cells: Sequence[Cell], minutes: float | None = None) -> Outcome:
         """Runs the cells that are not done, and the pretrainings that they need.
 
-        A cell that fails is reported, or all that need a pretraining that fails; the others run.
+        Failed cells are reported and the others run; if a pretraining fails, so do all cells that need it.
 
         Args:
             cells: of this experiment.
-            minutes: the budget. Nothing begins that would exceed it, judging by what is done and of its kind.
+            minutes: the budget. Nothing begins that would exceed it, as estimated from finished jobs of the same kind,
+                except the first job of a session: one that is longer than the budget would never begin.
         """
         start = time.monotonic()
         results = read_results(self.workspace, self.cells)
         waiting = [cell for cell in cells if cell.name not in results]
         self._keep_finished()
-        schedule = Schedule(waiting, self._pretrainings(waiting), self.preparation.pretrained())
+        schedule = Schedule(waiting, self._pretrainings(waiting), self.preparation.finished_pretrainings())
         outcome = Outcome()
         places = self._places()
         running: dict[Future[Finished | None], Job] = {}
+        begun = 0
+
+        def fits(job: Job) -> bool:
+            spent = time.monotonic() - start
+            return minutes is None or not begun or spent + self._seconds(job, results) < minutes * 60
+
         # No bar where the output is not a terminal, which keeps the log of a cluster's job readable.
         with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
             try:
-                while running or schedule.waiting:
-                    while len(running) < self.workers and (job := schedule.next()) is not None:
-                        spent = time.monotonic() - start
-                        if minutes is not None and spent + self._seconds(job, results) >= minutes * 60:
-                            outcome.left = schedule.stop()
-                            break
-                        schedule.begin(job)
-                        running[pool.submit(self._work, job, places)] = job
+                while True:
+                    while len(running) < self.workers and (job := schedule.take(fits)) is not None:
+                        running[pool.submit(self._run_job, job, places)] = job
+                        begun += 1
+                    if not running:
+                        break
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
-                        self._note(running.pop(future), future, schedule, outcome, results)
+                        self._record_end(running.pop(future), future, schedule, outcome, results)
                         bar.update(len(outcome.done) + len(outcome.failed) - bar.n)
             except BaseException:
                 self.processes.stop()
                 raise
+        outcome.left = schedule.waiting
         return outcome
 
     def cell_run(self, cell: Cell) -> CellRun:
@@ -146,7 +168,7 @@ class Runner:
             places.put(place)
         return places
 
-    def _work(self, job: Job, places: Places) -> Finished | None:
+    def _run_job(self, job: Job, places: Places) -> Finished | None:
         place = places.get()
         try:
             if isinstance(job, Cell):
@@ -160,9 +182,10 @@ class Runner:
         """How long a job takes, from those of its kind that are done; 0 when there is none."""
         if isinstance(job, Cell):
             return measured_seconds(self.cells, results).get(job.kind, 0.0)
-        return pretraining_seconds(self.workspace, job) or 0.0
+        assert self.experiment.pretraining is not None
+        return pretraining_seconds(self.workspace, job) or 60 * (self.experiment.pretraining.minutes or 0.0)
 
-    def _note(
+    def _record_end(
         self,
         job: Job,
         future: Future[Finished | None],
@@ -173,14 +196,19 @@ class Runner:
         """Keeps the result of a job that ended, or reports why it failed."""
         try:
             finished = future.result()
-        except BenchmarkError as error:
-            lost = [job] if isinstance(job, Cell) else schedule.give_up(job)
+        except SwinFUSEError as error:
+            if isinstance(job, Cell):
+                lost, what = [job], job.name
+            else:
+                lost = schedule.give_up(job)
+                what = f"pretraining {job.name}, needed by {len(lost)} {'cell' if len(lost) == 1 else 'cells'}"
+                for cell in lost:
+                    write_json(self.workspace.cell(cell) / FAILURE, {"message": str(error)})
             outcome.failed |= dict.fromkeys(lost, str(error))
-            what = job.name if isinstance(job, Cell) else f"pretraining {job.name}, which {len(lost)} cells need"
             tqdm.write(f"FAILED {what}: {error}")
             return
         if isinstance(job, PretrainingRun):
-            schedule.pretrained(job)
+            schedule.mark_pretrained(job)
             return
         assert finished is not None
         keep(self.workspace.results, {job.name: finished})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from nnunetv2_swinfuse.benchmark.cells import Cell
 from nnunetv2_swinfuse.benchmark.experiment import PretrainingRun
@@ -11,12 +11,15 @@ Job = Cell | PretrainingRun
 
 
 class Schedule:
-    """What begins next. Cells keep their order, but one whose encoder is still being pretrained lets others pass.
+    """What begins next. Cells keep their order, but one whose encoder is not there yet lets others pass.
 
     Args:
         cells: that are not done, in the order of running.
         needs: the pretraining of each cell that needs one.
         pretrained: names of the pretrainings that are done.
+
+    Attributes:
+        waiting: cells that have not begun.
     """
 
     def __init__(
@@ -27,33 +30,31 @@ class Schedule:
         self._pretrained = set(pretrained)
         self._begun: set[str] = set()
 
-    def next(self) -> Job | None:
-        """The next job; None when there is none, or none until a running pretraining ends."""
+    def take(self, fits: Callable[[Job], bool] = lambda job: True) -> Job | None:
+        """The next job, which begins now; None when none can, or none before a running pretraining ends.
+
+        Args:
+            fits: whether there is time for a job. One that does not fit lets others pass.
+        """
         for cell in self.waiting:
             run = self._needs.get(cell)
-            if run is None or run.name in self._pretrained:
-                return cell
-            if run.name not in self._begun:
-                return run
+            job: Job = cell if run is None or run.name in self._pretrained else run
+            if isinstance(job, PretrainingRun) and job.name in self._begun:
+                continue
+            if fits(job):
+                if isinstance(job, PretrainingRun):
+                    self._begun.add(job.name)
+                else:
+                    self.waiting.remove(job)
+                return job
         return None
 
-    def begin(self, job: Job) -> None:
-        if isinstance(job, Cell):
-            self.waiting.remove(job)
-        else:
-            self._begun.add(job.name)
-
-    def pretrained(self, run: PretrainingRun) -> None:
+    def mark_pretrained(self, run: PretrainingRun) -> None:
         """The pretraining is done: its cells may begin."""
         self._pretrained.add(run.name)
 
     def give_up(self, run: PretrainingRun) -> list[Cell]:
         """The pretraining failed: returns the cells that needed it, which wait no longer."""
-        lost = [cell for cell in self.waiting if self._needs.get(cell) == run]
+        lost = [cell for cell in self.waiting if cell in self._needs and self._needs[cell].name == run.name]
         self.waiting = [cell for cell in self.waiting if cell not in lost]
         return lost
-
-    def stop(self) -> list[Cell]:
-        """Nothing more begins; returns the cells that are left."""
-        left, self.waiting = self.waiting, []
-        return left

@@ -37,6 +37,7 @@ VARIABLES = {
     "iterations": "BENCHMARK_ITERATIONS",
     "validation_iterations": "BENCHMARK_VALIDATION_ITERATIONS",
     "mirroring": "BENCHMARK_MIRRORING",
+    "mirrored_training": "BENCHMARK_MIRRORED_TRAINING",
     "threads": "BENCHMARK_THREADS",
 }
 
@@ -58,7 +59,7 @@ class SeededTraining(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008 - nnU-Net's own signature
     ):
-        values = _variables()
+        values = self.values = _variables()
         seed_generators(values["seed"])
         if values["threads"]:
             # nnUNetv2_train takes all cores, also where trainings share the machine.
@@ -68,8 +69,16 @@ class SeededTraining(nnUNetTrainer):
         self.num_epochs = values["epochs"]
         self.num_iterations_per_epoch = values["iterations"]
         self.num_val_iterations_per_epoch = values["validation_iterations"]
-        self.mirroring = bool(values["mirroring"])
         self.print_to_log_file(f"benchmark: {json.dumps(values)}")
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(  # noqa: N802 - nnU-Net's own name
+        self,
+    ) -> tuple[dict[str, tuple[float, float]], bool, Any, tuple[int, ...] | None]:
+        """As nnU-Net's, without mirroring if the experiment switches it off (as `nnUNetTrainerNoMirroring`)."""
+        rotation, dummy_2d, initial_patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.values["mirrored_training"]:
+            axes = self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch, axes
 
     def on_train_end(self) -> None:
         super().on_train_end()
@@ -85,7 +94,7 @@ class SeededTraining(nnUNetTrainer):
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """Validates as nnU-Net does, without mirroring if the experiment switches it off."""
         axes = self.inference_allowed_mirroring_axes
-        if not self.mirroring:
+        if not self.values["mirroring"]:
             self.inference_allowed_mirroring_axes = None
         with timed_passes(self.network, self.device) as seconds:
             super().perform_actual_validation(save_probabilities)

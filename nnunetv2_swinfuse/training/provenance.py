@@ -32,6 +32,7 @@ class Provenance:
             weights of MONAI.
         collection: name and hash of the collection that the encoder was pretrained on.
         pretrained_stages: how many stages of the network's encoder were pretrained.
+        pretrained_decoder: whether stem, skips and decoder came with the encoder; None where they did not.
         training: settings of fine-tuning.
         planned: what the planner estimated.
         pretrained_weights: digest of the weights that were loaded in place of the encoder, with -pretrained_weights.
@@ -45,6 +46,7 @@ class Provenance:
     encoder_source: str | None = None
     collection: Mapping[str, Any] | None = None
     pretrained_stages: int | None = None
+    pretrained_decoder: bool | None = None
     training: Mapping[str, Any] | None = None
     planned: Mapping[str, Any] | None = None
     pretrained_weights: str | None = None
@@ -72,7 +74,7 @@ class Provenance:
         return self.encoder_source or self.encoder
 
     def with_encoder(self, encoder: Encoder, architecture: Mapping[str, Any]) -> Provenance:
-        """Records the encoder that the weights come from.
+        """Records the encoder that the weights come from, and the decoder where `training` asks for it.
 
         Args:
             encoder: as it was read from its file.
@@ -85,6 +87,8 @@ class Provenance:
             encoder_source=encoder.source,
             collection=dict(encoder.collection),
             pretrained_stages=pretrained_stages(architecture, encoder),
+            pretrained_decoder=bool(encoder.decoder_weights and (self.training or {}).get("pretrained_decoder"))
+            or None,
         )
 
     def with_loaded_weights(self, digest: str) -> Provenance:
@@ -99,6 +103,7 @@ class Provenance:
             encoder_sha256=None,
             encoder_source=None,
             collection=None,
+            pretrained_decoder=None,
             pretrained_weights=digest,
         )
 

@@ -17,7 +17,7 @@ PREFIX = "SWINFUSE_"
 OTHER_VARIABLES = frozenset({ENCODER, MERGING_VARIABLE, CLAMPED_BIAS_VARIABLE})
 KINDS: dict[str, type] = {"float": float, "int": int, "int | None": int}
 # Values of settings that did not exist yet when a model was trained.
-BEFORE_SETTING_EXISTED = {"layer_decay": 1.0}
+BEFORE_SETTING_EXISTED = {"layer_decay": 1.0, "pretrained_decoder": 0}
 # Peak learning rate of trainings that start from random weights; docs/method.md has the source and what was measured.
 FROM_SCRATCH: Mapping[str, Any] = {"initial_lr": 3e-4}
 
@@ -41,7 +41,8 @@ class FineTuningSettings:
             module starts as the identity and its last projection anew, at the reduced rate of its layer; a frozen
             encoder keeps the factor.
         pretrained_decoder: 1 also takes stem, skips and decoder from an encoder file that has them, 0 starts them anew.
-        linear_probe_epochs: number of epochs in which only new layers are trained; everything is trained afterwards.
+            Either way they are trained at the full rate, like new layers.
+        linear_probe_epochs: number of epochs in which everything but the pretrained encoder is trained; afterwards all.
         warmup_epochs: epochs of linear warm-up; by default 5 % of the training, 50 at most.
         gradient_clip: largest norm of the gradient; nnU-Net's 12 comes before and does not bind.
         drop_path_rate: stochastic depth of the last Swin block, or of the last residual stage.

@@ -191,7 +191,7 @@ def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
     for name in options.datasets:
         dataset = datasets[name]
         available = len(splits[dataset.name].labelled)
-        numbers = options.labelled or sorted({min(LABELLED, available), available})
+        numbers = options.labelled or splits[dataset.name].numbers or sorted({min(LABELLED, available), available})
         check_numbers(dataset, splits[dataset.name], numbers)
         labelled[dataset.name] = tuple(sorted(set(numbers)))
         others = [datasets[other] for other in options.test_on if datasets[other].name != dataset.name]

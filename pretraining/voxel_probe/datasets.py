@@ -70,10 +70,12 @@ class CaseSplit:
     Attributes:
         labelled: cases to fit on; a probe with n labelled cases uses the first n, so that smaller sets are subsets.
         test: cases to measure on, the same for every number of labelled cases.
+        numbers: the only numbers of labelled cases to fit on; empty where all are possible.
     """
 
     labelled: tuple[LabelledCase, ...]
     test: tuple[LabelledCase, ...]
+    numbers: tuple[int, ...] = ()
 
 
 def find_dataset(name: str, raw_root: Path, modalities: ModalityMap, channel: int = 0) -> LabelledDataset:
@@ -141,7 +143,8 @@ def stored_split(dataset: LabelledDataset, path: Path, seed: int) -> CaseSplit:
 
     Args:
         dataset: the labelled dataset.
-        path: the file: by dataset and `N_labels__seed_S__fold_F`, lists of names `train` and `val`. Fold 0 is used.
+        path: the file: by dataset and `N_labels__seed_S__fold_F`, lists of names `train` and `val`, the latter the same
+            for every N. Fold 0 is used.
         seed: seed of the comparison.
 
     Raises:
@@ -164,7 +167,8 @@ def stored_split(dataset: LabelledDataset, path: Path, seed: int) -> CaseSplit:
     cases = {case.name: case for case in dataset.cases}
     if unknown := sorted({*order, *test} - set(cases)):
         raise InputError(f"{path}: {', '.join(unknown[:5])} are no cases of {dataset.name}")
-    return CaseSplit(tuple(cases[name] for name in order), tuple(cases[name] for name in test))
+    numbers = tuple(len(names) for names in sets)
+    return CaseSplit(tuple(cases[name] for name in order), tuple(cases[name] for name in test), numbers)
 
 
 def common_labels(first: LabelledDataset, second: LabelledDataset) -> tuple[LabelKey, ...]:
@@ -187,6 +191,11 @@ def label_key(name: str) -> LabelKey:
 def check_numbers(dataset: LabelledDataset, split: CaseSplit, labelled: Sequence[int]) -> None:
     """Raises InputError for numbers of labelled cases that the split does not have."""
     for number in labelled:
+        if split.numbers and number not in split.numbers:
+            raise InputError(
+                f"{dataset.name}: {number} labelled cases, but the splits are of "
+                f"{', '.join(map(str, split.numbers))}; give one of these with --labelled"
+            )
         if not 1 <= number <= len(split.labelled):
             raise InputError(
                 f"{dataset.name}: {number} labelled cases, but {len(split.labelled)} of {len(dataset.cases)} remain "

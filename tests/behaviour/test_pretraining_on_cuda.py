@@ -27,6 +27,7 @@ VARIANTS = {
     "vicreg": {"contrastive_loss": "vicreg"},
     "nt_xent": {"contrastive_loss": "nt_xent"},
     "pyramid": {"inpainting_head": "pyramid"},
+    "network": {"inpainting_head": "network"},
     "CT": {"modalities": ("CT",)},
 }
 

@@ -101,6 +101,7 @@ def test_variables_carry_seed_length_and_settings(raw, tmp_path):
         "BENCHMARK_ITERATIONS": "5",
         "BENCHMARK_VALIDATION_ITERATIONS": "6",
         "BENCHMARK_MIRRORING": "1",
+        "BENCHMARK_MIRRORED_TRAINING": "1",
         "BENCHMARK_THREADS": "3",
         "SWINFUSE_ITERATIONS_PER_EPOCH": "5",
         "SWINFUSE_VALIDATION_ITERATIONS_PER_EPOCH": "6",

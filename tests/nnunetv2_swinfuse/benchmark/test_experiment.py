@@ -29,6 +29,9 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"seeds": [-1]}, "-1 is no number"),
         ({"device": "tpu"}, r"expected one of \['cpu', 'cuda'\]"),
         ({"configuration": "2d"}, "3D network"),
+        ({"mirrored_training": False}, "mirroring is true; expected false where mirrored_training is"),
+        ({"spacing": [2, 2]}, r"spacing is \[2.0, 2.0\]; expected three numbers above 0"),
+        ({"spacing": [2, 2, 2], "configuration": "3d_lowres"}, "with configuration 3d_fullres"),
         ({"comparisons": [["nnunet", "swinfuse"]]}, "'swinfuse' is no arm of this experiment; it has nnunet, resenc_m"),
         ({"baseline": "scratch"}, "'scratch' is no arm"),
         ({"pretraining": {"collections": ["CTMR"]}}, "'steps' or as 'minutes'"),
@@ -83,3 +86,10 @@ def test_values_of_from_dict_are_not_changed():
     before = json.dumps(values)
     from_dict(values)
     assert json.dumps(values) == before
+
+
+def test_two_pretrainings_cannot_share_a_name():
+    arms = [{"name": name, "like": "swinfuse", "pretraining": {"x": x}} for name, x in (("a", 1), ("b", -1))]
+    experiment = make_experiment(arms=arms, pretraining={"collections": ["CTMR"], "steps": 1})
+    with pytest.raises(BenchmarkError, match="arm b: its pretraining has the same name, swinfuse__x_1, as another"):
+        _ = experiment.pretraining_runs

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_swinfuse.benchmark import preparation
+from nnunetv2_swinfuse.benchmark.arms import DEFAULT_PLANNER, PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
@@ -64,6 +65,52 @@ def test_files_are_known_by_what_they_hold(raw, tmp_path):
 
 
 @pytest.fixture
+def planned(monkeypatch):
+    """Commands of planning write plans in place of making them; they are returned."""
+    commands = []
+
+    def call(self, command, environment, log, keep_open=None, cores=()):
+        commands.append(list(command))
+        if "plan_and_preprocess" in command[0]:
+            plans = Path(environment["nnUNet_preprocessed"]) / DATASET / f"{PLANS[planner_of(command)]}.json"
+            write_json(plans, {"configurations": {"3d_fullres": {"data_identifier": planner_of(command)}}})
+
+    monkeypatch.setattr(Processes, "call", call)
+    return commands
+
+
+def planner_of(command):
+    return option(command, "-pl") if "-pl" in command else SWINFUSE_PLANNER
+
+
+def preprocess(tmp_path, **changes):
+    experiment = make_experiment(**changes)
+    preparation = Preparation(experiment, Workspace(tmp_path / "work", tmp_path / "results"), Processes())
+    for planner in (DEFAULT_PLANNER, SWINFUSE_PLANNER):
+        preparation.preprocess(find_dataset(901), planner, Place(1))
+
+
+def test_a_target_spacing_reaches_every_planner(raw, planned, tmp_path):
+    preprocess(tmp_path, spacing=[8, 4, 2.5])
+    planning = [command for command in planned if "plan_and_preprocess" in command[0]]
+    assert len(planning) == 2
+    for command in planning:
+        assert command[command.index("-overwrite_target_spacing") + 1 :][:3] == ["8", "4", "2.5"]
+    # Nothing is prepared twice, and nothing at another spacing beside it.
+    preprocess(tmp_path, spacing=[8, 4, 2.5])
+    assert len([command for command in planned if "plan_and_preprocess" in command[0]]) == 2
+    with pytest.raises(BenchmarkError, match=r"at the spacing 8 4 2.5, the experiment now says that nnU-"):
+        preprocess(tmp_path)
+
+
+def test_nnunets_own_spacing_is_the_default(raw, planned, tmp_path):
+    preprocess(tmp_path)
+    assert not any("-overwrite_target_spacing" in command for command in planned)
+    with pytest.raises(BenchmarkError, match="at the spacing that nnU-Net chose, the experiment now says 8 4 4"):
+        preprocess(tmp_path, spacing=[8, 4, 4])
+
+
+@pytest.fixture
 def pairs(raw):
     """A collection of two CT/MR pairs whose images are cases 0 and 5, 1 and 6 of the dataset, compressed otherwise."""
     for name, side, source in (("a", "ct", 0), ("b", "ct", 1), ("a", "mr", 5), ("b", "mr", 6)):
@@ -79,6 +126,11 @@ def pretrained(monkeypatch):
     commands = []
 
     def call(self, command, environment, log, keep_open=None, cores=()):
+        if "--preprocess_only" in command:
+            assert "--overwrite" not in command
+            return
+        # A training must not write the volumes that others read at the same time.
+        assert "--train_only" in command
         commands.append(list(command))
         encoder = Path(environment["nnUNet_results"]) / "swinfuse" / "encoder.pth"
         encoder.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +151,7 @@ def prepare(tmp_path, test_cases=(), **changes):
     prepared.check(experiment.pretraining_runs)
     for run in experiment.pretraining_runs:
         prepared.pretrain(run, Place(1))
-    assert prepared.pretrained() == [run.name for run in experiment.pretraining_runs]
+    assert prepared.finished_pretrainings() == [run.name for run in experiment.pretraining_runs]
     return experiment, workspace
 
 
@@ -136,6 +188,10 @@ def test_a_pretraining_takes_as_long_as_those_of_other_seeds(raw, pairs, pretrai
     (run, *_) = experiment.pretraining_runs
     assert pretraining_seconds(workspace, replace(run, seed=9)) == 120
     assert pretraining_seconds(workspace, replace(run, settings={"feature_size": 8})) is None
+    # Records of earlier versions have no settings.
+    record = workspace.pretraining(run) / "encoder.json"
+    write_json(record, {name: value for name, value in read_json(record).items() if name != "settings"})
+    assert pretraining_seconds(workspace, run) == 210
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.benchmark.probe_ranking import correlation, fine_tuned_means, main, probe_means, rank
+from nnunetv2_swinfuse.benchmark.probe_ranking import correlation, fine_tuned_scores, main, probe_scores, rank
 from nnunetv2_swinfuse.errors import BenchmarkError
 from pretraining.voxel_probe.results import Key, Results, Row
 
@@ -28,23 +28,52 @@ def test_many_arms_are_permuted_at_random():
     assert (rho, p) == (pytest.approx(1), pytest.approx(2 / 10000, abs=2e-4))
 
 
+def scores(values):
+    """Every arm with one value for two seeds of one case."""
+    return {task: {arm: {(seed, "x"): value for seed in (0, 1)} for arm, value in arms.items()}
+            for task, arms in values.items()}  # fmt: skip
+
+
+FINE_TUNED = {TASK: {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.1}, ("901", "all"): {"a": 0.1, "b": 0.2, "c": 0.3}}
+
+
 def test_only_tasks_and_arms_that_both_have_are_compared():
     probe = {TASK: {"a": 0.1, "b": 0.3, "c": 0.2, "only here": 1.0}, ("902", "4"): {"a": 0.1, "b": 0.2, "c": 0.3}}
-    fine_tuned = {TASK: {"a": 0.5, "b": 0.9, "c": 0.7, "d": 0.1}, ("901", "all"): {"a": 0.1, "b": 0.2, "c": 0.3}}
-    (ranking,) = rank(probe, fine_tuned)
-    assert (ranking.dataset, ranking.labels) == TASK
+    (ranking,) = rank(scores(probe), scores(FINE_TUNED))
+    assert (ranking.dataset, ranking.labels, ranking.places) == (*TASK, 2)
     assert list(ranking.arms.items()) == [("b", (0.3, 0.9)), ("c", (0.2, 0.7)), ("a", (0.1, 0.5))]
     assert ranking.rho == pytest.approx(1)
     with pytest.raises(BenchmarkError, match=r"three arms in common. Probe: 901, 4 labels: x. .*--same PROBE"):
-        rank({TASK: {"x": 0.1}}, fine_tuned)
+        rank(scores({TASK: {"x": 0.1}}), scores(FINE_TUNED))
 
 
+def test_only_seeds_and_cases_that_all_arms_have_count():
+    probe, fine_tuned = scores({TASK: {"a": 0.1, "b": 0.3, "c": 0.2}}), scores(FINE_TUNED)
+    # A seed that only one arm has, which would make it the best.
+    fine_tuned[TASK]["a"][2, "x"] = 100.0
+    probe[TASK]["c"][0, "other case"] = 100.0
+    del fine_tuned[TASK]["b"][1, "x"]
+    (ranking,) = rank(probe, fine_tuned)
+    assert (ranking.places, ranking.rho) == (1, pytest.approx(1))
+    fine_tuned[TASK]["b"] = {(0, "another"): 0.9}
+    with pytest.raises(BenchmarkError, match=r"no seed and case that a, b, c have .* --splits"):
+        rank(probe, fine_tuned)
+
+
+CASES = ("case_003", "case_004")
 ARMS = ["first", "second", "third", "scratch"]
 
 
 @pytest.fixture
 def tables(tmp_path):
     """A probe and an experiment that rank four arms in opposite orders; the probe calls the last one `random`."""
+    arms = [{"name": name, "like": "nnunet"} for name in ARMS]
+
+    def dice(cell, cases):
+        assert tuple(cases) == CASES
+        return np.full(len(cases), 0.9 - 0.1 * ARMS.index(cell.arm) + 0.1 * cell.seed)
+
+    workspace, _ = fill(make_experiment(arms=arms, labels=[4], seeds=[0, 1], test_cases=list(CASES)), tmp_path, dice)
     results, rows = Results(tmp_path / "probe.csv"), []
     for place, arm in enumerate([*ARMS[:3], "random"]):
         for seed in (0, 1):
@@ -54,25 +83,21 @@ def tables(tmp_path):
             rows += [
                 Row(Key(arm, seed, "901", tested_on, 4, seed), case, organ, metric, value + shift, "")
                 for tested_on, metric, shift in measures
-                for case in ("x", "y")
+                for case in CASES
                 for organ, value in dice.items()
             ]
     results.add(rows)
-    arms = [{"name": name, "like": "nnunet"} for name in ARMS]
-
-    def dice(cell, cases):
-        return np.full(len(cases), 0.9 - 0.1 * ARMS.index(cell.arm) + 0.1 * cell.seed)
-
-    workspace, _ = fill(make_experiment(arms=arms, labels=[4], seeds=[0, 1]), tmp_path, dice)
     return results.path, workspace.results
 
 
-def test_means_are_over_classes_cases_and_seeds(tables):
+def test_values_are_means_over_the_classes(tables):
     probe, results = tables
-    means = probe_means(probe, {"random": "scratch"})
-    assert list(means) == [TASK]
-    assert means[TASK] == pytest.approx(dict(zip(ARMS, [0.11, 0.21, 0.31, 0.41], strict=True)))
-    assert fine_tuned_means(results)[TASK] == pytest.approx(dict(zip(ARMS, [0.95, 0.85, 0.75, 0.65], strict=True)))
+    of_probe = probe_scores(probe, {"random": "scratch"})
+    assert list(of_probe) == [TASK]
+    assert of_probe[TASK]["second"] == pytest.approx({(s, c): 0.2 + 0.02 * s for s in (0, 1) for c in CASES})
+    of_cells = fine_tuned_scores(results)[TASK]
+    assert set(of_cells) == set(ARMS)
+    assert of_cells["scratch"] == pytest.approx({(s, c): 0.6 + 0.1 * s for s in (0, 1) for c in CASES})
 
 
 def test_the_command_prints_arms_and_correlation(tables, capsys):
@@ -81,7 +106,7 @@ def test_the_command_prints_arms_and_correlation(tables, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:6]] == ARMS
     # Of 24 orders, one is as strong with each sign.
-    assert [cell.strip() for cell in lines[-1].split("|")[1:-1]] == ["901", "4", "4", "-1.000", "0.083"]
+    assert [cell.strip() for cell in lines[-1].split("|")[1:-1]] == ["901", "4", "4", "4", "-1.000", "0.083"]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +114,7 @@ def test_the_command_prints_arms_and_correlation(tables, capsys):
     [
         (["--same", "random"], "--same random: expected PROBE=FINE_TUNED"),
         (["--same", "random=scratch", "first=x", "second=y"], "three arms in common"),
+        (["--same", "random=third"], "two arms of"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tables, words, message, capsys):

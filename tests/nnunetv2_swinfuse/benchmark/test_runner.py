@@ -9,9 +9,10 @@ from nnunetv2_swinfuse.benchmark.preparation import Preparation
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.splits import store_splits
 from nnunetv2_swinfuse.benchmark.table import read_kept, write_table
+from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .runners import make_runner
-from .tables import result_of, rows_of
+from .tables import read_json, result_of, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -92,24 +93,47 @@ def test_a_failed_pretraining_fails_the_cells_that_need_it(raw, cells_run, pretr
     outcome = runner.run(runner.cells)
     assert [(cell.arm, cell.seed) for cell in outcome.failed] == [("swinfuse", 1)]
     assert len(outcome.done) == 5
-    said = "FAILED pretraining swinfuse__seed_1, which 1 cells need: swinfuse_pretrain ended with status 1"
+    said = "FAILED pretraining swinfuse__seed_1, needed by 1 cell: swinfuse_pretrain ended with status 1"
     assert said in capsys.readouterr().out
 
 
-def test_no_pretraining_begins_that_would_exceed_the_budget(raw, cells_run, pretrained, tmp_path):
+def test_no_pretraining_begins_that_would_exceed_the_budget_but_every_session_begins_one_job(
+    raw, cells_run, pretrained, tmp_path
+):
     runner = make_runner(tmp_path, arms=["swinfuse"], seeds=[0, 1], pretraining=PRETRAINING)
-    # The first pretraining is not known; the second would take 90 s of 60.
+    # Nothing is known of the first pretraining and the first cell; the second pretraining would take 90 s of 60.
     outcome = runner.run(runner.cells, minutes=1)
     assert (pretrained["names"], len(outcome.done), len(outcome.left)) == (["swinfuse__seed_0"], 1, 1)
+    assert len(runner.run(runner.cells, minutes=1).left) == 1
+    assert pretrained["names"] == ["swinfuse__seed_0", "swinfuse__seed_1"]
+    assert not runner.run(runner.cells, minutes=1).left
 
 
-def test_encoders_alone_are_pretrained_until_one_fails(raw, pretrained, tmp_path):
+def test_a_pretraining_that_fails_after_the_budget_has_ended_is_not_lost(raw, cells_run, pretrained, tmp_path, capsys):
+    runner = make_runner(tmp_path, workers=2, arms=["nnunet", "swinfuse"], seeds=[0, 1], pretraining=PRETRAINING)
+    pretrained["fails"] = ("swinfuse__seed_0",)
+    # The second cell of nnU-Net and the second pretraining do not fit.
+    outcome = runner.run(runner.cells, minutes=1)
+    assert [(cell.arm, cell.seed) for cell in outcome.failed] == [("swinfuse", 0)]
+    failure = runner.workspace.cell(runner.cells[1]) / "failure.json"
+    assert read_json(failure)["message"] == "swinfuse_pretrain ended with status 1"
+    assert runner.workspace.state(runner.cells[1], {}) == "failed"
+    assert not {*outcome.failed} & {*outcome.left}
+
+
+def test_encoders_alone_are_pretrained_and_failures_told_at_the_end(raw, pretrained, tmp_path):
     runner = make_runner(tmp_path, arms=["swinfuse", "nnunet"], seeds=[0, 1], pretraining=PRETRAINING)
     runner.pretrain([cell for cell in runner.cells if cell.seed == 1])
     assert pretrained["names"] == ["swinfuse__seed_1"]
     pretrained["fails"] = ("swinfuse__seed_0",)
-    with pytest.raises(CommandError, match="swinfuse_pretrain ended"):
+    with pytest.raises(BenchmarkError, match="swinfuse_pretrain ended"):
         runner.pretrain(runner.cells)
+    assert pretrained["names"][1:] == ["swinfuse__seed_0", "swinfuse__seed_1"]
+
+
+def test_without_encoders_no_gpu_is_looked_for(raw, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    make_runner(tmp_path, arms=["nnunet"], device="cuda").pretrain([])
 
 
 def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, tmp_path):

@@ -42,6 +42,7 @@ def test_nnunet_trains_and_validates_it(workshop, monkeypatch):
     for name, value in {"SEED": 0, "EPOCHS": 2, "ITERATIONS": 3, "VALIDATION_ITERATIONS": 1}.items():
         monkeypatch.setenv(f"BENCHMARK_{name}", str(value))
     monkeypatch.setenv("BENCHMARK_MIRRORING", "0")
+    monkeypatch.setenv("BENCHMARK_MIRRORED_TRAINING", "1")
     monkeypatch.setenv("BENCHMARK_THREADS", "1")
     name = "nnUNetTrainerSwinUNETRSeeded"
     run_training("901", "3d_fullres", 0, name, device=torch.device("cpu"))

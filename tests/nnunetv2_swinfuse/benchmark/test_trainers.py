@@ -37,6 +37,20 @@ def test_seeding_comes_before_the_trainers_own_start():
     assert made.frozen
 
 
+@pytest.mark.parametrize("mirrored", [0, 1])
+def test_training_mirrors_unless_the_experiment_says_otherwise(mirrored):
+    class Planned(nnUNetTrainer):
+        def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):  # noqa: N802
+            self.inference_allowed_mirroring_axes = (0, 1, 2)
+            return {"x": (-1.0, 1.0)}, False, [40, 40, 40], (0, 1, 2)
+
+    trainer = object.__new__(type("PlannedSeeded", (trainers.SeededTraining, Planned), {}))
+    trainer.values = {"mirrored_training": mirrored}
+    *others, axes = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert others == [{"x": (-1.0, 1.0)}, False, [40, 40, 40]]
+    assert axes == trainer.inference_allowed_mirroring_axes == ((0, 1, 2) if mirrored else None)
+
+
 def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
     class Written(nnUNetTrainer):
         content, dies = "first", False

@@ -43,7 +43,7 @@ def test_blocks_on_disk_are_read_and_written_unchanged(text):
 def test_the_keys_on_disk_do_not_change():
     assert {
         "plugin", "pretrained", "sizes_from", "encoder", "encoder_sha256", "encoder_source", "collection",
-        "pretrained_stages", "training", "planned", "pretrained_weights",
+        "pretrained_stages", "pretrained_decoder", "training", "planned", "pretrained_weights",
     } == KEYS  # fmt: skip
     assert REQUESTS < KEYS
 

@@ -54,6 +54,10 @@ def test_cases_of_a_comparison_are_those_that_it_fine_tunes_on(tmp_path):
     # The first two are the smaller set.
     assert [case.name for case in split.labelled] == [*few, names[0]]
     assert [case.name for case in split.test] == test
+    check_numbers(data, split, [2, 3])
+    # The first one of them is not what the comparison takes for one label.
+    with pytest.raises(InputError, match="1 labelled cases, but the splits are of 2, 3"):
+        check_numbers(data, split, [1])
     with pytest.raises(InputError, match=f"no split of {data.name} with seed 3; it has 4_labels__seed_0__fold_0, "):
         stored_split(data, path, 3)
     with pytest.raises(InputError, match=r"splits.json: no splits of Dataset502_Other \(KeyError"):
