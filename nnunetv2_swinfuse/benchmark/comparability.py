@@ -85,9 +85,10 @@ def reasons_against(
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
         for name, description in EQUAL_BETWEEN_ARMS.items():
-            if a.get(name, BEFORE_ENTRY_EXISTED.get(name)) != b.get(name, BEFORE_ENTRY_EXISTED.get(name)):
+            values = [result.get(name, BEFORE_ENTRY_EXISTED.get(name)) for result in (a, b)]
+            if values[0] != values[1]:
                 reasons.append(
-                    f"seed {one.seed}, fold {one.fold}: {description} ({_short(a.get(name))}, {_short(b.get(name))})"
+                    f"seed {one.seed}, fold {one.fold}: {description} ({_short(values[0])}, {_short(values[1])})"
                 )
     # Without repetitions, in order.
     return tuple(dict.fromkeys(reasons))

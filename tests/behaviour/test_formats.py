@@ -17,6 +17,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import FORMAT_VERSION as ENCODER_VERSION
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
+from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.inference import manifest, training_images
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from pretraining.checkpoint import FORMAT_VERSION as CHECKPOINT_VERSION
@@ -25,6 +26,14 @@ from pretraining.preprocessed.collection import INDEX_VERSION, PreprocessedColle
 from pretraining.preprocessed.volume_file import VolumeMetadata, foreground_points, open_volume, read_crop, write_volume
 
 FOLDER = Path(__file__).parents[1] / "data" / "formats"
+
+
+def read_whole(path: Path) -> Any:
+    encoder = load_pretrained(path)
+    network = build_network(plans_architecture(encoder.strides, encoder.settings), 1, 3)
+    # A changed default of the network would leave its decoder without a place.
+    assert all("seg_layers" in name for name in transfer_encoder(network, encoder, decoder=True).fresh)
+    return encoder.decoder_weights
 
 
 def read_plans(path: Path) -> Any:
@@ -55,6 +64,7 @@ def read_manifest(path: Path) -> Any:
 FILES = {
     "encoder-1.pth": (load_pretrained, "format 1, .*older version.*Pretrain"),
     "encoder-2.pth": (load_pretrained, None),
+    "encoder-2-whole.pth": (read_whole, None),
     "checkpoint-1.pth": (load_checkpoint, "format 1, of an older version.*Start again without --c"),
     "checkpoint-2.pth": (load_checkpoint, "format 2, of an older version.*Start again without --c"),
     "checkpoint-3.pth": (load_checkpoint, "format 3, of an older version.*Start again without --c"),

@@ -29,6 +29,7 @@ def test_what_is_the_same_may_be_compared(tmp_path):
         ({"labels_sha256": "x"}, "different reference labels"),
         ({"images_sha256": "x"}, "different test images"),
         ({"mirroring": False}, "different test-time augmentation (false, true)"),
+        ({"mirrored_training": False}, "different augmentation (false, true)"),
         ({"tolerance_mm": 2.0}, "different tolerances"),
         ({"length": {"epochs": 2}}, "different lengths of training"),
         ({"settings": {"initial_lr": 1}}, "different settings"),
@@ -42,6 +43,10 @@ def test_what_is_the_same_may_be_compared(tmp_path):
 def test_refusals(tmp_path, change, message):
     found = reasons(tmp_path, lambda cell: change if cell.arm == "resenc_m" else {})
     assert any(message in reason for reason in found), found
+
+
+def test_records_of_before_an_entry_existed_are_compared_by_what_it_was(tmp_path):
+    assert reasons(tmp_path, lambda cell: {"mirrored_training": True} if cell.arm == "resenc_m" else {}) == ()
 
 
 def test_two_machines_with_different_plans(tmp_path):
