@@ -199,9 +199,10 @@ class Preparation:
             collection, left_out = self._collection()
             command = self._pretraining_command(pretraining, run)
             told = ""
+            leaving_out: list[str] = []
             if left_out:
                 write_text(folder / LEFT_OUT, "".join(f"{identifier}\n" for identifier in left_out))
-                command += ["--leave_out", str(folder / LEFT_OUT)]
+                leaving_out = ["--leave_out", str(folder / LEFT_OUT)]
                 told = f", without {len(left_out)} patients of {collection.name}, because they are test cases"
 
             def call(words: Sequence[str], results: Path, held: IO[str] = lock) -> None:
@@ -210,7 +211,7 @@ class Preparation:
 
             # Pretrainings run side by side; the volumes that they share are written by one of them.
             with self._locked(self.workspace.root / "collection.lock") as whole:
-                call(["--preprocess_only"], folder / "nnUNet_results", whole)
+                call([*leaving_out, "--preprocess_only"], folder / "nnUNet_results", whole)
             steps = pretraining.steps
             if steps is None:
                 # How many steps fit into the budget in minutes, at the speed of a few timed ones.

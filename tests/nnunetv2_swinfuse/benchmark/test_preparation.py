@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.benchmark.preparation import (
     seen_cases,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
+from pretraining.options import build_parser, check_options
 
 from .tables import DATASET, make_experiment, read_json
 
@@ -121,16 +122,25 @@ def pairs(raw):
 
 
 @pytest.fixture
-def pretrained(monkeypatch):
+def preprocessed():
+    """Options of the commands that preprocess a collection."""
+    return []
+
+
+@pytest.fixture
+def pretrained(monkeypatch, preprocessed):
     """Commands of `swinfuse_pretrain` write an encoder in place of training one; they are returned."""
     commands = []
 
     def call(self, command, environment, log, keep_open=None, cores=()):
-        if "--preprocess_only" in command:
-            assert "--overwrite" not in command
+        options = build_parser().parse_args(command[1:])
+        check_options(options)
+        # Volumes that others may be reading are written by one process at a time, and never removed.
+        assert options.preprocess_only != options.train_only
+        if options.preprocess_only:
+            assert not options.overwrite
+            preprocessed.append(options)
             return
-        # A training must not write the volumes that others read at the same time.
-        assert "--train_only" in command
         commands.append(list(command))
         encoder = Path(environment["nnUNet_results"]) / "swinfuse" / "encoder.pth"
         encoder.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +169,9 @@ def option(command, name):
     return command[command.index(name) + 1]
 
 
-def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw, pairs, pretrained, tmp_path):
+def test_images_that_pretraining_learns_from_are_found_in_other_collections(
+    raw, pairs, pretrained, preprocessed, tmp_path
+):
     experiment, workspace = prepare(tmp_path, arms=["swinfuse", "mr"])
     dataset = find_dataset(901)
     digests = {
@@ -168,7 +180,7 @@ def test_images_that_pretraining_learns_from_are_found_in_other_collections(raw,
     expected = {"swinfuse": ["case_000", "case_001", "case_005", "case_006"], "mr": ["case_005", "case_006"]}
     for run in experiment.pretraining_runs:
         assert seen_cases(workspace.pretraining(run), digests) == expected[run.recipe]
-    assert not any("--leave_out" in command for command in pretrained)
+    assert [options.leave_out for options in preprocessed] == [None, None]
 
 
 def test_a_budget_in_minutes_becomes_the_steps_that_fit_into_it(raw, pairs, pretrained, tmp_path):
@@ -194,11 +206,11 @@ def test_a_pretraining_takes_as_long_as_those_of_other_seeds(raw, pairs, pretrai
     assert pretraining_seconds(workspace, run) == 210
 
 
-def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, tmp_path):
+def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):
     experiment, workspace = prepare(tmp_path, ["case_005", "case_009"], arms=["swinfuse"])
-    (command,) = pretrained
+    (options,) = preprocessed
     # The pair's CT is no test image, but the same patient's.
-    assert Path(option(command, "--leave_out")).read_text() == "a\n"
+    assert Path(options.leave_out).read_text() == "a\n"
     (run,) = experiment.pretraining_runs
     folder = workspace.pretraining(run)
     assert read_json(folder / "encoder.json")["left_out"] == ["a"]
@@ -207,9 +219,9 @@ def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pret
     assert seen_cases(folder, digests) == ["case_001", "case_006"]
 
 
-def test_a_transductive_pretraining_leaves_nobody_out(raw, pairs, pretrained, tmp_path):
+def test_a_transductive_pretraining_leaves_nobody_out(raw, pairs, pretrained, preprocessed, tmp_path):
     prepare(tmp_path, ["case_005"], arms=["swinfuse"], transductive=True)
-    assert "--leave_out" not in pretrained[0]
+    assert preprocessed[0].leave_out is None
 
 
 def test_pretrainings_without_other_patients_are_refused(raw, pairs, pretrained, tmp_path):
