@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
                           help="organ probe: labelled cases to fit on; default 4")  # fmt: skip
     features.add_argument("--test", type=int, metavar="N", help="organ probe: test cases; default: half, at most 40")
     features.add_argument("--split_seed", type=int, default=0, help="organ probe: seed of the split; default 0")
+    features.add_argument("--splits", type=Path, metavar="FILE", help="organ probe: splits.json of swinfuse_benchmark")
     features.add_argument("--channel", type=int, default=0, help="channel of cases with several; default 0")
     features.add_argument("--modality", nargs="+", default=[], metavar="NAME=CT|MR", help="modality of other names")
     features.add_argument("--without_projections", action="store_true", help="no PCA and t-SNE")

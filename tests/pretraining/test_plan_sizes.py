@@ -76,7 +76,7 @@ def test_each_plans_network_uses_all_of_the_encoder(preprocessed, recipe, datase
         report = transfer_encoder(network, encoder)
         assert report.used_share == 1
         assert not report.adapted
-        assert "100.0 % of its" in str(report)
+        assert "100.0 % of the encoder" in str(report)
 
 
 def test_without_for_most_of_the_default_encoder_is_lost(preprocessed):
