@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from pretraining.losses.inpainting import visible_mean
 
 # Values that one token reconstructs along an axis at most; deeper tokens cover more voxels than this.
 MAX_VALUES = 8
@@ -153,10 +154,9 @@ class NetworkInpaintingHead(nn.Module):
             Voxels (B, 1, z, y, x) of the crops.
         """
         images = crops.images.float()
-        visible = torch.ones_like(images) if crops.cut_out is None else (~crops.cut_out).float()
-        count = visible.sum((1, 2, 3, 4), keepdim=True).clamp_min(1)
-        mean = (images * visible).sum((1, 2, 3, 4), keepdim=True) / count
-        variance = ((images - mean).square() * visible).sum((1, 2, 3, 4), keepdim=True) / count
+        cut_out = torch.zeros_like(images, dtype=torch.bool) if crops.cut_out is None else crops.cut_out
+        mean = visible_mean(images, cut_out)
+        variance = visible_mean((images - mean).square(), cut_out)
         return self.network.decode(crops.images, features) * variance.sqrt() + mean
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from pretraining.configuration import Configuration
 from pretraining.losses.consistency import consistency
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
-from pretraining.losses.inpainting import error_sums, loss_from_sums
+from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_mean
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
 from pretraining.model import Outputs
 from pretraining.processes import Processes
@@ -163,9 +163,8 @@ def _inpainting_health(
     for name, view in views.items():
         errors[name] = sums[name][0].detach() / sums[name][1]
         # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
-        target, visible = view.target.float(), (~view.mask).float()
-        fill = (target * visible).sum((1, 2, 3, 4)) / visible.sum((1, 2, 3, 4)).clamp_min(1)
-        fill_sums = error_sums(fill.reshape(-1, 1, 1, 1, 1).expand_as(target), target, view.mask)
+        target = view.target.float()
+        fill_sums = error_sums(visible_mean(target, view.mask).expand_as(target), target, view.mask)
         total = processes.gather(fill_sums[None]).sum(0)
         mean_errors[name] = total[0] / total[1]
     return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)

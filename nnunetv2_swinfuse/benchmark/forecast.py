@@ -273,11 +273,9 @@ def _pretraining_seconds(experiment: Experiment, workspace: Workspace, run: Pret
     from pretraining.run_time import step_operations
 
     assert experiment.pretraining is not None
-    measured = pretraining_seconds(workspace, run)
-    if measured is not None:
-        return measured
-    if experiment.pretraining.minutes is not None:
-        return experiment.pretraining.minutes * 60
+    known = pretraining_seconds(experiment, workspace, run)
+    if known is not None:
+        return known
     if experiment.device == "cuda" and not torch.cuda.is_available():
         return None
     try:

@@ -30,7 +30,7 @@ ENCODER = "encoder.json"
 # Within the folder of a pretraining.
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
-# In it, beside the data identifier of each plans: the target spacing, where it is not nnU-Net's own.
+# In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own.
 SPACING = "spacing"
 VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
@@ -133,19 +133,19 @@ class Preparation:
         with self._locked(self.workspace.root / f"{dataset.name}.lock") as lock:
             done: dict[str, str] = json.loads(record.read_text()) if record.is_file() else {}
             name = f"{PLANS[planner]} {configuration}"
-            spacing = [f"{distance:g}" for distance in self.experiment.spacing]
-            before = done.get(SPACING, "") if done else " ".join(spacing)
-            if before != " ".join(spacing):
+            spacing = " ".join(f"{distance:g}" for distance in self.experiment.spacing)
+            before = done.get(SPACING, "")
+            if done and before != spacing:
                 raise BenchmarkError(
                     f"{folder}: prepared at the spacing {before or 'that nnU-Net chose'}, the experiment now says "
-                    f"{' '.join(spacing) or 'that nnU-Net chooses'}. Use another output folder (-o)"
+                    f"{spacing or 'that nnU-Net chooses'}. Use another output folder (-o)"
                 )
             if name in done:
                 return
             print(f"Planning and preprocessing {dataset.name} with {planner}", flush=True)
             plans = folder / f"{PLANS[planner]}.json"
             options = ["-d", str(dataset.number)]
-            target = ["-overwrite_target_spacing", *spacing] if spacing else []
+            target = ["-overwrite_target_spacing", *spacing.split()] if spacing else []
             processes = ["-np", str(place.threads or min(4, os.cpu_count() or 1))]
 
             def call(*command: str) -> None:
@@ -163,7 +163,7 @@ class Preparation:
             identifier = _data_identifier(plans, configuration)
             if planner != SWINFUSE_PLANNER and identifier not in done.values():
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
-            write_json(record, {**done, name: identifier, **({SPACING: " ".join(spacing)} if spacing else {})})
+            write_json(record, {**done, name: identifier, SPACING: spacing})
 
     def finished_pretrainings(self) -> list[str]:
         """Names of the experiment's pretrainings that are done."""
@@ -343,15 +343,21 @@ def encoder_of(experiment: Experiment, arm: Arm, seed: int, workspace: Workspace
     return {**json.loads((folder / ENCODER).read_text()), "path": str(folder / PUBLISHED_ENCODER)}
 
 
-def pretraining_seconds(workspace: Workspace, run: PretrainingRun) -> float | None:
-    """Median duration of the finished pretrainings that differ in their seed only; None when there is none."""
+def pretraining_seconds(experiment: Experiment, workspace: Workspace, run: PretrainingRun) -> float | None:
+    """Median duration of the finished pretrainings that differ in their seed only, else the budget in minutes.
+
+    None where there is neither.
+    """
     alike = []
     for path in workspace.root.glob(f"pretraining/*/{ENCODER}"):
         record = json.loads(path.read_text())
         # Records of earlier versions have no settings.
         if (record["recipe"], record.get("settings")) == (run.recipe, dict(run.settings)):
             alike.append(float(record["seconds"]))
-    return statistics.median(alike) if alike else None
+    if alike:
+        return statistics.median(alike)
+    minutes = experiment.pretraining.minutes if experiment.pretraining else None
+    return None if minutes is None else minutes * 60
 
 
 def pretraining_settings(experiment: Experiment) -> Any:

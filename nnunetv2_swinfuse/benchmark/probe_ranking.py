@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +22,7 @@ from scipy import stats
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError, errors_without_traceback
 from pretraining.markdown import markdown_table
+from pretraining.voxel_probe.datasets import dataset_number
 from pretraining.voxel_probe.results import Results
 
 # Up to this many arms every order is tried; beyond, random ones.
@@ -77,7 +78,10 @@ def rank(probe: Scores, fine_tuned: Scores) -> list[Ranking]:
                 f"dataset {task[0]}, {task[1]} labels: no seed and case that {', '.join(names)} have in the probe "
                 "and in fine-tuning; give the probe the experiment's cases with --splits and encoders of the same seeds"
             )
-        arms = {name: _means(common, sides[0][name], sides[1][name]) for name in names}
+        arms = {
+            name: (fmean(sides[0][name][place] for place in common), fmean(sides[1][name][place] for place in common))
+            for name in names
+        }
         names.sort(key=lambda name: -arms[name][1])
         rho, p = correlation(*([arms[name][side] for name in names] for side in (0, 1)))
         rankings.append(Ranking(*task, {name: arms[name] for name in names}, len(common), rho, p))
@@ -89,11 +93,6 @@ def rank(probe: Scores, fine_tuned: Scores) -> list[Ranking]:
             f"Fine-tuning: {listings[1] or 'nothing'}. Rename arms with --same PROBE=FINE_TUNED"
         )
     return rankings
-
-
-def _means(places: Collection[Place], *sides: Mapping[Place, float]) -> tuple[float, float]:
-    first, second = (fmean(side[place] for place in places) for side in sides)
-    return first, second
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -147,7 +146,7 @@ def fine_tuned_scores(results: Path) -> Scores:
     table = table[(table["metric"] == "Dice") & table["value"].notna()]
     if table.empty:
         raise BenchmarkError(f"{results}: no finished cell; expected the results folder of swinfuse_benchmark")
-    table = table.assign(dataset=table["dataset"].str.extract(r"^Dataset(\d{3})_", expand=False))
+    table = table.assign(dataset=table["dataset"].map(dataset_number))
     means = table.groupby(["dataset", "labels", "arm", "seed", "case"])["value"].mean()
     return _by_task({(str(d), str(n), str(arm), int(seed), str(case)): float(value)
                      for (d, n, arm, seed, case), value in means.items()})  # fmt: skip

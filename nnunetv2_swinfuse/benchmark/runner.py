@@ -123,11 +123,14 @@ class Runner:
         outcome = Outcome()
         places = self._places()
         running: dict[Future[Finished | None], Job] = {}
-        begun = 0
+        begun = False
+        # Of finished cells, by kind; read for every job that waits.
+        measured = measured_seconds(self.cells, results)
 
         def fits(job: Job) -> bool:
-            spent = time.monotonic() - start
-            return minutes is None or not begun or spent + self._seconds(job, results) < minutes * 60
+            if minutes is None or not begun:
+                return True
+            return time.monotonic() - start + self._seconds(job, measured) < minutes * 60
 
         # No bar where the output is not a terminal, which keeps the log of a cluster's job readable.
         with ThreadPoolExecutor(self.workers) as pool, tqdm(total=len(waiting), unit="cell", disable=None) as bar:
@@ -135,13 +138,14 @@ class Runner:
                 while True:
                     while len(running) < self.workers and (job := schedule.take(fits)) is not None:
                         running[pool.submit(self._run_job, job, places)] = job
-                        begun += 1
+                        begun = True
                     if not running:
                         break
                     ended, _ = wait(running, return_when=FIRST_COMPLETED)
                     for future in ended:
                         self._record_end(running.pop(future), future, schedule, outcome, results)
                         bar.update(len(outcome.done) + len(outcome.failed) - bar.n)
+                    measured = measured_seconds(self.cells, results)
             except BaseException:
                 self.processes.stop()
                 raise
@@ -178,12 +182,11 @@ class Runner:
         finally:
             places.put(place)
 
-    def _seconds(self, job: Job, results: Mapping[str, Any]) -> float:
-        """How long a job takes, from those of its kind that are done; 0 when there is none."""
+    def _seconds(self, job: Job, measured: Mapping[tuple[str, str], float]) -> float:
+        """How long a job takes, from those of its kind that are done; 0 when that is not known."""
         if isinstance(job, Cell):
-            return measured_seconds(self.cells, results).get(job.kind, 0.0)
-        assert self.experiment.pretraining is not None
-        return pretraining_seconds(self.workspace, job) or 60 * (self.experiment.pretraining.minutes or 0.0)
+            return measured.get(job.kind, 0.0)
+        return pretraining_seconds(self.experiment, self.workspace, job) or 0.0
 
     def _record_end(
         self,

@@ -34,6 +34,18 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
         return torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
 
 
+def visible_mean(voxels: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each crop over the voxels that were not cut out, (B, 1, 1, 1, 1); 0 where all were.
+
+    Args:
+        voxels: (B, 1, z, y, x).
+        mask: True where voxels were cut out, of the same shape.
+    """
+    visible = (~mask).to(voxels)
+    count = visible.sum((1, 2, 3, 4), keepdim=True).clamp_min(1)
+    return (voxels * visible).sum((1, 2, 3, 4), keepdim=True) / count
+
+
 def loss_from_sums(sums: Tensor, visible_weight: float) -> Tensor:
     """Mean absolute error over the cut-out voxels, plus a weight times that over the visible voxels.
 

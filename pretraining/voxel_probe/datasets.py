@@ -58,9 +58,8 @@ class LabelledDataset:
 
     @property
     def number(self) -> str:
-        """`501` for `Dataset501_Hippocampus`; the whole name for other folders."""
-        match = re.match(r"Dataset(\d{3})_", self.name)
-        return match[1] if match else self.name
+        """See :func:`dataset_number`."""
+        return dataset_number(self.name)
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,12 @@ class CaseSplit:
     labelled: tuple[LabelledCase, ...]
     test: tuple[LabelledCase, ...]
     numbers: tuple[int, ...] = ()
+
+
+def dataset_number(name: str) -> str:
+    """`501` for `Dataset501_Hippocampus`; the whole name for other folders."""
+    match = re.match(r"Dataset(\d{3})_", name)
+    return match[1] if match else name
 
 
 def find_dataset(name: str, raw_root: Path, modalities: ModalityMap, channel: int = 0) -> LabelledDataset:

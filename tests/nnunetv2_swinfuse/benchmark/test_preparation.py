@@ -198,12 +198,12 @@ def test_a_pretraining_takes_as_long_as_those_of_other_seeds(raw, pairs, pretrai
     changes = {"arms": ["swinfuse"], "pretraining": {"per_seed": True}}
     experiment, workspace = prepare(tmp_path, seeds=[0, 1, 2], **changes)
     (run, *_) = experiment.pretraining_runs
-    assert pretraining_seconds(workspace, replace(run, seed=9)) == 120
-    assert pretraining_seconds(workspace, replace(run, settings={"feature_size": 8})) is None
+    assert pretraining_seconds(experiment, workspace, replace(run, seed=9)) == 120
+    assert pretraining_seconds(experiment, workspace, replace(run, settings={"feature_size": 8})) is None
     # Records of earlier versions have no settings.
     record = workspace.pretraining(run) / "encoder.json"
     write_json(record, {name: value for name, value in read_json(record).items() if name != "settings"})
-    assert pretraining_seconds(workspace, run) == 210
+    assert pretraining_seconds(experiment, workspace, run) == 210
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):

@@ -3,6 +3,8 @@ from nnunetv2.utilities.crossval_split import generate_crossval_split
 
 from nnunetv2_swinfuse.benchmark.splits import draw_splits, key, shuffled, store_splits
 from nnunetv2_swinfuse.errors import BenchmarkError
+from pretraining.collections.collection import Volume
+from pretraining.voxel_probe.datasets import LabelledCase, LabelledDataset, stored_split
 
 from .tables import DATASET, make_experiment, read_json
 
@@ -79,3 +81,15 @@ def test_a_dataset_that_changed_is_refused(tmp_path):
     store_splits(tmp_path, {DATASET: draw_splits(make_experiment(), DATASET, CASES)})
     with pytest.raises(BenchmarkError, match="another split than the one drawn now"):
         store_splits(tmp_path, {DATASET: draw_splits(make_experiment(), DATASET, [*CASES, "case_new", "case_other"])})
+
+
+def test_the_voxel_probe_reads_what_is_stored(tmp_path):
+    splits = draw_splits(make_experiment(labels=[2, 5, "all"], test_cases=8), DATASET, CASES)
+    store_splits(tmp_path, {DATASET: splits})
+    cases = tuple(LabelledCase(name, Volume("MR", "MR", tmp_path), tmp_path) for name in CASES)
+    probed = stored_split(LabelledDataset(DATASET, {1: "shell"}, None, cases), tmp_path / "splits.json", 1)
+    assert probed.numbers == (2, 5, 22)
+    for labels, number in ((2, 2), (5, 5), ("all", 22)):
+        split = splits[key(labels, 1, 0)]
+        assert sorted(case.name for case in probed.labelled[:number]) == list(split.train)
+        assert [case.name for case in probed.test] == list(split.test)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.losses.inpainting import error_sums, loss_from_sums
+from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_mean
 
 SHAPE = (2, 1, 3, 4, 4)
 
@@ -40,3 +40,11 @@ def test_gradients():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         inpainting_loss(torch.zeros(SHAPE), torch.zeros(SHAPE), torch.zeros(1, 1, 3, 4, 4))
+
+
+def test_the_mean_of_a_crop_is_that_of_its_visible_voxels():
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    mask[0, :, 1:], mask[1] = True, True
+    voxels = torch.where(mask, torch.tensor(100.0), torch.tensor(3.0))
+    # Of the second crop nothing is visible.
+    assert visible_mean(voxels, mask).flatten().tolist() == [3.0, 0.0]
