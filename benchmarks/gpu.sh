@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every figure that needs a GPU, in one call; reports go to the folder named as the argument (default benchmarks/results).
-# Encoder, network and DIM in bf16 autocast, eager and compiled; design choices; planned memory of a training step.
+# Encoder, network and DIM in bf16 autocast, eager and compiled; pretraining steps; design choices; planned memory.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 output=${1:-benchmarks/results}
@@ -11,6 +11,7 @@ for script in encoder network dim; do
     run "benchmarks/$script.py" --bf16 --output "$output"
     run "benchmarks/$script.py" --bf16 --compile --output "$output"
 done
+run benchmarks/pretraining_step.py --output "$output"
 run benchmarks/encoder.py --output "$output"
 run benchmarks/design_choices.py --bf16 --output "$output"
 run benchmarks/planned_memory.py --output "$output"

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
+
 # Knots of the intensity curve, channels of the hidden layer, and coarse voxels of the bias field along each axis.
 KNOTS = 6
 CHANNELS = 4
@@ -65,7 +67,7 @@ def apply_contrast(images: Tensor, parameters: ContrastParameters) -> Tensor:
         images: (B, 1, z, y, x).
         parameters: from :func:`draw_contrast` for this batch.
     """
-    parameters = ContrastParameters(*(values.to(images) for values in parameters))
+    parameters = ContrastParameters(*(send(values, images.device, images.dtype) for values in parameters))
     mean, deviation = images.mean((1, 2, 3, 4), keepdim=True), images.std((1, 2, 3, 4), keepdim=True)
     low = images.amin((1, 2, 3, 4), keepdim=True)
     scaled = (images - low) / (images.amax((1, 2, 3, 4), keepdim=True) - low).clamp_min(1e-6)

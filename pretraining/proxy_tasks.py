@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
 from pretraining.configuration import Configuration
 from pretraining.losses.consistency import consistency
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
@@ -80,10 +81,10 @@ def _rotation(
     losses, accuracies, shares = {}, {}, {}
     for name, prediction in outputs.predictions.items():
         logits = processes.gather(prediction.turns.float())
-        turns = processes.gather(views[name].turns).to(logits.device, non_blocking=True)
+        turns = send(processes.gather(views[name].turns), logits.device)
         # Gathered on the CPU, where it can be looked at without waiting for the device.
         on_cpu = processes.gather(turnable[name].repeat(2))
-        chosen = on_cpu.to(logits.device, non_blocking=True)
+        chosen = send(on_cpu, logits.device)
         losses[name] = rotation_loss(logits, turns, chosen)
         shares[name] = chosen.float().mean()
         if bool(on_cpu.any()):
@@ -136,7 +137,7 @@ def _contrast_maps(
             ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
             ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
             differences = _difference(ct_maps, mr_maps, ct_turns, mr_turns)
-            weights = all_registered.to(differences)
+            weights = send(all_registered, differences.device, differences.dtype)
             losses["cross_modal"] = (processes.gather(differences) * weights).sum() / weights.sum()
     return losses
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.host_copies import send
 from pretraining.processes import SINGLE_PROCESS, Processes
 
 # With fewer tokens that show tissue in the whole batch, all tokens are used.
@@ -58,13 +59,13 @@ def sample_tokens(
     if count < available:
         order = torch.stack([torch.rand(available, generator=generator) for generator in generators])
         # Draws are in [0, 1): adding 1 puts background tokens after all foreground tokens.
-        order = order.to(tokens.device) + (~foreground)
+        order = send(order, tokens.device) + (~foreground)
         drawn = order.topk(count, dim=1, largest=False).indices
         tokens = tokens.gather(1, drawn[..., None].expand(-1, -1, tokens.shape[2]))
         foreground = foreground.gather(1, drawn)
     tokens, foreground = processes.gather(tokens.float()), processes.gather(foreground)
     mask = foreground.flatten()
-    crop_groups = processes.gather(group.to(tokens.device))
+    crop_groups = processes.gather(send(group, tokens.device))
     return TokenSamples(
         tokens.flatten(0, 1), mask | (mask.sum() < MIN_FOREGROUND), crop_groups.repeat_interleave(tokens.shape[1])
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
 from nnunetv2_swinfuse.random_contrast import apply_contrast, draw_contrast
 from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
@@ -128,7 +129,8 @@ def _partners(
     corrupted as it is, or with pseudo-pairs the crop itself in a random contrast. If masks are complementary,
     registered partners and pseudo-pairs show only what is cut out of the crop.
     """
-    is_registered = registered.to(next(iter(views.values())).target.device).reshape(-1, 1, 1, 1, 1)
+    device = next(iter(views.values())).target.device
+    is_registered = send(registered, device).reshape(-1, 1, 1, 1, 1)
     partners = {}
     for name, view in views.items():
         other = views[next(domain for domain in DOMAINS if domain != name)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple
+from nnunetv2_swinfuse.host_copies import send
 from nnunetv2_swinfuse.random_contrast import ContrastParameters, apply_contrast
 
 # Drawing stops here even if the share is not reached, as with tiny blocks and a share near 1.
@@ -180,16 +181,16 @@ def apply_view(
     )
     target = change_intensity(turned, intensity)
     if contrast is not None and rendered is not None:
-        target = torch.where(rendered.to(device).reshape(-1, 1, 1, 1, 1), apply_contrast(target, contrast), target)
-    mask, turns = parameters.mask.to(device), parameters.turns
+        target = torch.where(send(rendered, device).reshape(-1, 1, 1, 1, 1), apply_contrast(target, contrast), target)
+    mask, turns = send(parameters.mask, device), parameters.turns
     if parameters.swapped is None:
         return View(target.masked_fill(mask, 0.0), target, mask, turns)
-    noise = torch.stack([torch.randn(target.shape[1:], generator=generator) for generator in generators]).to(device)
+    drawn = torch.stack([torch.randn(target.shape[1:], generator=generator) for generator in generators])
     mean, deviation = target.mean((1, 2, 3, 4), keepdim=True), target.std((1, 2, 3, 4), keepdim=True)
-    filling = mean + deviation * noise
+    filling = mean + deviation * send(drawn, device)
     others = other_crops(target)
     if others is not None:
-        filling = torch.where(parameters.swapped.to(device), others, filling)
+        filling = torch.where(send(parameters.swapped, device), others, filling)
     return View(torch.where(mask, filling, target), target, mask, turns)
 
 
@@ -197,7 +198,7 @@ def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:
     """Applies gamma to each crop's range, then contrast around its mean, then brightness; images (B, 1, z, y, x)."""
 
     def per_sample(values: Tensor) -> Tensor:
-        return values.to(images).reshape(-1, 1, 1, 1, 1)
+        return send(values, images.device, images.dtype).reshape(-1, 1, 1, 1, 1)
 
     low = images.amin((1, 2, 3, 4), keepdim=True)
     extent = (images.amax((1, 2, 3, 4), keepdim=True) - low).clamp_min(1e-6)

@@ -3,7 +3,8 @@
 PyTorch's FakeTensorMode knows shapes, types and devices of CUDA tensors, and raises where one operation mixes devices.
 Ordinary tensors on the CPU stay ordinary here, so that random draws on the host have values. What a GPU's host would
 wait for raises :class:`HiddenRead`: values that are read (`.item()`, `int(tensor)`, `if tensor`), copies to the CPU,
-shapes that depend on values (boolean indexing, `nonzero`). Not seen is what kernels wait for inside.
+shapes that depend on values (boolean indexing, `nonzero`), copies from the CPU without `non_blocking`. Not seen is
+what kernels wait for inside.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class _Cuda(TorchDispatchMode):
         on_cuda = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.device.type == "cuda"]
         if on_cuda and _reads(func, args, kwargs):
             return self._answer(func, on_cuda[0])
+        if _waiting_copy(func, args, kwargs):
+            self._answer(func, args[0])
         if on_cuda or any(isinstance(leaf, torch.device) and leaf.type == "cuda" for leaf in leaves):
             return func(*args, **kwargs)
         with unset_fake_temporarily():
@@ -71,8 +74,11 @@ class _Cuda(TorchDispatchMode):
             frame = frame.f_back
         place = f"{frame.f_code.co_filename}:{frame.f_lineno}"
         if not self._is_allowed(frame):
-            raise HiddenRead(f"{func} reads a CUDA tensor of shape {tuple(tensor.shape)} at {place}")
+            what = "copies a tensor to CUDA" if tensor.device.type == "cpu" else "reads a CUDA tensor"
+            raise HiddenRead(f"{func} {what} of shape {tuple(tensor.shape)} at {place}")
         self.reads.append(place)
+        if tensor.device.type == "cpu":
+            return None
         if func is torch.ops.aten._local_scalar_dense.default:
             return 0
         with unset_fake_temporarily():
@@ -93,6 +99,17 @@ def _reads(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, A
         device = kwargs.get("device")
         return device is not None and device.type == "cpu"
     return func is torch.ops.aten.copy_.default and args[0].device.type == "cpu"
+
+
+def _waiting_copy(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the host waits until the GPU has finished all earlier work and the copy from the CPU."""
+    if func is torch.ops.aten._to_copy.default:
+        device = kwargs.get("device")
+        to_cuda = device is not None and device.type == "cuda" and args[0].device.type == "cpu"
+        return to_cuda and not kwargs.get("non_blocking", False)
+    if func is torch.ops.aten.copy_.default and args[0].device.type == "cuda" and args[1].device.type == "cpu":
+        return not (len(args) > 2 and args[2])
+    return False
 
 
 @contextmanager
@@ -170,8 +187,10 @@ def _module_to(module: nn.Module, device: torch.device) -> nn.Module:
         for name, parameter in part._parameters.items():
             if parameter is not None:
                 if id(parameter) not in moved:
-                    moved[id(parameter)] = nn.Parameter(parameter.detach().to(device), parameter.requires_grad)
+                    moved[id(parameter)] = nn.Parameter(
+                        parameter.detach().to(device, non_blocking=True), parameter.requires_grad
+                    )
                 part._parameters[name] = moved[id(parameter)]
         for name, buffer in part._buffers.items():
-            part._buffers[name] = None if buffer is None else buffer.to(device)
+            part._buffers[name] = None if buffer is None else buffer.to(device, non_blocking=True)
     return module

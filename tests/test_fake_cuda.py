@@ -22,6 +22,9 @@ READS = {
     "equal": lambda x: torch.equal(x, x),
     "copy": lambda x: x.cpu(),
     "copied into": lambda x: torch.zeros(3, 4).copy_(x),
+    "copied to": lambda x: x + torch.ones(3, 4).to(x.device),
+    "copied to, converted": lambda x: x + torch.ones(3, 4, dtype=torch.float64).to(x),
+    "copied into from the host": lambda x: x.copy_(torch.ones(3, 4)),
 }
 
 
@@ -47,6 +50,7 @@ def test_what_needs_no_value_works_and_the_host_keeps_its_values():
     with fake_cuda():
         x = torch.randn(3, 4, device=CUDA)
         x[x > 0] = 0.0
+        assert torch.ones(3, 4).to(CUDA, non_blocking=True).device == CUDA
         assert x[torch.tensor([0, 2])].shape == (2, 4)
         assert torch.rand((), generator=torch.Generator().manual_seed(0)).item() > 0
         with torch.autocast("cuda", dtype=torch.bfloat16):

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
+
 
 def contrastive_loss(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     """Attracts the vectors of the two views of each sample and repels them from all other vectors of the batch.
@@ -54,7 +56,7 @@ def cross_modal_loss(ct: Tensor, mr: Tensor, registered: Tensor, temperature: fl
     """
     if int(registered.sum()) < 2:
         return None
-    pairs = registered.nonzero().flatten().to(ct.device)
+    pairs = send(registered.nonzero().flatten(), ct.device)
     return contrastive_loss(ct[pairs], mr[pairs], temperature)
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
 from pretraining.losses.coral import coral
 from pretraining.losses.mmd import maximum_mean_discrepancy
 from pretraining.losses.sliced_wasserstein import sliced_wasserstein
@@ -103,7 +104,7 @@ def density_matching(
             # The divergence is then only reported, without a gradient.
             ct, mr = ct.detach(), mr.detach()
         if ct.shape[1] > dimensions:
-            projection = _orthonormal(ct.shape[1], dimensions, generator).to(ct)
+            projection = send(_orthonormal(ct.shape[1], dimensions, generator), ct.device, ct.dtype)
             ct, mr = ct @ projection, mr @ projection
         batch_bandwidth = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
         width = batch_bandwidth

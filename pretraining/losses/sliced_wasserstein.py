@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nnunetv2_swinfuse.host_copies import send
 from pretraining.losses.weighted import weights_of
 
 
@@ -30,7 +31,7 @@ def sliced_wasserstein(
         A scalar in the unit of the samples, 0 for equal sets.
     """
     axes = torch.randn(first.shape[1], directions, generator=generator, dtype=torch.float64)
-    axes = F.normalize(axes, dim=0).to(first)
+    axes = send(F.normalize(axes, dim=0), first.device, first.dtype)
     return wasserstein_distance(first @ axes, second @ axes, first_weights, second_weights).mean()
 
 
