@@ -205,13 +205,12 @@ class Preparation:
                 leaving_out = ["--leave_out", str(folder / LEFT_OUT)]
                 told = f", without {len(left_out)} patients of {collection.name}, because they are test cases"
 
-            def call(words: Sequence[str], results: Path, held: IO[str] = lock) -> None:
+            def call(words: Sequence[str], results: Path) -> None:
                 environment = self.environment(results, place)
-                self.processes.call([*command, *words], environment, folder / "log.txt", held, place.cores)
+                self.processes.call([*command, *words], environment, folder / "log.txt", lock, place.cores)
 
-            # Pretrainings run side by side; the volumes that they share are written by one of them.
-            with self._locked(self.workspace.root / "collection.lock") as whole:
-                call([*leaving_out, "--preprocess_only"], folder / "nnUNet_results", whole)
+            # Apart from training, whose --overwrite would delete the volumes that other pretrainings read.
+            call([*leaving_out, "--preprocess_only"], folder / "nnUNet_results")
             steps = pretraining.steps
             if steps is None:
                 # How many steps fit into the budget in minutes, at the speed of a few timed ones.

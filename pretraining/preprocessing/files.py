@@ -1,12 +1,16 @@
-"""The files of a preprocessed folder: their names, which are missing, and which part processes which."""
+"""The files of a preprocessed folder: names, which are missing, which part writes which, and the lock."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
+
+from filelock import FileLock, Timeout
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Collection, Patient, Volume
@@ -55,6 +59,27 @@ def count_missing(folder: Path, names: Sequence[str]) -> int:
 def own_first(items: Sequence[Item], part: int, parts: int) -> list[Item]:
     """All items: first those of this part, then those of the following parts in turn."""
     return [item for offset in range(parts) for item in items[(part + offset) % parts :: parts]]
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Waits until no other process holds the folder, and says so; holds it within.
+
+    The lock is the file `FOLDER.lock` beside the folder. It ends with its process, also when that is killed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    # A network file system without locks raises NotImplementedError: processes then do not wait for each other.
+    with suppress(NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            print(f"{folder}: another process is preprocessing. Waiting for it.", file=sys.stderr, flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_temporary(folder: Path) -> None:

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
 from pretraining.preprocessed.splits import split_patients
 from pretraining.preprocessed.volume_file import StoredGrid
-from pretraining.preprocessing.files import count_missing, file_names, own_first, remove_temporary
+from pretraining.preprocessing.files import count_missing, file_names, only_process, own_first, remove_temporary
 from pretraining.preprocessing.fingerprint import Normalisation, fingerprint_volume, samples_per_volume
 from pretraining.preprocessing.image import images_of, preprocess_image
 from pretraining.preprocessing.worker_pool import Workers
@@ -54,7 +54,8 @@ def preprocess(
 
     Several parts may run at the same time, on one machine or on many that share the folder, or one after the other:
     each first reads its own volumes, then those that no other part has read yet, and writes its own images; the part
-    that finishes last writes the index.
+    that finishes last writes the index. Without parts, a second process waits for the first, whose temporary files it
+    would remove.
 
     Args:
         collection: the raw volumes.
@@ -75,16 +76,24 @@ def preprocess(
             another spacing or other volumes, too few patients to split, or a full or read-only disk.
     """
     folder = preprocessed_root / collection.name / FOLDER
-    if overwrite and folder.exists():
-        shutil.rmtree(folder)
     spacing = spacing or median_spacing(collection, check(collection, processes) if grids is None else grids)
     names = file_names(collection)
-    split = _recorded_split(folder, collection, spacing, validation_share)
-    if split is not None and count_missing(folder, names) == 0:
+
+    def recorded_split() -> tuple[dict[str, str] | None, bool]:
+        split = _recorded_split(folder, collection, spacing, validation_share)
+        return split, split is not None and count_missing(folder, names) == 0
+
+    if not overwrite and recorded_split()[1]:
         return folder
-    split = split or split_patients(collection.patients, validation_share, seed)
-    cache = folder / FINGERPRINT_CACHE
-    with explain_disk_errors(folder):
+    with explain_disk_errors(folder), nullcontext() if parts > 1 else only_process(folder):
+        if overwrite and folder.exists():
+            shutil.rmtree(folder)
+        # Another process may have completed it meanwhile.
+        split, complete = recorded_split()
+        if complete:
+            return folder
+        split = split or split_patients(collection.patients, validation_share, seed)
+        cache = folder / FINGERPRINT_CACHE
         cache.mkdir(parents=True, exist_ok=True)
         if parts == 1:
             remove_temporary(folder)

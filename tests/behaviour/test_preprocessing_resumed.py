@@ -3,11 +3,14 @@
 import errno
 import os
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import blosc2
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.preprocessed.collection import INDEX_VERSION
@@ -219,6 +222,41 @@ def test_a_part_does_not_touch_what_another_is_writing(raw, tmp_path):
     assert (folder / "c1_CT.123.tmp.b2nd").is_file()
     run(tmp_path, part=1, parts=2)
     assert not list(folder.rglob("*.tmp.*"))
+
+
+def test_a_second_process_waits_for_the_first(raw, tmp_path, capsys):
+    folder = tmp_path / "preprocessed" / "A" / "swinfuse"
+    folder.mkdir(parents=True)
+    unfinished = folder / "p0_CT.b2nd.123.tmp.b2nd"
+    unfinished.write_bytes(b"the first is writing it")
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(folder.with_name("swinfuse.lock")):
+            second = pool.submit(run, tmp_path)
+            time.sleep(1)
+            assert [path.name for path in folder.iterdir()] == [unfinished.name]
+            assert "another process is preprocessing" in capsys.readouterr().err
+        second.result()
+    assert not unfinished.exists()
+    assert len(times_of(folder)) == 8
+
+
+def test_two_at_once_do_the_work_once(raw, tmp_path, monkeypatch):
+    read = []
+    original = fingerprint.read_volume
+    monkeypatch.setattr(fingerprint, "read_volume", lambda path: read.append(path.name) or original(path))
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: run(tmp_path), range(2))
+    assert first == second
+    assert len(read) == 8
+    assert index_of(first)["patients"] == 6
+
+
+def test_a_completed_folder_needs_no_lock(raw, tmp_path):
+    folder = run(tmp_path)
+    before = times_of(folder)
+    with FileLock(folder.with_name("swinfuse.lock")):
+        assert run(tmp_path) == folder
+    assert times_of(folder) == before
 
 
 def test_the_last_part_rewrites_files_of_other_settings(raw, tmp_path):
