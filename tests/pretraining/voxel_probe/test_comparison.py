@@ -9,10 +9,10 @@ from pretraining.voxel_probe.results import Key, Row
 CASES = np.array([0.3, 0.5, 0.9])
 
 
-def rows(arm, by_seed, tested_on="501", metric="dice", labelled=4):
+def rows(arm, by_seed, tested_on="501", metric="dice", labelled=4, split=0):
     """Rows of one class; values of the cases by seed."""
     return [
-        Row(Key(arm, seed, "501", tested_on, labelled, 0), f"c{n}", "liver", metric, float(value), "x")
+        Row(Key(arm, seed, "501", tested_on, labelled, split), f"c{n}", "liver", metric, float(value), "x")
         for seed, values in by_seed.items()
         for n, value in enumerate(values)
     ]
@@ -56,6 +56,21 @@ def test_tasks_and_metrics_have_lines_of_their_own():
     assert [cells(table, line)[:4] for line in range(3)] == [
         ["501", "501", "2", "dice"], ["501", "501", "4", "dice"], ["501", "511", "4", "auc"],
     ]  # fmt: skip
+
+
+def test_encoders_on_the_splits_of_their_own_seeds_are_pooled():
+    shifts = {0: 0.1, 1: 0.2, 2: 0.3}
+    table = []
+    for seed, shift in shifts.items():
+        table += rows("a", {seed: CASES + shift}, split=seed) + rows("b", dict.fromkeys(shifts, CASES), split=seed)
+    # Another split of an encoder is not another run.
+    table += rows("a", {0: CASES + 9}, split=1)
+    expected = compare_arms(
+        [*rows("a", {s: CASES + shift for s, shift in shifts.items()}), *rows("b", dict.fromkeys(shifts, CASES))],
+        "a",
+        "b",
+    )
+    assert compare_arms(table, "a", "b") == expected
 
 
 def test_arms_without_a_common_seed_are_refused():
