@@ -38,6 +38,33 @@ def test_divergence_grows_with_a_shift_up_to_ln_2(channels):
     assert 0.6 < shares[-1] < 1.0 + 1e-6
 
 
+def leave_one_out_divergence(first, second, bandwidth):
+    """The definition, sample by sample."""
+
+    def density(x, others):
+        return sum(math.exp(-float((x - o).square().sum()) / (2 * bandwidth**2)) for o in others) / len(others)
+
+    def entropy(own, other):
+        share = own / (own + other)
+        return -share * math.log(share) - (1 - share) * math.log(1 - share)
+
+    means = []
+    for own, other in ((first, second), (second, first)):
+        rest = [torch.cat([own[:n], own[n + 1 :]]) for n in range(len(own))]
+        entropies = [entropy(density(x, others), density(x, other)) for x, others in zip(own, rest, strict=True)]
+        means.append(math.log(2) - sum(entropies) / len(own))
+    return sum(means) / 2
+
+
+def test_the_divergence_is_that_of_the_definition_without_ignored_samples():
+    first, second, generator = clouds(3, 0.7, count=24)
+    chosen = [torch.rand(24, generator=generator) < 0.6 for _ in range(2)]
+    expected = leave_one_out_divergence(first[chosen[0]].double(), second[chosen[1]].double(), 0.8)
+    measured = jensen_shannon_divergence(first, second, 0.8, *(mask.float() for mask in chosen))
+    assert 0.02 < expected < 0.6
+    assert measured.item() == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("channels", [4, 48])
 def test_minimising_brings_two_clouds_together(channels):
