@@ -182,7 +182,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("probe", type=Path, metavar="PROBE.csv", help="table of python -m pretraining.voxel_probe")
     parser.add_argument("results", type=Path, help="results folder of swinfuse_benchmark")
     parser.add_argument(
-        "--same", nargs="+", default=[], metavar="PROBE=FINE_TUNED", help="arms with different names, random=scratch"
+        "--same",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="PROBE=FINE_TUNED",
+        help="arms with different names, random=scratch",
     )
     return parser
 

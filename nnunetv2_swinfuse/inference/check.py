@@ -66,7 +66,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def add_accept_argument(parser: argparse._ActionsContainer, *more: str) -> None:
     """`--accept`: refusals that are to be warnings; `more` are checks that only this command makes."""
     parser.add_argument(
-        "--accept", nargs="+", default=[], choices=[*ACCEPTABLE, *more], metavar="CHECK",
+        "--accept", nargs="+", action="extend", default=[], choices=[*ACCEPTABLE, *more], metavar="CHECK",
         help=f"make warnings of these checks' refusals, and record it: {', '.join([*ACCEPTABLE, *more])}",
     )  # fmt: skip
 

@@ -52,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     features.add_argument("--split_seed", type=int, default=0, help="organ probe: seed of the split; default 0")
     features.add_argument("--splits", type=Path, metavar="FILE", help="organ probe: splits.json of swinfuse_benchmark")
     features.add_argument("--channel", type=int, default=0, help="channel of cases with several; default 0")
-    features.add_argument("--modality", nargs="+", default=[], metavar="NAME=CT|MR", help="modality of other names")
+    features.add_argument(
+        "--modality", nargs="+", action="extend", default=[], metavar="NAME=CT|MR", help="modality of other names"
+    )
     features.add_argument("--without_projections", action="store_true", help="no PCA and t-SNE")
     features.add_argument("--without_organs", action="store_true", help="no organ probe")
     density = checks.add_parser("density", help="how the density estimate depends on bandwidth, dimensions, tokens")

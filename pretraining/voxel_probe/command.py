@@ -99,7 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"numbers of labelled cases to fit on; default: {LABELLED} and all but the test cases",
     )  # fmt: skip
     parser.add_argument(
-        "--test_on", nargs="+", default=[], metavar="DATASET",
+        "--test_on", nargs="+", action="extend", default=[], metavar="DATASET",
         help="zero-shot: also measure on the test cases of these datasets, for the labels in common",
     )  # fmt: skip
     parser.add_argument("--test", type=int, metavar="N", help="test cases; default: half of the cases, at most 40")
@@ -126,7 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="largest part of an image that is used, in voxels; default 96 96 96",
     )  # fmt: skip
     parser.add_argument("--channel", type=int, default=0, help="channel of cases with several; default 0")
-    parser.add_argument("--modality", nargs="+", default=[], metavar="NAME=CT|MR", help="modality of other names")
+    parser.add_argument(
+        "--modality", nargs="+", action="extend", default=[], metavar="NAME=CT|MR", help="modality of other names"
+    )
     parser.add_argument("--output", type=Path, default=Path("voxel_probe.csv"), help="rows; default voxel_probe.csv")
     parser.add_argument("--overwrite", action="store_true", help="compute the rows of these arms again")
     parser.add_argument(
