@@ -249,7 +249,7 @@ HEADER = (
 def report(title: str, command: str, checks: Mapping[str, float], rows: list[dict[str, Any]], options: Options) -> None:
     """Writes a dated Markdown page and its JSON, and prints where."""
     machine = {
-        "device": torch.cuda.get_device_name() if options.device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name() if options.device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "precision": "bf16 autocast" if options.autocast else "float32",
         "compiled": options.compiled,
@@ -276,7 +276,7 @@ def report(title: str, command: str, checks: Mapping[str, float], rows: list[dic
     print(f"Report: {options.output / stem}.md and .json")
 
 
-def _processor() -> str:
+def processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return f"{line.split(':')[1].strip()}, {os.cpu_count()} cores"

@@ -25,11 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from measure import processor
 from torch import Tensor
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from pretraining.configuration import Configuration
+from pretraining.loop import Training
+from pretraining.markdown import markdown_table
 from pretraining.objective import evaluate
 from pretraining.preset_files import load_preset
 from pretraining.validation import to_device
@@ -43,26 +45,21 @@ class Steps:
     """Training steps of one configuration on random crops."""
 
     def __init__(self, configuration: Configuration, device: torch.device) -> None:
-        from pretraining.model import PretrainingModel
-
-        self.configuration, self.device = configuration, device
-        torch.manual_seed(0)
-        self.model = PretrainingModel(configuration).to(device).train()
-        groups = weight_decay_groups(self.model, configuration.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=configuration.learning_rate)
+        self.configuration = configuration
+        self.training = Training.start(configuration, device, None)
+        self.training.model.train()
         self.batch = to_device(random_batch(configuration), device)
-        self.averages: Any = {}
-        self.taken = 0
 
     def take(self) -> dict[str, Tensor]:
         """One step; returns its losses without waiting for them."""
-        evaluation = evaluate(self.model, self.batch, self.configuration, self.taken, self.averages)
-        self.optimizer.zero_grad(set_to_none=True)
+        training, configuration = self.training, self.configuration
+        evaluation = evaluate(training.model, self.batch, configuration, training.step, training.averages)
+        training.optimizer.zero_grad(set_to_none=True)
         evaluation.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.configuration.gradient_clip)
-        self.optimizer.step()
-        self.averages = evaluation.averages
-        self.taken += 1
+        torch.nn.utils.clip_grad_norm_(training.model.parameters(), configuration.gradient_clip)
+        training.optimizer.step()
+        training.averages = evaluation.averages
+        training.step += 1
         return {name: loss.detach() for name, loss in evaluation.losses.items()}
 
 
@@ -119,7 +116,7 @@ def measure(configuration: Configuration, device: torch.device, rounds: int) -> 
     row: dict[str, Any] = {"seconds": statistics.median(seconds), "waits": waiting}
     if device.type == "cuda":
         row["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-    row["parameters"] = sum(parameter.numel() for parameter in steps.model.parameters())
+    row["parameters"] = sum(parameter.numel() for parameter in steps.training.model.parameters())
     return row
 
 
@@ -140,16 +137,16 @@ def waits_of(steps: Steps) -> int:
 
 def table(rows: list[Mapping[str, Any]]) -> str:
     columns = ("preset", "recipe", "crop", "pairs", "parameters, M", "step, s", "peak, GiB", "waits", "GPU against CPU")
-    lines = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    for row in rows:
-        peak = f"{row['peak_bytes'] / 2**30:.2f}" if "peak_bytes" in row else ""
-        difference = "" if row.get("difference") is None else f"{row['difference']:.1e}"
-        waits = "" if row["waits"] is None else row["waits"]
-        lines.append(
-            f"| {row['preset']} | {row['recipe']} | {'x'.join(map(str, row['crop']))} | {row['batch']} "
-            f"| {row['parameters'] / 1e6:.2f} | {row['seconds']:.3f} | {peak} | {waits} | {difference} |"
-        )
-    return "\n".join(lines)
+    lines = [
+        [
+            row["preset"], row["recipe"], "x".join(map(str, row["crop"])), row["batch"],
+            f"{row['parameters'] / 1e6:.2f}", row["seconds"],
+            f"{row['peak_bytes'] / 2**30:.2f}" if "peak_bytes" in row else None, row["waits"],
+            None if row["difference"] is None else f"{row['difference']:.1e}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return markdown_table(columns, lines)
 
 
 def main() -> None:
@@ -180,7 +177,7 @@ def main() -> None:
             tqdm.write(table(rows[-1:]).splitlines()[-1])
     date = datetime.date.today().isoformat()
     machine = {
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else platform.processor(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else processor(),
         "python": platform.python_version(),
         "torch": version("torch"),
     }
