@@ -23,7 +23,7 @@ from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError, errors_without_traceback
 from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.datasets import dataset_number
-from pretraining.voxel_probe.results import Results
+from pretraining.voxel_probe.results import Results, on_own_splits
 
 # Up to this many arms every order is tried; beyond, random ones.
 EXACT = 7
@@ -113,7 +113,7 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> tuple[float,
 
 
 def probe_scores(path: Path, same: Mapping[str, str]) -> Scores:
-    """Dice of the probe, a mean over the classes, by task, arm, and seed and case.
+    """Dice of the probe, a mean over the classes, by task, arm, and seed and case; see :func:`on_own_splits`.
 
     Args:
         path: table of `python -m pretraining.voxel_probe`.
@@ -125,7 +125,8 @@ def probe_scores(path: Path, same: Mapping[str, str]) -> Scores:
     if not path.is_file():
         raise InputError(f"{path}: no such table; make it with python -m pretraining.voxel_probe ... --output {path}")
     by_place: dict[tuple[str, str, str, int, str], list[float]] = defaultdict(list)
-    rows = [row for row in Results(path).rows if row.metric == "dice" and row.key.dataset == row.key.tested_on]
+    within = (row for row in Results(path).rows if row.metric == "dice" and row.key.dataset == row.key.tested_on)
+    rows = on_own_splits(within)
     arms = {row.key.arm for row in rows}
     taken = [name for name in arms if name in same.values() and same.get(name, name) == name]
     if taken or len(set(same.values())) < len(same):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.statistics import estimate
 from pretraining.markdown import markdown_table
-from pretraining.voxel_probe.results import Key, Row, case_means
+from pretraining.voxel_probe.results import Row, case_means, on_own_splits, rows_by_task
 
 HEADER = ["fitted on", "tested on", "labelled", "metric", "difference [95 % over seeds and cases]", "p", "of each seed"]
 METRICS = ("dice", "auc")
@@ -31,34 +30,19 @@ def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) 
     return {seed: np.array([arms[0][case][seed] - arms[1][case][seed] for case in cases]) for seed in seeds if cases}
 
 
-def rows_of_tasks(rows: Sequence[Row]) -> dict[Key, list[Row]]:
-    """Rows by what was fitted and tested on; the keys have an empty arm and zeros for seed and split.
-
-    Where there are several splits, each encoder counts with the split of its own seed, as in an experiment that draws
-    the labelled cases again for each seed: several splits of one encoder would not be independent.
-    """
-    tasks: dict[Key, list[Row]] = defaultdict(list)
-    for row in rows:
-        tasks[replace(row.key, arm="", seed=0, split=0)].append(row)
-    for task, of_task in tasks.items():
-        if len({row.key.split for row in of_task}) > 1:
-            tasks[task] = [row for row in of_task if row.key.seed == row.key.split]
-    return tasks
-
-
 def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
     """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
 
     Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
     covers the variation between seeds and between cases; with one seed there is none. Several splits are pooled, see
-    :func:`rows_of_tasks`.
+    :func:`pretraining.voxel_probe.results.on_own_splits`.
 
     Raises:
         InputError: when no seed of the two was measured on the same cases.
     """
     lines = []
-    compared = [row for row in rows if row.key.arm in (first, second)]
-    for task, of_task in sorted(rows_of_tasks(compared).items(), key=lambda item: astuple(item[0])):
+    compared = on_own_splits(row for row in rows if row.key.arm in (first, second))
+    for task, of_task in sorted(rows_by_task(compared).items(), key=lambda item: astuple(item[0])):
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
             if differences:

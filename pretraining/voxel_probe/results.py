@@ -154,6 +154,22 @@ def rows_by_task(rows: Iterable[Row]) -> dict[Key, list[Row]]:
     return tasks
 
 
+def on_own_splits(rows: Iterable[Row]) -> list[Row]:
+    """Rows with split 0, of each encoder those on the split of its own seed where a task has several splits.
+
+    So does an experiment that draws the labelled cases again for each seed. Several splits of one encoder would not be
+    independent.
+    """
+    own = []
+    by_task: dict[Key, list[Row]] = defaultdict(list)
+    for task, of_task in rows_by_task(rows).items():
+        by_task[replace(task, split=0)] += of_task
+    for of_task in by_task.values():
+        several = len({row.key.split for row in of_task}) > 1
+        own += [row for row in of_task if not several or row.key.seed == row.key.split]
+    return [replace(row, key=replace(row.key, split=0)) for row in own]
+
+
 def case_means(rows: Iterable[Row], metric: str, label: str | None = None) -> dict[str, dict[int, float]]:
     """Means over the classes of a case, by case and seed; of one class if it is given.
 

@@ -100,6 +100,16 @@ def test_values_are_means_over_the_classes(tables):
     assert of_cells["scratch"] == pytest.approx({(s, c): 0.6 + 0.1 * s for s in (0, 1) for c in CASES})
 
 
+def test_encoders_count_with_the_split_of_their_own_seed(tables):
+    # Random encoders are measured with every call, on the split of every seed.
+    probe, _ = tables
+    expected = probe_scores(probe, {"random": "scratch"})
+    others = [Row(Key("random", seed, "901", "901", 4, 1 - seed), case, "shell", "dice", 0.9, "")
+              for seed in (0, 1) for case in CASES]  # fmt: skip
+    Results(probe).add(others)
+    assert probe_scores(probe, {"random": "scratch"}) == expected
+
+
 def test_the_command_prints_arms_and_correlation(tables, capsys):
     probe, results = tables
     main([str(probe), str(results), "--same", "random=scratch"])
