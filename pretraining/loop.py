@@ -82,6 +82,39 @@ class Training:
         averages = {level: values.to(device) for level, values in state.averages.items()}
         return cls(model, optimizer, state.step, averages, state.seconds)
 
+    def take_step(
+        self,
+        batch: Mapping[str, torch.Tensor],
+        configuration: Configuration,
+        wrapped_model: torch.nn.Module | None = None,
+        processes: Processes = SINGLE_PROCESS,
+    ) -> dict[str, torch.Tensor]:
+        """One step of the optimiser.
+
+        Args:
+            batch: as :func:`pretraining.objective.evaluate` takes it, on the model's device.
+            configuration: settings of the run, for the collection's spacing.
+            wrapped_model: `model` as `processes` wrapped it; by default the model.
+            processes: those that train together.
+
+        Returns:
+            Losses, `total`, measures of health and `gradient_norm` (before clipping); scalars that are still on the
+            device.
+        """
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.step, configuration)
+        evaluation = evaluate(
+            wrapped_model or self.model, batch, configuration, self.step, self.averages, processes=processes
+        )
+        self.optimizer.zero_grad(set_to_none=True)
+        evaluation.total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), configuration.gradient_clip)
+        self.optimizer.step()
+        self.averages = evaluation.averages
+        self.step += 1
+        return {**evaluation.scalars(), "gradient_norm": norm}
+
     def save(self, folder: Path, configuration: Configuration, collection: PreprocessedCollection) -> None:
         """Writes the checkpoint of a run."""
         state = TrainingState(
@@ -164,7 +197,7 @@ def train(
     requested = configuration
     configuration = requested.for_spacing(collection.spacing)
     training = Training.start(configuration, device, state)
-    model, optimizer, steps = training.model, training.optimizer, configuration.steps
+    model, steps = training.model, configuration.steps
     log = RunLog(folder, training.step, configuration.tensorboard) if processes.first else SilentLog()
     if initial is not None and state is None:
         log.info(f"Starting from {initial.path}. {initialize(model, initial)}")
@@ -181,22 +214,11 @@ def train(
             training.save(folder, requested, collection)
         while training.step < steps:
             started = time.perf_counter()
-            model.train()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training.step, configuration)
             batch = to_device(next_batch(), device)
             with explain_out_of_memory(configuration, device, len(samples)):
-                evaluation = evaluate(
-                    wrapped_model, batch, configuration, training.step, training.averages, processes=processes
-                )
-                optimizer.zero_grad(set_to_none=True)
-                evaluation.total.backward()
-                norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
-                optimizer.step()
-            training.averages = evaluation.averages
-            training.step += 1
+                scalars = training.take_step(batch, configuration, wrapped_model, processes)
             training.seconds += time.perf_counter() - started
-            records.add(training.step, {**evaluation.scalars(), "gradient_norm": norm})
+            records.add(training.step, scalars)
             bar.update()
 
             last = training.step == steps

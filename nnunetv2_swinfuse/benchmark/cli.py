@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     failed = 0
     if not options.report_only:
-        cells = [find_cell(runner.cells, options.cell)] if options.cell else runner.cells
+        cells = find_cells(runner.cells, options.cell) if options.cell else runner.cells
         results = read_results(workspace, cells)
         waiting = [cell for cell in cells if cell.name not in results]
         if options.prepare_only or waiting:
@@ -135,12 +136,19 @@ def typed_command(options: argparse.Namespace, workspace: Workspace) -> list[str
     return command if options.results is None else [*command, "--results", str(workspace.results)]
 
 
-def find_cell(cells: Sequence[Cell], name: str) -> Cell:
-    """Raises BenchmarkError when no cell has this name."""
-    for cell in cells:
-        if cell.name == name:
-            return cell
-    raise BenchmarkError(f"--cell {name}: no such cell; --list shows all {len(cells)}, such as {cells[0].name}")
+def find_cells(cells: Sequence[Cell], pattern: str) -> list[Cell]:
+    """The cells whose name is `pattern`, or that it matches as a shell pattern (`*`, `?`, `[...]`).
+
+    Raises:
+        BenchmarkError: when there is none.
+    """
+    found = [cell for cell in cells if fnmatchcase(cell.name, pattern)]
+    if not found:
+        raise BenchmarkError(
+            f"--cell {pattern}: no such cell; --list shows all {len(cells)}, such as {cells[0].name}. A pattern is "
+            "matched against the whole name"
+        )
+    return found
 
 
 def listing(runner: Runner, command: Sequence[str]) -> str:

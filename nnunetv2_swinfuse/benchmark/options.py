@@ -46,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what to do")
     what.add_argument("--list", action="store_true", help="show the cells, what is done, how long the rest takes")
     what.add_argument("--prepare_only", action="store_true", help="preprocess and pretrain, train no cell")
-    what.add_argument("--cell", metavar="NAME", help="this cell only, named as in --list; no report")
+    what.add_argument(
+        "--cell", metavar="NAME", help="only this cell of --list, or those that match, as '*__seed_0__*'; no report"
+    )
     what.add_argument("--report_only", action="store_true", help="write the report from what is done")
     what.add_argument("--slurm", action="store_true", help="write scripts for a cluster")
     what.add_argument(

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from pretraining import proxy_tasks, token_statistics
-from pretraining.model import PretrainingModel
+from pretraining.loop import Training
 from pretraining.monitoring.scalars import UnreadScalars
-from pretraining.objective import evaluate
 from pretraining.validation import to_device
 from tests.fake_cuda import CUDA, HiddenRead, fake_cuda
 from tests.pretraining.synthetic import RESENC, synthetic_batch, tiny
@@ -33,33 +32,25 @@ VARIANTS = {
 
 
 def train(configuration, steps):
-    """What the loop does in each step."""
-    model = PretrainingModel(configuration)
+    """Steps of a training; returns it with the unread scalars, and those of the last step."""
     batch = {
         name: values
         for name, values in synthetic_batch().items()
         if not name.startswith("mr") or "MR" in configuration.modalities
     }
-    model.to(CUDA).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    unread, averages = UnreadScalars(20), None
-    for step in range(steps):
-        evaluation = evaluate(model, to_device(batch, CUDA), configuration, step, averages)
-        optimizer.zero_grad(set_to_none=True)
-        evaluation.total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), configuration.gradient_clip)
-        optimizer.step()
-        averages = evaluation.averages
-        unread.add(step + 1, {**evaluation.scalars(), "gradient_norm": norm})
-    return model, evaluation, unread
+    training, unread = Training.start(configuration, CUDA, None), UnreadScalars(20)
+    for _ in range(steps):
+        scalars = training.take_step(to_device(batch, CUDA), configuration)
+        unread.add(training.step, scalars)
+    return training.model, unread, scalars
 
 
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_steps_read_no_value(changes):
     configuration = tiny(**changes)
     with fake_cuda():
-        model, evaluation, unread = train(configuration, steps=2)
-        assert evaluation.total.device == CUDA
+        model, unread, scalars = train(configuration, steps=2)
+        assert scalars["total"].device == CUDA
         expected = {name: p for name, p in model.named_parameters() if p.requires_grad}
         idle = {name for name, p in expected.items() if p.grad is None}
         # Without a pair, or one modality, the density loss and its bandwidth do not exist.

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Workspace, all_cells
-from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cell, hopeless, listing, main
+from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cells, hopeless, listing, main
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.table import keep
@@ -112,9 +112,15 @@ def test_bad_command_lines(raw, capsys, words, message):
     assert message in capsys.readouterr().err
 
 
-def test_a_cell_is_found_by_its_name(raw, tmp_path):
-    runner = make_runner(tmp_path)
-    assert find_cell(runner.cells, runner.cells[3].name) == runner.cells[3]
+def test_cells_are_found_by_name_and_by_pattern(raw, tmp_path):
+    cells = make_runner(tmp_path).cells
+    assert find_cells(cells, cells[3].name) == [cells[3]]
+    seed_0 = [cell for cell in cells if cell.seed == 0]
+    assert 0 < len(seed_0) < len(cells)
+    assert find_cells(cells, "*__seed_0__*") == seed_0
+    assert find_cells(cells, "*") == cells
+    with pytest.raises(BenchmarkError, match="no such cell"):
+        find_cells(cells, "seed_0")
 
 
 def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
