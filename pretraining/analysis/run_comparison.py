@@ -9,20 +9,30 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.statistics import estimate
 from pretraining.analysis.figures import GREY, colour_of, marker_of, new_figure, save, widen
 from pretraining.collections.collection import DOMAINS
 from pretraining.markdown import markdown_table
 from pretraining.monitoring.log import RECORDS, read_records
 from pretraining.monitoring.report import CONFIGURATION, FACTS
+from pretraining.voxel_probe.comparison import seed_differences
 from pretraining.voxel_probe.encoders import RANDOM
-from pretraining.voxel_probe.results import Row, Summary, case_means, mean_interval, rows_by_task, summarise
+from pretraining.voxel_probe.results import (
+    Row,
+    Summary,
+    case_means,
+    mean_interval,
+    on_own_splits,
+    rows_by_task,
+    summarise,
+)
 
 VOLUMES = "volumes"
 # Measures of the last validation: name in the records, what is wanted.
@@ -105,6 +115,10 @@ def probe_summaries(
 ) -> dict[str, dict[str, Summary]]:
     """Results of the voxel probe: by task, then by arm, with random encoders first where the table has them.
 
+    Several splits are pooled, see :func:`pretraining.voxel_probe.results.on_own_splits`. Where an arm and its random
+    encoders have two seeds in common or more, the interval of their difference covers other seeds and other cases, as
+    in `python -m pretraining.voxel_probe --compare`; otherwise only other cases.
+
     Args:
         rows: of the probe's table.
         floors: of the arms to show, the arm of random encoders that each is compared with.
@@ -113,19 +127,21 @@ def probe_summaries(
     Returns:
         A summary of each arm, with the difference to random encoders.
     """
-    tasks = rows_by_task(rows)
     summaries: dict[str, dict[str, Summary]] = {}
-    for task, of_task in tasks.items():
+    for task, of_task in rows_by_task(on_own_splits(rows)).items():
         dataset = task.dataset if task.dataset == task.tested_on else f"{task.dataset} to {task.tested_on}"
-        of_arms = {}
+        of_arms = summaries[f"{dataset}, {task.labelled} labelled"] = {}
         for arm in (RANDOM, *floors):
             values = case_means([row for row in of_task if row.key.arm == arm], metric)
-            if values:
-                of_arms[arm] = summarise(
-                    values, case_means([r for r in of_task if r.key.arm == floors.get(arm)], metric)
-                )
-        title = f"{dataset}, {task.labelled} labelled"
-        summaries[title if len({key.split for key in tasks}) == 1 else f"{title}, split {task.split}"] = of_arms
+            if not values:
+                continue
+            floor = floors.get(arm, "")
+            summary = summarise(values, case_means([row for row in of_task if row.key.arm == floor], metric))
+            differences = seed_differences(of_task, arm, floor, metric)
+            if len(differences) > 1:
+                of_seeds = estimate([np.stack(list(differences.values()))])
+                summary = replace(summary, difference=of_seeds.mean, difference_interval=of_seeds.interval())
+            of_arms[arm] = summary
     return summaries
 
 

@@ -1,7 +1,9 @@
 import json
 
 import matplotlib.image
+import numpy as np
 import pytest
+from scipy import stats
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.analysis.run_comparison import (
@@ -28,8 +30,8 @@ def write_run(folder, cka=0.5, weight=1.0, validated=True):
     return folder
 
 
-def rows(arm, value, seed=0):
-    key = Key(arm, seed, "510", "510", 4, 0)
+def rows(arm, value, seed=0, split=0):
+    key = Key(arm, seed, "510", "510", 4, split)
     return [Row(key, f"case{number}", "liver", "dice", value + 0.01 * number, "x") for number in range(4)]
 
 
@@ -73,6 +75,26 @@ def test_the_table_has_health_and_the_probe_minus_random(tmp_path):
     assert ours[-1].startswith("0.665 (+0.200")
     assert (random[0], random[-1]) == ("random", "0.465")
     assert len(header) == len(ours) == len(random)
+
+
+def test_seeds_count_with_their_own_split_and_the_interval_covers_them():
+    gains = [0.1, 0.2, 0.3]
+    table = [
+        row
+        for seed in range(3)
+        for split in range(3)
+        for row in rows("random", 0.4 + 0.1 * (seed != split), seed, split)
+    ]
+    table += [row for seed, gain in enumerate(gains) for row in rows("ours", 0.4 + gain, seed, split=seed)]
+    probes = probe_summaries(table, {"ours": "random"})
+    assert list(probes) == ["510, 4 labelled"]
+    of_arms = probes["510, 4 labelled"]
+    assert of_arms["random"].mean == pytest.approx(0.415)
+    assert of_arms["random"].difference is None
+    assert of_arms["ours"].difference == pytest.approx(0.2)
+    # The gains differ by seed only: Student's t with 2 degrees of freedom over three seeds.
+    half = stats.t.ppf(0.975, 2) * np.std(gains, ddof=1) / 3**0.5
+    assert of_arms["ours"].difference_interval == pytest.approx((0.2 - half, 0.2 + half), rel=1e-6)
 
 
 def test_other_architectures_have_random_encoders_of_their_own(tmp_path):
