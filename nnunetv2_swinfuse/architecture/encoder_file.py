@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
+from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.architecture.registry import build_backbone, build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.tensor_names import (
     DECODER_PARTS,
@@ -28,7 +29,7 @@ from nnunetv2_swinfuse.architecture.tensor_names import (
     pretrained_decoder,
 )
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
-from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, file_hash, load_torch_file, save_torch_file
+from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
 from nnunetv2_swinfuse.errors import UPGRADE
 
 FORMAT = "swinfuse-encoder"

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, encoder_from_content, load_content
+from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.architecture.monai import MonaiReading, encoder_from_monai
-from nnunetv2_swinfuse.architecture.torch_file import file_hash
 
 MERGING_VARIABLE = "SWINFUSE_MONAI_MERGING"
 CLAMPED_BIAS_VARIABLE = "SWINFUSE_MONAI_CLAMPED_BIAS"

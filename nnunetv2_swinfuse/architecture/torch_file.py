@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import zipfile
@@ -15,7 +14,6 @@ import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 
-BLOCK = 2**20
 # A zip's attribute of folders: PyTorch's reader skips the bytes of such a record and leaves memory as it was.
 FOLDER = 0x10
 
@@ -87,15 +85,6 @@ def save_torch_file(content: Mapping[str, Any], path: str | os.PathLike[str]) ->
     # Not to the path: PyTorch would write the temporary name into the file, and equal content would differ.
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save(dict(content), file)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def check_zip(file: IO[bytes]) -> None:

@@ -13,7 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, file_hash
+from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
+from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment

@@ -14,7 +14,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_swinfuse.architecture import torch_file
+from nnunetv2_swinfuse.architecture import file_hash as hashes_of_files
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import read_json
@@ -96,7 +96,7 @@ def file_hash(path: Path) -> str:
         InputError: when it cannot be read.
     """
     try:
-        return torch_file.file_hash(path)
+        return hashes_of_files.file_hash(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -15,7 +15,7 @@ from typing import IO, Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.torch_file import file_hash
+from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash, read_member
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
