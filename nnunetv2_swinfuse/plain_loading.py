@@ -37,6 +37,8 @@ NUMPY_GLOBALS = frozenset(
         *(f"numpy.dtypes {kind}DType" for kind in ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")),
     }
 )  # fmt: skip
+# By these first bytes `torch.load` takes a file for an archive; it reads any other as a format of before PyTorch 1.6.
+ARCHIVE_START = b"PK\x03\x04"
 # A pickle holds names and numbers; tensors lie beside it. That of the largest nnU-Net has less than 1 MB.
 LARGEST_PICKLE = 64 * 1024**2
 
@@ -98,6 +100,9 @@ def plain_values(content: Any) -> Any:
 def inspect_checkpoint(file: IO[bytes], name: str) -> None:
     """Refuses a checkpoint that could run code, or that is an archive of another kind, without opening it as one.
 
+    What is inspected must be what `torch.load` reads. Python finds an archive by its end, so the file may begin as
+    something else; and the end can point to two tables of contents, of which Python and PyTorch read one each.
+
     Args:
         file: seekable.
         name: for the message.
@@ -107,6 +112,9 @@ def inspect_checkpoint(file: IO[bytes], name: str) -> None:
             builds them.
     """
     try:
+        file.seek(0)
+        if file.read(len(ARCHIVE_START)) != ARCHIVE_START:
+            raise zipfile.BadZipFile("does not begin as an archive")
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             pickles = [member for member in members if member.filename.endswith("data.pkl")]
@@ -121,7 +129,12 @@ def inspect_checkpoint(file: IO[bytes], name: str) -> None:
                 raise PlainFileError(
                     f"{name}: a pickle of {pickles[0].file_size} bytes, at most {LARGEST_PICKLE} expected"
                 )
+            if min(member.header_offset for member in members) != 0:
+                raise zipfile.BadZipFile("its archive does not begin at the file's first byte")
             content = archive.read(pickles[0])
+        file.seek(0)
+        if torch._C.PyTorchFileReader(file).get_record("data.pkl") != content:
+            raise zipfile.BadZipFile("two tables of contents: PyTorch reads another pickle than Python")
     except PlainFileError:
         raise
     except Exception as error:

@@ -16,7 +16,7 @@ from nnunetv2_swinfuse.inference.manifest import MANIFEST
 from nnunetv2_swinfuse.inference.verify import main, verify_folder, verify_zip
 from nnunetv2_swinfuse.plain_loading import PlainFileError, inspect_checkpoint, load_plain
 
-from ..malicious import Malicious, checkpoint_with
+from ..malicious import Malicious, checkpoint_with, tar_before
 from .synthetic_models import write_whole_model
 
 
@@ -179,6 +179,7 @@ def test_other_pickles_and_archives_in_place_of_a_checkpoint(stock, tmp_path):
         "compressed parts": compressed,
         "damaged or no PyTorch archive": pickle.dumps({}),
         "no PyTorch archive": legacy.getvalue(),
+        "does not begin as an archive": tar_before(plain, tmp_path / "ran"),
         "damaged": plain[: len(plain) // 2],
         "no checkpoint of nnU-Net": plain,
     }
