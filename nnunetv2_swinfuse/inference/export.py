@@ -30,6 +30,7 @@ from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
 from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card
 from nnunetv2_swinfuse.inference.model_description import describe_model, read_json
+from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, find_folds
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
 from nnunetv2_swinfuse.inference.verify import verify_zip
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     add_model_arguments(parser)
     parser.add_argument("-o", type=Path, required=True, metavar="ZIP", help="the zip to write")
     parser.add_argument("-f", nargs="+", metavar="FOLD", help="folds; default: all that have the checkpoint")
-    parser.add_argument("-chk", default="checkpoint_final.pth", help="default: checkpoint_final.pth")
+    parser.add_argument("-chk", default=FINAL_CHECKPOINT, help=f"default: {FINAL_CHECKPOINT}")
     parser.add_argument("--intended_use", help="a sentence for the model card")
     parser.add_argument("--limits", help="what the model was not tested on, for the model card")
     parser.add_argument("--weights_licence", default=NOT_STATED, help="licence of the weights")
@@ -76,7 +77,7 @@ def export_model(
     folder: Path,
     target: Path,
     folds: Sequence[str] | None = None,
-    checkpoint: str = "checkpoint_final.pth",
+    checkpoint: str = FINAL_CHECKPOINT,
     words: Mapping[str, str | None] | None = None,
     licences: Mapping[str, str | None] | None = None,
     overwrite: bool = False,
@@ -110,7 +111,7 @@ def export_model(
         )
     described = describe_model(folder)
     check_plans(described.plans, folder / PLANS_FILE)
-    names = _folds(folder, folds, checkpoint)
+    names = find_folds(folder, folds, checkpoint)
     try:
         for left in target.parent.glob(f"{target.name}.*.tmp{target.suffix}"):
             # Of an export that was killed.
@@ -124,18 +125,6 @@ def export_model(
             f"{target}: cannot be written ({error.strerror or error}); make room or choose another"
         ) from error
     return digest
-
-
-def _folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
-    if folds is None:
-        names = sorted(path.parent.name for path in folder.glob(f"fold_[0-9]*/{checkpoint}"))
-        names = names or [path.parent.name for path in folder.glob(f"fold_all/{checkpoint}")]
-    else:
-        names = [f"fold_{fold}" for fold in dict.fromkeys(folds)]
-    missing = [name for name in names if not (folder / name / checkpoint).is_file()]
-    if missing or not names:
-        raise InputError(f"{folder}: no {checkpoint} in {', '.join(missing) or 'any fold'}; train it first, or name -f")
-    return names
 
 
 def _write(
@@ -167,7 +156,7 @@ def _write(
     for fold in tqdm(folds, "folds", disable=len(folds) < 2):
         content = load_plain(folder / fold / checkpoint)
         training = training or _training(content, plans, folds, checkpoint)
-        add(f"{fold}/checkpoint_final.pth", _inference_checkpoint(content, folder / fold / checkpoint))
+        add(f"{fold}/{FINAL_CHECKPOINT}", _inference_checkpoint(content, folder / fold / checkpoint))
         summary = folder / fold / "validation" / "summary.json"
         if summary.is_file():
             scores[fold] = {k: v for k, v in read_json(summary).items() if k in ("foreground_mean", "mean")}

@@ -14,10 +14,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_swinfuse.architecture import file_hash as hashes_of_files
+from nnunetv2_swinfuse.architecture.file_hash import file_hash as sha256
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.inference.manifest import MANIFEST, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import read_json
+from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, find_folds
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
@@ -55,9 +55,9 @@ def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predi
         InputError: when something is missing, damaged, differs from the model's manifest, could run code, or does not
             belong together.
     """
-    names = _found_folds(folder, folds, checkpoint)
-    hashes = {name: file_hash(folder / name) for name in (PLANS_FILE, DATASET_FILE, *names)}
-    _compare_with_manifest(folder, hashes)
+    found = find_folds(folder, folds, checkpoint)
+    names = [f"{fold}/{checkpoint}" for fold in found]
+    hashes = compare_with_manifest(folder, [PLANS_FILE, DATASET_FILE, *names])
     plans, dataset_json = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
     check_plans(plans, folder / PLANS_FILE)
     contents = []
@@ -85,8 +85,7 @@ def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predi
             f"{folder}: plans.json, dataset.json and {names[0]} do not make a network together "
             f"({type(error).__name__}: {reason}); install the model again"
         ) from error
-    found = tuple(Path(name).parts[0].removeprefix("fold_") for name in names)
-    return LoadedModel(predictor, configuration, found, hashes)
+    return LoadedModel(predictor, configuration, tuple(fold.removeprefix("fold_") for fold in found), hashes)
 
 
 def file_hash(path: Path) -> str:
@@ -96,36 +95,9 @@ def file_hash(path: Path) -> str:
         InputError: when it cannot be read.
     """
     try:
-        return hashes_of_files.file_hash(path)
+        return sha256(path)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _found_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> list[str]:
-    if Path(checkpoint).name != checkpoint:
-        raise InputError(f"-chk {checkpoint}: expected the name of a file in the folds' folders")
-    if folds is None:
-        names = sorted(p.parent.name for p in folder.glob(f"fold_[0-9]*/{checkpoint}"))
-        names = names or [p.parent.name for p in folder.glob(f"fold_all/{checkpoint}")]
-    else:
-        names = [f"fold_{fold}" for fold in dict.fromkeys(map(str, folds))]
-    missing = [name for name in names if not (folder / name / checkpoint).is_file()]
-    if missing or not names:
-        raise InputError(f"{folder}: no {checkpoint} in {', '.join(missing) or 'any fold'}; name the folds with -f")
-    return [f"{name}/{checkpoint}" for name in names]
-
-
-def _compare_with_manifest(folder: Path, hashes: dict[str, str]) -> None:
-    path = folder / MANIFEST
-    if not path.is_file():
-        return
-    listed = parse_manifest(path.read_bytes(), path).files
-    for name, digest in hashes.items():
-        if name not in listed or listed[name]["sha256"] != digest:
-            raise InputError(
-                f"{folder / name}: SHA-256 {digest} is not that of {MANIFEST}: changed or damaged since its export; "
-                "install the model again"
-            )
 
 
 def _build(trainer: str, manager: PlansManager, configured: Any, dataset_json: dict[str, Any]) -> torch.nn.Module:

@@ -13,6 +13,7 @@ import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
+from nnunetv2_swinfuse.inference.model_files import compare_with_manifest
 from nnunetv2_swinfuse.inference.training_images import RECORD, orientations_of_dataset, read_record
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, IMAGES, PLANS_FILE, RAW
 
@@ -89,10 +90,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def describe_model(folder: Path) -> ModelDescription:
-    """Reads plans.json, dataset.json and dataset_fingerprint.json of a model's folder.
+    """Reads plans.json, dataset.json, dataset_fingerprint.json and the record of orientations in a model's folder.
 
     Raises:
-        InputError: naming the file, when one is missing, damaged, or does not say what the checks need.
+        InputError: naming the file, when one is missing, damaged, differs from the model's manifest, or does not say
+            what the checks need.
     """
     if not folder.is_dir():
         raise InputError(
@@ -100,6 +102,7 @@ def describe_model(folder: Path) -> ModelDescription:
         )
     plans, dataset_json = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
     fingerprint = read_json(folder / FINGERPRINT_FILE)
+    compare_with_manifest(folder, (PLANS_FILE, DATASET_FILE, FINGERPRINT_FILE, RECORD))
     try:
         channels = _channels(plans, dataset_json, fingerprint)
         spacings = np.array(fingerprint["spacings"], float).reshape(-1, 3)

@@ -7,7 +7,7 @@ import io
 import json
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NoReturn
@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, 
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
+from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, read_manifest
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
@@ -29,6 +30,10 @@ PROGRAM = "swinfuse_verify"
 EXIT_REFUSED = 4
 # What an exported model consists of. Files that others open by running code, such as postprocessing.pkl, are not in it.
 ENDINGS = (".json", ".pth", ".md", ".txt", ".png", ".pdf")
+NO_MANIFEST = (
+    f"no {MANIFEST}, so nothing says what its files should be: not exported by swinfuse_export. Ask for such an "
+    "export, or check the rest with --without_manifest"
+)
 
 
 @dataclass(frozen=True)
@@ -87,66 +92,64 @@ def verify_zip(path: Path, need_manifest: bool = True, sha256: str | None = None
     if sha256 is not None and digest != sha256.lower():
         raise ArchiveError(f"{path}: SHA-256 {digest}, expected {sha256.lower()}; download it again")
     members = {member.filename: member for member in inspect_archive(path)}
+    sizes = {name: member.file_size for name, member in members.items()}
     with zipfile.ZipFile(path) as archive:
-
-        def hash_of(name: str) -> tuple[str, int]:
-            return member_hash(archive, members[name]), members[name].file_size
 
         def read(name: str) -> bytes:
             return read_member(archive, members[name])
 
-        def opened(name: str) -> IO[bytes]:
-            # Reading backwards through a compressed part is quadratic; weights are read once into memory.
-            return io.BytesIO(read_member(archive, members[name]))
-
-        sizes = {name: member.file_size for name, member in members.items()}
-        model, manifest = _verify(path, sizes, hash_of, read, opened, need_manifest)
+        manifest = _manifest(path, sizes, read, need_manifest)
+        if manifest is not None:
+            _check_hashes(path, manifest, archive, members)
+        # Reading backwards through a compressed part is quadratic; weights are read once into memory.
+        model = _check_contents(path, sizes, read, lambda name: io.BytesIO(read(name)), manifest is not None)
     return Verified(model, manifest, len(members), digest)
 
 
 def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None = None) -> Verified:
-    """The same for an installed model; files that inference and training add to it are accepted.
+    """The same for an installed model. Files that inference and training add to it are accepted, except checkpoints.
 
     Raises:
         InputError: naming the first thing that is not as it must be.
     """
-    manifest_path = folder / MANIFEST
-    digest = file_hash(manifest_path) if manifest_path.is_file() else "(none: no manifest)"
     if sha256 is not None:
         raise InputError(f"{folder}: --sha256 is for zips")
+    manifest = read_manifest(folder)
+    # A fold's folder may be a link, which rglob does not follow but nnU-Net does.
+    checkpoints = {path for path in (*folder.rglob("*.pth"), *folder.glob("fold_*/*.pth")) if path.is_file()}
+    if manifest is None:
+        if need_manifest:
+            raise InputError(f"{folder}: {NO_MANIFEST}")
+        others = [path for path in folder.rglob("*") if path.suffix == ".json" or path.is_symlink()]
+        names = {path.relative_to(folder).as_posix() for path in (*checkpoints, *others) if path.is_file()}
+        digest = "(none: no manifest)"
+    else:
+        names = {*manifest.files, *(path.relative_to(folder).as_posix() for path in checkpoints)}
+        compare_with_manifest(folder, sorted(names), progress=True)
+        names.add(MANIFEST)
+        digest = file_hash(folder / MANIFEST)
     model = "/".join(folder.resolve().parts[-2:])
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and (p.suffix in (".json", ".pth") or p.is_symlink())]
-    if manifest_path.is_file():
-        listed = parse_manifest(manifest_path.read_bytes(), manifest_path).files
-        missing = sorted(name for name in listed if not (folder / name).is_file())
-        if missing:
-            raise InputError(f"{folder}: {', '.join(missing[:5])} of its manifest are missing; install the model again")
-        paths = [folder / name for name in listed] + [manifest_path]
-    files = {f"{model}/{path.relative_to(folder).as_posix()}": path for path in paths}
+    files = {f"{model}/{name}": folder / name for name in names}
     sizes = {name: path.stat().st_size for name, path in files.items()}
-    _, manifest = _verify(
-        folder, sizes, lambda name: (file_hash(files[name]), sizes[name]), lambda name: files[name].read_bytes(),
-        lambda name: files[name].open("rb"), need_manifest, model,
+    _check_contents(
+        folder, sizes, lambda name: files[name].read_bytes(), lambda name: files[name].open("rb"),
+        manifest is not None, model,
     )  # fmt: skip
     return Verified(model, manifest, len(files), digest)
 
 
-def _verify(
+def _check_contents(
     where: Path,
     sizes: Mapping[str, int],
-    hash_of: Callable[[str], tuple[str, int]],
     read: Callable[[str], bytes],
     opened: Callable[[str], IO[bytes]],
-    need_manifest: bool,
+    strict: bool,
     model: str | None = None,
-) -> tuple[str, Manifest | None]:
+) -> str:
     names = sorted(sizes)
-    manifest = _manifest(where, names, sizes, read, need_manifest)
-    if manifest is not None:
-        _check_hashes(where, manifest, names, hash_of, model or manifest.model)
     models = {model} if model else {"/".join(name.split("/")[:2]) for name in names if name.count("/") >= 2}
     for name in names:
-        _check_name(where, name, models, manifest is not None)
+        _check_name(where, name, models, strict)
         if name.endswith(".json"):
             content = _json(where, name, sizes[name], read)
             if PurePosixPath(name).name == PLANS_FILE:
@@ -164,43 +167,37 @@ def _verify(
             raise InputError(f"{where}: no checkpoint in {folder}; export the model again")
     if not models:
         raise InputError(f"{where}: no model of nnU-Net inside, expected DATASET/TRAINER__PLANS__CONFIGURATION/...")
-    return sorted(models)[0], manifest
+    return sorted(models)[0]
 
 
-def _manifest(
-    where: Path, names: Iterable[str], sizes: Mapping[str, int], read: Callable[[str], bytes], needed: bool
-) -> Manifest | None:
-    found = [name for name in names if PurePosixPath(name).name == MANIFEST]
+def _manifest(path: Path, sizes: Mapping[str, int], read: Callable[[str], bytes], needed: bool) -> Manifest | None:
+    found = [name for name in sizes if PurePosixPath(name).name == MANIFEST]
     if len(found) > 1:
-        raise InputError(f"{where}: {len(found)} manifests, expected one")
+        raise InputError(f"{path}: {len(found)} manifests, expected one")
     if not found:
         if needed:
-            raise InputError(
-                f"{where}: no {MANIFEST}, so nothing says what its files should be: not exported by swinfuse_export. "
-                "Ask for such an export, or check the rest with --without_manifest"
-            )
+            raise InputError(f"{path}: {NO_MANIFEST}")
         return None
     if sizes[found[0]] > LARGEST_JSON:
-        raise InputError(f"{where}: a manifest of {sizes[found[0]]} bytes")
-    manifest = parse_manifest(read(found[0]), f"{where}: {found[0]}")
-    return manifest
+        raise InputError(f"{path}: a manifest of {sizes[found[0]]} bytes")
+    return parse_manifest(read(found[0]), f"{path}: {found[0]}")
 
 
 def _check_hashes(
-    where: Path, manifest: Manifest, names: Sequence[str], hash_of: Callable[[str], tuple[str, int]], model: str
+    path: Path, manifest: Manifest, archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo]
 ) -> None:
-    expected = {f"{model}/{name}": entry for name, entry in manifest.files.items()}
-    present = [name for name in names if name != f"{model}/{MANIFEST}"]
+    expected = {f"{manifest.model}/{name}": entry for name, entry in manifest.files.items()}
+    present = sorted(set(members) - {f"{manifest.model}/{MANIFEST}"})
     surplus, missing = sorted(set(present) - set(expected)), sorted(set(expected) - set(present))
     if surplus or missing:
         raise InputError(
-            f"{where}: not what its manifest lists: surplus {surplus[:5]}, missing {missing[:5]}; download it again"
+            f"{path}: not what its manifest lists: surplus {surplus[:5]}, missing {missing[:5]}; download it again"
         )
     for name in tqdm(present, "checking hashes", disable=len(present) < 2):
-        digest, size = hash_of(name)
+        digest, size = member_hash(archive, members[name]), members[name].file_size
         if digest != expected[name]["sha256"] or size != expected[name]["bytes"]:
             raise InputError(
-                f"{where}: {name} has the SHA-256 {digest} and {size} bytes, its manifest says "
+                f"{path}: {name} has the SHA-256 {digest} and {size} bytes, its manifest says "
                 f"{expected[name]['sha256']} and {expected[name]['bytes']}: changed or damaged; download it again"
             )
 

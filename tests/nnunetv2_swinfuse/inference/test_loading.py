@@ -1,12 +1,14 @@
 """A tiny model of two folds: which weights nnU-Net's predictor gets, and what is refused first."""
 
 import hashlib
+import zipfile
 
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.export import export_model
 from nnunetv2_swinfuse.inference.loading import file_hash, load_model
 
 from .synthetic_models import write_whole_model
@@ -34,12 +36,20 @@ def test_the_predictor_has_the_weights_of_the_files(model):
     assert load(model, ["1"]).folds == ("1",)
 
 
-def test_missing_folds_and_checkpoints_are_named(model, tmp_path):
-    with pytest.raises(InputError, match="fold_3"):
-        load(model, ["3"])
-    with pytest.raises(InputError, match="any fold"):
+def test_a_fold_of_another_version_is_named_and_the_listed_ones_can_be_chosen(model, tmp_path):
+    """An exported model of one fold, installed over one of two."""
+    for folds, name in ((None, "two.zip"), (["0"], "one.zip")):
+        export_model(model, tmp_path / name, folds)
+        with zipfile.ZipFile(tmp_path / name) as archive:
+            archive.extractall(tmp_path)
+    installed = tmp_path / model.parent.name / model.name
+    with pytest.raises(InputError, match=r"fold_1/checkpoint_final\.pth: not in swinfuse_manifest\.json.*-f 0"):
+        load(installed)
+    assert load(installed, ["0"]).folds == ("0",)
+
+
+def test_files_that_cannot_be_read_are_named(model, tmp_path):
+    with pytest.raises(InputError, match=r"no checkpoint_best\.pth in any fold"):
         load(model, None, "checkpoint_best.pth")
-    with pytest.raises(InputError, match="expected the name of a file"):
-        load(model, None, "../checkpoint_final.pth")
     with pytest.raises(InputError, match="nowhere: cannot be read"):
         file_hash(tmp_path / "nowhere")

@@ -1,9 +1,11 @@
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
 from nnunetv2_swinfuse.inference.model_description import describe_model, domain_of, read_json
 
 from .synthetic_models import ct_voxels, write_image, write_model
@@ -39,6 +41,23 @@ def test_domains(name, domain):
 def test_contradictions_are_refused(ct_model, file, values, message):
     change(ct_model / f"{file}.json", **values)
     with pytest.raises(InputError, match=message):
+        describe_model(ct_model)
+
+
+@pytest.mark.parametrize("name", ["plans", "dataset", "dataset_fingerprint", "swinfuse_training_images"])
+def test_files_that_a_manifest_lists_are_compared_with_it(ct_model, name):
+    files = [f"{file}.json" for file in ("plans", "dataset", "dataset_fingerprint", "swinfuse_training_images")]
+    entries = {
+        file: {"sha256": hashlib.sha256((ct_model / file).read_bytes()).hexdigest(), "bytes": 0} for file in files
+    }
+    (ct_model / MANIFEST).write_text(Manifest("D/a__b__c", entries, {}, {}, {}).to_json())
+    assert describe_model(ct_model).orientations == {"LPS"}
+    path = ct_model / f"{name}.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(InputError, match=rf"{name}\.json has the SHA-256 .*changed or damaged"):
+        describe_model(ct_model)
+    path.unlink()
+    with pytest.raises(InputError, match=rf"{name}\.json: (missing|no such file)"):
         describe_model(ct_model)
 
 

@@ -193,8 +193,33 @@ def test_a_link_in_an_installed_model_is_followed_by_no_one(exported, tmp_path):
     folder = tmp_path / MODEL
     verify_folder(folder)
     (folder / "dataset.json").unlink()
-    with pytest.raises(InputError, match=r"dataset\.json of its manifest are missing"):
+    with pytest.raises(InputError, match=r"dataset\.json: missing, but listed"):
         verify_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["fold_1/checkpoint_final.pth", "fold_0/checkpoint_best.pth", "more/deeply/x.pth"])
+def test_a_checkpoint_that_the_manifest_does_not_list_is_refused(exported, tmp_path, name):
+    with zipfile.ZipFile(exported) as archive:
+        archive.extractall(tmp_path)
+    surplus = tmp_path / MODEL / name
+    surplus.parent.mkdir(parents=True, exist_ok=True)
+    surplus.write_bytes(checkpoint_with(Malicious(tmp_path / "ran")))
+    with pytest.raises(InputError, match=rf"{name}: not in {MANIFEST}: .*another version.*-f 0"):
+        verify_folder(tmp_path / MODEL)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_fold_behind_a_link_is_seen_as_nnunet_sees_it(exported, tmp_path):
+    with zipfile.ZipFile(exported) as archive:
+        archive.extractall(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "checkpoint_final.pth").write_bytes(checkpoint_with(Malicious(tmp_path / "ran")))
+    (tmp_path / MODEL / "fold_1").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=f"fold_1/checkpoint_final.pth: not in {MANIFEST}"):
+        verify_folder(tmp_path / MODEL)
+    (tmp_path / MODEL / MANIFEST).unlink()
+    with pytest.raises(InputError, match="could run code"):
+        verify_folder(tmp_path / MODEL, need_manifest=False)
 
 
 def test_the_command(exported, stock, tmp_path, capsys):
