@@ -31,7 +31,7 @@ from nnunetv2_swinfuse.inference.cases import find_cases
 from nnunetv2_swinfuse.inference.check import check_cases
 from nnunetv2_swinfuse.inference.findings import CaseFindings, Severity
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model
-from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
+from nnunetv2_swinfuse.inference.training_images import RECORD, count_orientations, record
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def describe(source: Path, cases: Sequence[str], root: Path) -> ModelDescription
     shutil.copyfile(preprocessed / "nnUNetPlans.json", model / "plans.json")
     for file in ("dataset.json", "dataset_fingerprint.json"):
         shutil.copyfile(preprocessed / file, model / file)
-    write_record(model / RECORD, raw / "imagesTr", ending)
+    (model / RECORD).write_bytes(record(count_orientations(raw / "imagesTr", ending)))
     return describe_model(model)
 
 

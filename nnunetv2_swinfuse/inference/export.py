@@ -10,9 +10,7 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -28,13 +26,13 @@ from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.check import add_model_arguments, model_folder
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
-from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card
-from nnunetv2_swinfuse.inference.model_description import describe_model, read_json
+from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card, not_measured
+from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model, read_json
 from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, find_folds
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
-from nnunetv2_swinfuse.inference.training_images import RECORD, write_record
+from nnunetv2_swinfuse.inference.training_images import RECORD, find_orientations, record
 from nnunetv2_swinfuse.inference.verify import verify_zip
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, IMAGES, PLANS_FILE, RAW
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import load_plain
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
@@ -118,7 +116,7 @@ def export_model(
             left.unlink()
         with atomic_write(target) as draft:
             with zipfile.ZipFile(draft, "w") as archive:
-                _write(archive, model, folder, described.dataset_json, names, checkpoint, words or {}, licences or {})
+                _write(archive, model, described, names, checkpoint, words or {}, licences or {})
             digest = verify_zip(draft).sha256
     except OSError as error:
         raise InputError(
@@ -130,27 +128,32 @@ def export_model(
 def _write(
     archive: zipfile.ZipFile,
     model: str,
-    folder: Path,
-    dataset_json: Mapping[str, Any],
+    described: ModelDescription,
     folds: Sequence[str],
     checkpoint: str,
     words: Mapping[str, str | None],
     licences: Mapping[str, str | None],
 ) -> None:
+    folder, plans, dataset_json = described.folder, described.plans, described.dataset_json
     files: dict[str, dict[str, Any]] = {}
 
     def add(name: str, content: bytes) -> None:
         files[name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
         archive.writestr(_entry(f"{model}/{name}"), content)
 
-    plans = read_json(folder / PLANS_FILE)
     add(PLANS_FILE, _json(_without_paths(plans)))
     # Names of the training files are of no use elsewhere, and may be names of patients.
     add(DATASET_FILE, _json({k: v for k, v in dataset_json.items() if k not in ("dataset", "training", "test")}))
-    add("dataset_fingerprint.json", _json(read_json(folder / "dataset_fingerprint.json")))
-    orientations = _orientation_record(folder, str(plans["dataset_name"]), str(dataset_json["file_ending"]))
+    add(FINGERPRINT_FILE, _json(read_json(folder / FINGERPRINT_FILE)))
+    orientations = find_orientations(folder, described.dataset, described.file_ending)
     if orientations is not None:
-        add(RECORD, orientations)
+        add(RECORD, record(orientations[0]))
+    else:
+        print(
+            f"{PROGRAM}: no training images in nnUNet_raw, so those who use this model cannot have the orientation "
+            "of their images checked",
+            file=sys.stderr,
+        )
     scores: dict[str, Mapping[str, Any]] = {}
     training: dict[str, Any] = {}
     for fold in tqdm(folds, "folds", disable=len(folds) < 2):
@@ -158,7 +161,7 @@ def _write(
         training = training or _training(content, plans, folds, checkpoint)
         add(f"{fold}/{FINAL_CHECKPOINT}", _inference_checkpoint(content, folder / fold / checkpoint))
         summary = folder / fold / "validation" / "summary.json"
-        if summary.is_file():
+        if summary.is_file() and not_measured(fold, checkpoint) is None:
             scores[fold] = {k: v for k, v in read_json(summary).items() if k in ("foreground_mean", "mean")}
             add(f"{fold}/validation/summary.json", _json(scores[fold]))
         curves = folder / fold / "progress.png"
@@ -170,7 +173,7 @@ def _write(
         "data": licences.get("data") or str(dataset_json.get("licence") or dataset_json.get("license") or NOT_STATED),
     }
     versions = _versions()
-    card = model_card(model, describe_model(folder), training, scores, stated, versions, words)
+    card = model_card(model, described, training, scores, stated, versions, words)
     add(MODEL_CARD, card.encode())
     add(INSTALLATION, installation_text(model, versions, training).encode())
     archive.writestr(_entry(f"{model}/{MANIFEST}"), Manifest(model, files, versions, stated, training).to_json())
@@ -198,24 +201,6 @@ def _without_paths(plans: Mapping[str, Any]) -> dict[str, Any]:
             block = {**block, "swinfuse": kept}
         configurations[name] = block
     return {**plans, "configurations": configurations}
-
-
-def _orientation_record(folder: Path, dataset: str, ending: str) -> bytes | None:
-    if (folder / RECORD).is_file():
-        return (folder / RECORD).read_bytes()
-    raw = os.environ.get(RAW)
-    images = Path(raw) / dataset / IMAGES if raw else None
-    if images is not None and images.is_dir():
-        with tempfile.TemporaryDirectory() as temporary:
-            record = Path(temporary) / RECORD
-            if write_record(record, images, ending):
-                return record.read_bytes()
-    print(
-        f"{PROGRAM}: no training images in nnUNet_raw, so those who use this model cannot have the orientation "
-        "of their images checked",
-        file=sys.stderr,
-    )
-    return None
 
 
 def _training(

@@ -9,6 +9,7 @@ import numpy as np
 
 from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
+from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, FOLD_OF_ALL
 
 MODEL_CARD, INSTALLATION = "MODEL_CARD.md", "INSTALL.md"
 UNSTATED = "Not stated by the exporter."
@@ -29,7 +30,8 @@ def model_card(
         model: `DATASET/TRAINER__PLANS__CONFIGURATION`.
         described: its training images.
         training: as in the manifest.
-        scores: nnU-Net's validation summaries (`foreground_mean` and `mean`) by fold.
+        scores: nnU-Net's validation summaries (`foreground_mean` and `mean`) of the folds that have one and for which
+            :func:`not_measured` gives no reason.
         licences, versions: as in the manifest.
         words: `intended_use` and `limits`, in the exporter's words.
     """
@@ -66,7 +68,7 @@ def model_card(
         "",
         "## Measured performance",
         "",
-        *_performance(described.labels, scores),
+        *_performance(described.labels, training, scores),
         "",
         "## Limits",
         "",
@@ -79,7 +81,7 @@ def model_card(
         "## Provenance",
         "",
         f"- network: {training['network']}; trainer: {training['trainer']}; configuration: {training['configuration']}",
-        f"- folds: {', '.join(training['folds'])}; epochs: {training['epochs']}",
+        f"- folds: {', '.join(training['folds'])}; checkpoint: {training['checkpoint']}; epochs: {training['epochs']}",
         "- versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()),
         f"- licences: code {licences['code']}; weights {licences['weights']}; data {licences['data']}",
         "",
@@ -108,10 +110,28 @@ No step after 1 needs a network. Without one: `pip wheel . -w FOLDER` in the che
 """
 
 
-def _performance(labels: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def not_measured(fold: str, checkpoint: str) -> str | None:
+    """Why nnU-Net's validation summary of a fold says nothing of a checkpoint on new images; None where it does."""
+    if checkpoint != FINAL_CHECKPOINT:
+        return f"nnU-Net's validation was made with {FINAL_CHECKPOINT}, these are the weights of {checkpoint}"
+    if fold == FOLD_OF_ALL:
+        return "trained on all images, and nnU-Net validates it on the same ones"
+    return None
+
+
+def _performance(
+    labels: Mapping[str, Any], training: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    reasons: dict[str, list[str]] = {}
+    for fold in training["folds"]:
+        if fold not in scores:
+            reason = not_measured(fold, training["checkpoint"]) or "no validation summary"
+            reasons.setdefault(reason, []).append(fold)
+    lines = [f"Not measured: {', '.join(folds)} ({reason})." for reason, folds in reasons.items()]
     if not scores:
-        return ["Not measured: the exported folds have no validation summary."]
-    lines = [
+        return lines
+    lines += [
+        *([""] if lines else []),
         "Dice of each fold on its validation images, which it was not trained on; mean over images, then over folds.",
         "",
         f"| label | {' | '.join(scores)} | mean |",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
 from nnunetv2_swinfuse.inference.model_files import compare_with_manifest
-from nnunetv2_swinfuse.inference.training_images import RECORD, orientations_of_dataset, read_record
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, IMAGES, PLANS_FILE, RAW
+from nnunetv2_swinfuse.inference.training_images import RECORD, find_orientations
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 
 # A plans.json of 40 stages has some 20 kB; what is larger than this is no such file.
 LARGEST_JSON = 64 * 1024**2
@@ -155,15 +154,9 @@ def _channels(
 def _orientations(folder: Path, dataset: str, ending: str, reader: str) -> tuple[frozenset[str] | None, str]:
     if reader in REORIENTING:
         return None, f"{reader} turns all images the same way"
-    record = read_record(folder / RECORD)
-    if record is not None:
-        return record, str(folder / RECORD)
-    raw = os.environ.get(RAW)
-    images = Path(raw) / dataset / IMAGES if raw else None
-    if images is not None and images.is_dir():
-        found = orientations_of_dataset(images, ending)
-        if found:
-            return found, str(images)
+    found = find_orientations(folder, dataset, ending)
+    if found is not None:
+        return frozenset(found[0]), str(found[1])
     return None, (
         f"the model does not say how its training images were oriented: no {RECORD} in {folder} (swinfuse_export "
         "writes it), and no training images in nnUNet_raw"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
+from nnunetv2_swinfuse.nnunet_names import IMAGES, RAW
 
 RECORD = "swinfuse_training_images.json"
 FORMAT, FORMAT_VERSION = "swinfuse-training-images", 1
@@ -22,22 +25,47 @@ CODES = frozenset(
 )
 
 
-def orientations_of_dataset(images: Path, ending: str) -> frozenset[str]:
-    """Orientation codes of the images in a folder, by their headers; unreadable ones are left out."""
-    return frozenset(_count(images, ending))
+def find_orientations(folder: Path, dataset: str, ending: str) -> tuple[Mapping[str, int], Path] | None:
+    """How many training images of a model have which orientation, and the file or folder that says so; None if unknown.
+
+    The model's own record, or else the headers of the training images in nnUNet_raw.
+
+    Args:
+        folder: the model's.
+        dataset: nnU-Net's name of it.
+        ending: of the images, such as `.nii.gz`.
+
+    Raises:
+        InputError: naming the record, when it is damaged or of a newer format.
+    """
+    recorded = read_record(folder / RECORD)
+    if recorded is not None:
+        return recorded, folder / RECORD
+    raw = os.environ.get(RAW)
+    images = Path(raw) / dataset / IMAGES if raw else None
+    counts = count_orientations(images, ending) if images is not None else None
+    return (counts, images) if images is not None and counts else None
 
 
-def write_record(path: Path, images: Path, ending: str) -> bool:
-    """Writes how many training images have which orientation; False when there are no images to look at."""
-    counts = _count(images, ending)
-    if counts:
-        content = {"format": FORMAT, "format_version": FORMAT_VERSION, "orientations": dict(sorted(counts.items()))}
-        path.write_text(json.dumps(content, indent=2) + "\n")
-    return bool(counts)
+def count_orientations(images: Path, ending: str) -> Mapping[str, int]:
+    """How many images in a folder have which orientation, by their headers; unreadable ones are left out."""
+    counts: Counter[str] = Counter()
+    for path in sorted(images.glob(f"*{ending}")):
+        try:
+            counts[orientation_code(read_grid(path).direction)] += 1
+        except InputError:
+            continue
+    return counts
 
 
-def read_record(path: Path) -> frozenset[str] | None:
-    """Orientation codes in a record; None when there is none.
+def record(orientations: Mapping[str, int]) -> bytes:
+    """The content of a model's record."""
+    content = {"format": FORMAT, "format_version": FORMAT_VERSION, "orientations": dict(sorted(orientations.items()))}
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def read_record(path: Path) -> Mapping[str, int] | None:
+    """How many images have which orientation, by a record; None when there is none.
 
     Raises:
         InputError: naming the file, when it is damaged or of a newer format.
@@ -50,22 +78,12 @@ def read_record(path: Path) -> frozenset[str] | None:
             raise ValueError(
                 f"format {content['format']} {content['format_version']}, expected {FORMAT} {FORMAT_VERSION}"
             )
-        codes = frozenset(content["orientations"])
-        if not codes or not codes <= CODES:
-            raise ValueError(f"orientations {sorted(codes)}")
-    except (ValueError, KeyError, TypeError) as error:
+        orientations = {code: int(count) for code, count in content["orientations"].items()}
+        if not orientations or not orientations.keys() <= CODES:
+            raise ValueError(f"orientations {sorted(orientations)}")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(
             f"{path}: damaged or of another version ({type(error).__name__}: {error}); copy the model again, or "
             "install a newer version of nnunetv2-swinfuse"
         ) from error
-    return codes
-
-
-def _count(images: Path, ending: str) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    for path in sorted(images.glob(f"*{ending}")):
-        try:
-            counts[orientation_code(read_grid(path).direction)] += 1
-        except InputError:
-            continue
-    return counts
+    return orientations

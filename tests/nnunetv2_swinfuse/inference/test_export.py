@@ -1,6 +1,8 @@
 """What an export holds, what it leaves out, and that stock nnU-Net installs it."""
 
 import json
+import os
+import shutil
 import zipfile
 
 import pytest
@@ -8,7 +10,6 @@ import torch
 from nnunetv2.model_sharing.model_import import install_model_from_zip_file
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.inference import export
 from nnunetv2_swinfuse.inference.export import export_model, main
 from nnunetv2_swinfuse.inference.manifest import MANIFEST
 from nnunetv2_swinfuse.inference.verify import verify_folder, verify_zip
@@ -24,8 +25,7 @@ def model(tmp_path):
 def test_an_export_says_what_the_model_is_and_nothing_of_patients_or_paths(model, tmp_path):
     words = {"intended_use": "Organs in portal venous CT.", "limits": "Children."}
     export_model(model, tmp_path / "m.zip", words=words, licences={"weights": "CC BY 4.0"})
-    with zipfile.ZipFile(tmp_path / "m.zip") as archive:
-        files = {name.rpartition(f"{model.name}/")[2]: archive.read(name) for name in archive.namelist()}
+    files = parts(tmp_path / "m.zip")
     assert sorted(files) == sorted(
         [
             "plans.json", "dataset.json", "dataset_fingerprint.json", "swinfuse_training_images.json", MANIFEST,
@@ -49,6 +49,27 @@ def test_an_export_says_what_the_model_is_and_nothing_of_patients_or_paths(model
     ):  # fmt: skip
         assert text in card, text
     assert "nnUNetv2_install_pretrained_model_from_zip" in files["INSTALL.md"].decode()
+
+
+def parts(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name.split("/", 2)[2]: archive.read(name) for name in archive.namelist()}
+
+
+def test_scores_of_training_images_or_other_weights_are_not_exported(model, tmp_path):
+    shutil.copytree(model / "fold_0", model / "fold_all")
+    shutil.copy(model / "fold_0" / "checkpoint_final.pth", model / "fold_0" / "checkpoint_best.pth")
+    export_model(model, tmp_path / "all.zip", folds=["all"])
+    export_model(model, tmp_path / "best.zip", folds=["0"], checkpoint="checkpoint_best.pth")
+    for name, reason in (
+        ("all.zip", "trained on all images"),
+        ("best.zip", "these are the weights of checkpoint_best"),
+    ):
+        files = parts(tmp_path / name)
+        card = files["MODEL_CARD.md"].decode()
+        assert "0.875" not in card
+        assert reason in card
+        assert not any("summary" in file for file in files)
 
 
 def test_the_same_model_gives_the_same_bytes_and_an_existing_zip_is_kept(model, tmp_path):
@@ -113,7 +134,7 @@ def test_a_full_disk_keeps_the_zip_before(model, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(InputError, match="No space left"):
         export_model(model, tmp_path / "m.zip", folds=["0"], overwrite=True)
     assert verify_zip(tmp_path / "m.zip").sha256 == first

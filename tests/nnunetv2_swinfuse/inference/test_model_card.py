@@ -1,13 +1,13 @@
 import pytest
 
-from nnunetv2_swinfuse.inference.model_card import UNSTATED, installation_text, model_card
+from nnunetv2_swinfuse.inference.model_card import UNSTATED, installation_text, model_card, not_measured
 from nnunetv2_swinfuse.inference.model_description import describe_model
 
 VERSIONS = {"nnunetv2-swinfuse": "0.2.0", "nnunetv2": "2.6.2"}
 LICENCES = {"code": "Apache-2.0", "weights": "CC BY 4.0", "data": "CC0"}
 TRAINING = {
     "dataset": "Dataset900_Made", "network": "SwinFUSEUNet", "trainer": "T", "configuration": "3d_fullres",
-    "folds": ["fold_0", "fold_2"], "epochs": 7,
+    "folds": ["fold_0", "fold_2"], "checkpoint": "checkpoint_final.pth", "epochs": 7,
 }  # fmt: skip
 
 
@@ -37,9 +37,21 @@ def test_what_is_known_is_stated(ct_model):
 def test_what_is_not_known_is_said(ct_model):
     text = card(ct_model, {})
     assert text.count(UNSTATED) == 2
-    assert "Not measured" in text
+    assert "Not measured: fold_0, fold_2 (no validation summary)." in text
     assert "not pretrained" in text
-    assert "| organ | - | 0.900 | 0.900 |" in card(ct_model, {"a": {}, "b": {"mean": {"1": {"Dice": 0.9}}}})
+    text = card(ct_model, {"fold_0": {}, "fold_2": {"mean": {"1": {"Dice": 0.9}}}})
+    assert "| organ | - | 0.900 | 0.900 |" in text
+    assert "Not measured" not in text
+
+
+def test_scores_that_say_nothing_of_these_weights_on_new_images_are_left_out(ct_model):
+    assert not_measured("fold_0", "checkpoint_final.pth") is None
+    text = card(ct_model, {"fold_0": {"mean": {"1": {"Dice": 0.9}}}}, folds=["fold_0", "fold_all"])
+    assert "Not measured: fold_all (trained on all images" in text
+    assert "| label | fold_0 | mean |" in text
+    text = card(ct_model, {}, checkpoint="checkpoint_best.pth")
+    assert "Not measured: fold_0, fold_2 (nnU-Net's validation was made with checkpoint_final.pth" in text
+    assert "checkpoint: checkpoint_best.pth" in text
 
 
 def test_installation_names_versions_and_folds_and_no_index():
