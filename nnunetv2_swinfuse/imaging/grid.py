@@ -34,6 +34,21 @@ class Grid:
         return None
 
 
+@dataclass(frozen=True)
+class HeaderProblem:
+    """What the header of an intact file leaves open, or says twice, so that two programs can read it differently.
+
+    Attributes:
+        reason: what was found.
+        remedy: what to do.
+        geometry: whether orientation or voxel size is in doubt; otherwise the intensities are.
+    """
+
+    reason: str
+    remedy: str
+    geometry: bool = True
+
+
 def read_grid(path: Path) -> Grid:
     """Reads the header of a volume.
 

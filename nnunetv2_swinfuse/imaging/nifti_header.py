@@ -1,66 +1,153 @@
-"""Fields of a NIfTI header that contradict each other or are not numbers, and that ITK resolves without a warning."""
+"""The header of a NIfTI file (nifti.nimh.nih.gov): where its voxels are; what two programs could read differently."""
 
 from __future__ import annotations
 
-import gzip
 import math
 import struct
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 
-_HEADER_BYTES = 540
+from nnunetv2_swinfuse.imaging.grid import HeaderProblem
+
+HEADER_BYTES = 540
+# Byte and type of each field, by the length of the header: NIfTI-1 and NIfTI-2.
+_FIELDS = {
+    348: {
+        "dim": (40, "8h"), "type": (70, "2h"), "pixdim": (76, "8f"), "offset": (108, "f"), "scaling": (112, "2f"),
+        "units": (123, "B"), "codes": (252, "2h"), "quaternion": (256, "3f"), "sform": (280, "12f"),
+    },
+    540: {
+        "dim": (16, "8q"), "type": (12, "2h"), "pixdim": (104, "8d"), "offset": (168, "q"), "scaling": (176, "2d"),
+        "units": (500, "i"), "codes": (344, "2i"), "quaternion": (352, "3d"), "sform": (400, "12d"),
+    },
+}  # fmt: skip
+# NIfTI's datatype codes of the types that can hold NaN.
+_FLOATS = {16: "f4", 64: "f8"}
+# NIfTI's codes of units of length, the lower three bits of xyzt_units. 0 is unknown, 2 is millimetre.
+_NOT_MILLIMETRES = {1: "metre", 3: "micrometre"}
 _OPPOSITE = np.array(list("LPI")), np.array(list("RAS"))
+# Rounding to float32 and of quaternions stays below 0.1 degrees and 0.1 %.
+LARGEST_ANGLE = 1.0
+LARGEST_RATIO = 1.01
+_CORRECT = "Export it again, or correct the wrong one of the two"
 
 
-def header_conflicts(path: Path) -> list[str]:
-    """What two programs could read differently in the header of an intact NIfTI file, as messages.
+class HeaderError(ValueError):
+    """A NIfTI header that no file can have."""
 
-    Two fields can hold the orientation, qform and sform. Programs differ in which one they prefer. Files of other
-    formats have no conflicts.
+
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What a header says.
+
+    Attributes:
+        offset: first byte of the voxels in the uncompressed file.
+        length: bytes of voxels.
+        floats: numpy type of floating point voxels with its byte order, None for other types.
+        scaling: slope and intercept of the intensities.
+        spacing: pixdim of the x, y and z axes.
+        unit: code of the unit of length.
+        qform: direction cosines (3, 3), one column an axis; None when its code says that it is not set.
+        sform: the same times the voxel size; None when its code says that it is not set.
     """
-    name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return []
-    with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
-        return conflicts(file.read(_HEADER_BYTES))
 
+    offset: int
+    length: int
+    floats: str | None
+    scaling: tuple[float, float]
+    spacing: np.ndarray
+    unit: int
+    qform: np.ndarray | None
+    sform: np.ndarray | None
 
-def conflicts(header: bytes) -> list[str]:
-    """The same by the first 540 bytes of a file (NIfTI-1 or NIfTI-2, nifti.nimh.nih.gov)."""
-    for order in "<>":
-        size = struct.unpack_from(f"{order}i", header)[0] if len(header) >= 348 else None
-        if size == 348:
-            scaling = struct.unpack_from(f"{order}2f", header, 112)
-            codes = struct.unpack_from(f"{order}2h", header, 252)
-            quaternion = struct.unpack_from(f"{order}3f", header, 256)
-            rows = struct.unpack_from(f"{order}12f", header, 280)
-            handedness = struct.unpack_from(f"{order}f", header, 76)[0]
-        elif size == 540 and len(header) >= 540:
-            scaling = struct.unpack_from(f"{order}2d", header, 176)
-            codes = struct.unpack_from(f"{order}2i", header, 344)
-            quaternion = struct.unpack_from(f"{order}3d", header, 352)
-            rows = struct.unpack_from(f"{order}12d", header, 400)
-            handedness = struct.unpack_from(f"{order}d", header, 104)[0]
-        else:
-            continue
-        problems = []
-        if not all(map(math.isfinite, scaling)):
-            problems.append(
-                f"scl_slope {scaling[0]:.4g} and scl_inter {scaling[1]:.4g} are not numbers: voxels are read unscaled"
+    def problems(self) -> Iterator[HeaderProblem]:
+        """What two programs could read differently, and ITK resolves without an error.
+
+        Two fields can hold the orientation, qform and sform, and two the voxel size, pixdim and sform. Programs differ
+        in which one they prefer.
+        """
+        if not all(map(math.isfinite, self.scaling)):
+            slope, intercept = self.scaling
+            yield HeaderProblem(
+                f"scl_slope {slope:.4g} and scl_inter {intercept:.4g} are not numbers: voxels are read unscaled",
+                "Check that its intensities are right, or export it again.",
+                geometry=False,
             )
-        if min(codes) > 0:
-            by_qform = _axes(_rotation(quaternion, handedness))
-            by_sform = _axes(np.reshape(rows, (3, 4))[:, :3])
-            if by_qform != by_sform:
-                problems.append(f"its axes point to {by_qform} by its qform and to {by_sform} by its sform")
-        return problems
-    return []
+        if self.qform is None and self.sform is None:
+            yield HeaderProblem(
+                "neither qform nor sform is set: the file does not say how its axes lie in the body",
+                "Export it again, or set its orientation with the images at hand that show left and right.",
+            )
+        elif self.qform is not None and self.sform is not None and (reason := _contradiction(self.qform, self.sform)):
+            yield HeaderProblem(reason, f"{_CORRECT}, with the images at hand that show left and right.")
+        yield from self._size_problems()
+
+    def _size_problems(self) -> Iterator[HeaderProblem]:
+        pixdim = f"voxels of {_text(self.spacing)} mm (z, y, x) by its pixdim"
+        if not (np.isfinite(self.spacing).all() and (self.spacing > 0).all()):
+            yield HeaderProblem(f"{pixdim}: no size that a voxel can have", "Export it again.")
+        elif self.sform is not None and _axes(self.sform) != "nowhere":
+            sizes = np.linalg.norm(self.sform, axis=0)
+            if np.abs(np.log(sizes / self.spacing)).max() > math.log(LARGEST_RATIO):
+                yield HeaderProblem(f"{pixdim} and of {_text(sizes)} mm by its sform", f"{_CORRECT}.")
+        if self.unit in _NOT_MILLIMETRES:
+            yield HeaderProblem(
+                f"its unit of length is the {_NOT_MILLIMETRES[self.unit]}: some programs convert its voxel size to mm, "
+                "others take it for mm",
+                "Convert it to millimetres.",
+            )
 
 
-def _rotation(quaternion: Sequence[float], handedness: float) -> np.ndarray:
-    """Rotation matrix of a unit quaternion, by its imaginary parts; a negative qfac inverts the third axis."""
+def parse_nifti_header(content: bytes) -> NiftiHeader | None:
+    """The header of a NIfTI-1 or NIfTI-2 file by its first 540 bytes; None for another format.
+
+    Raises:
+        HeaderError: for sizes, an offset or a voxel type that no file can have.
+    """
+    for order in "<>":
+        size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 348 else None
+        if size not in _FIELDS or len(content) < size:
+            continue
+        fields: dict[str, Any] = {
+            name: struct.unpack_from(order + kind, content, offset) for name, (offset, kind) in _FIELDS[size].items()
+        }
+        length, floats = _voxels(fields["dim"], *fields["type"])
+        (offset,), (units,) = fields["offset"], fields["units"]
+        if not 0 <= offset < 2**40:
+            raise HeaderError(f"voxels from byte {offset} on")
+        qform_code, sform_code = fields["codes"]
+        pixdim = np.array(fields["pixdim"], float)
+        return NiftiHeader(
+            offset=int(offset),
+            length=length,
+            floats=None if floats is None else order + floats,
+            scaling=fields["scaling"],
+            spacing=pixdim[1:4],
+            unit=units & 7,
+            # A negative pixdim[0] inverts the third axis.
+            qform=_rotation(fields["quaternion"], pixdim[0] < 0) if qform_code > 0 else None,
+            sform=np.reshape(fields["sform"], (3, 4))[:, :3] if sform_code > 0 else None,
+        )
+    return None
+
+
+def _voxels(dimensions: Sequence[int], code: int, bits: int) -> tuple[int, str | None]:
+    """Bytes of voxels, and their numpy type if it is a floating point type."""
+    sizes = dimensions[1 : dimensions[0] + 1] if 0 < dimensions[0] < 8 else ()
+    if not sizes or min(sizes) < 1:
+        raise HeaderError(f"dimensions {tuple(dimensions)}")
+    floats = _FLOATS.get(code)
+    if not 0 < bits <= 256 or (floats is not None and bits != 8 * np.dtype(floats).itemsize):
+        raise HeaderError(f"voxels of type {code} with {bits} bits")
+    return prod(sizes) * bits // 8, floats
+
+
+def _rotation(quaternion: Sequence[float], inverted: bool) -> np.ndarray:
+    """Rotation matrix of a unit quaternion, by its imaginary parts, with the third axis inverted or not."""
     b, c, d = quaternion
     a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
     matrix = np.array(
@@ -70,7 +157,22 @@ def _rotation(quaternion: Sequence[float], handedness: float) -> np.ndarray:
             [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - b * b - c * c],
         ]
     )
-    return matrix * np.array([1.0, 1.0, -1.0 if handedness < 0 else 1.0])
+    return matrix * np.array([1.0, 1.0, -1.0 if inverted else 1.0])
+
+
+def _contradiction(qform: np.ndarray, sform: np.ndarray) -> str | None:
+    """How the axes of two affines differ: the sides of the body they point to, or the angle between them."""
+    by_qform, by_sform = _axes(qform), _axes(sform)
+    angle = math.inf
+    if "nowhere" not in (by_qform, by_sform):
+        # Axis by axis, because an sform can be sheared: a CT with gantry tilt.
+        cosines = (qform * sform).sum(0) / np.linalg.norm(qform, axis=0) / np.linalg.norm(sform, axis=0)
+        angle = math.degrees(math.acos(np.clip(cosines.min(), -1.0, 1.0)))
+    if angle <= LARGEST_ANGLE:
+        return None
+    if by_qform == by_sform and angle < math.inf:
+        return f"an axis by its qform and by its sform lie {angle:.2g} degrees apart, as in a CT with gantry tilt"
+    return f"its axes point to {by_qform} by its qform and to {by_sform} by its sform"
 
 
 def _axes(matrix: np.ndarray) -> str:
@@ -80,3 +182,7 @@ def _axes(matrix: np.ndarray) -> str:
     rows = np.abs(matrix / np.abs(matrix).max(0)).argmax(0)
     signs = matrix[rows, range(3)] > 0
     return "".join(_OPPOSITE[int(sign)][row] for row, sign in zip(rows, signs, strict=True))
+
+
+def _text(sizes: np.ndarray) -> str:
+    return " x ".join(f"{size:.4g}" for size in sizes[::-1])

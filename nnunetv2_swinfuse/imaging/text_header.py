@@ -1,18 +1,25 @@
-"""MetaImage (.mha) and NRRD files: where their voxels lie and how many bytes of them there are.
+"""MetaImage (.mha) and NRRD files: where their voxels lie, how many bytes there are, and what the header leaves open.
 
 ITK reads what such a header says without comparing it with the file: a damaged size gives a cut volume, and a file
-name in place of `LOCAL` another file.
+name in place of `LOCAL` another file. What the header does not say, ITK replaces by LPS axes and voxels of 1 mm.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_MAX_HEADER_BYTES = 1 << 16
+from nnunetv2_swinfuse.imaging.grid import HeaderProblem
+
+MAX_HEADER_BYTES = 1 << 16
 _BLOCK = 1 << 22
+# The spaces of NRRD whose axes ITK knows, by name and by abbreviation; it takes all others for LPS.
+_SPACES = {b"right-anterior-superior", b"ras", b"left-anterior-superior", b"las", b"left-posterior-superior", b"lps"}
+_UNITS = {b"mm", b"millimeter", b"millimeters", b"millimetre", b"millimetres", b""}
+_EXPORT = "Export it again, or set it with the images at hand that show left and right."
 
 
 class TextHeaderError(ValueError):
@@ -47,6 +54,20 @@ def parse_text_header(content: bytes, ending: str) -> Attached:
     return _parse_metaimage(content) if ending == ".mha" else _parse_nrrd(content)
 
 
+def find_header_problems(content: bytes, ending: str) -> Iterator[HeaderProblem]:
+    """What a header does not say about orientation and voxel size, or says in a unit that ITK ignores.
+
+    Args:
+        content: the first bytes of a file.
+        ending: `.mha` or `.nrrd`.
+
+    Raises:
+        TextHeaderError: as :func:`parse_text_header`.
+    """
+    header = content[: parse_text_header(content, ending).offset]
+    return _metaimage_problems(header) if ending == ".mha" else _nrrd_problems(header)
+
+
 def count_voxel_bytes(path: Path, ending: str, limit: int) -> int:
     """Bytes of voxels in a file, decompressed; counting ends shortly after `most`.
 
@@ -54,7 +75,7 @@ def count_voxel_bytes(path: Path, ending: str, limit: int) -> int:
         TextHeaderError: as :func:`parse_text_header`, and for a damaged or unfinished compressed stream.
     """
     with path.open("rb") as file:
-        attached = parse_text_header(file.read(_MAX_HEADER_BYTES), ending)
+        attached = parse_text_header(file.read(MAX_HEADER_BYTES), ending)
         file.seek(attached.offset)
         if not attached.compressed:
             return path.stat().st_size - attached.offset
@@ -100,15 +121,42 @@ def _parse_nrrd(content: bytes) -> Attached:
     end = re.search(rb"\r?\n\r?\n", content)
     if not content.startswith(b"NRRD000") or end is None:
         raise TextHeaderError("no header of an NRRD file")
-    header = content[: end.start()] + b"\n"
-    data_file = re.search(rb"\ndata ?file:[ \t]*([^\r\n]*)", header, re.IGNORECASE)
+    header = content[: end.start()]
+    data_file = _nrrd_field(header, b"data file")
     if data_file is not None:
-        raise TextHeaderError(f"its voxels are said to be in another file, {_text(data_file.group(1))}")
-    encoding = re.search(rb"\nencoding:[ \t]*([^\r\n]*)", header, re.IGNORECASE)
-    words = b"" if encoding is None else encoding.group(1).strip().lower()
+        raise TextHeaderError(f"its voxels are said to be in another file, {_text(data_file)}")
+    words = (_nrrd_field(header, b"encoding") or b"").lower()
     if words not in (b"raw", b"gzip", b"gz"):
         raise TextHeaderError(f"encoding {_text(words)}, expected raw or gzip")
     return Attached(end.end(), words != b"raw")
+
+
+def _metaimage_problems(header: bytes) -> Iterator[HeaderProblem]:
+    if not re.search(rb"(?:^|\n)[ \t]*(?:TransformMatrix|Rotation|Orientation)[ \t]*=", header):
+        yield HeaderProblem("no TransformMatrix: the file does not say how its axes lie in the body", _EXPORT)
+    if not re.search(rb"(?:^|\n)[ \t]*(?:ElementSpacing|ElementSize)[ \t]*=", header):
+        yield HeaderProblem("no ElementSpacing: the file does not say how large its voxels are", _EXPORT)
+
+
+def _nrrd_problems(header: bytes) -> Iterator[HeaderProblem]:
+    space, directions = _nrrd_field(header, b"space"), _nrrd_field(header, b"space directions")
+    if space is None or space.lower() not in _SPACES or directions is None:
+        found = f"space {_text(space)}" if space is not None else "no space"
+        found += ", no space directions" if directions is None else ""
+        yield HeaderProblem(f"{found}: the file does not say how its axes lie in the body", _EXPORT)
+    for name in (b"space units", b"units"):
+        units = re.findall(rb'"([^"]*)"', _nrrd_field(header, name) or b"")
+        if not {unit.strip().lower() for unit in units} <= _UNITS:
+            yield HeaderProblem(
+                f"{name.decode()} {' '.join(map(_text, units))}, expected mm: ITK takes its numbers for mm",
+                "Convert it to millimetres.",
+            )
+
+
+def _nrrd_field(header: bytes, name: bytes) -> bytes | None:
+    """Value of a field; None where there is none. `name:=value` is a key of the writer's own, no field."""
+    found = re.search(rb"\n" + name.replace(b" ", b" ?") + rb":(?!=)[ \t]*([^\r\n]*)", header, re.IGNORECASE)
+    return None if found is None else found.group(1).strip()
 
 
 def _text(words: bytes) -> str:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.imaging.grid import Grid, itk_reason
+from nnunetv2_swinfuse.imaging.grid import Grid, HeaderProblem, itk_reason
 from nnunetv2_swinfuse.imaging.nifti import Scan, scan_nifti
-from nnunetv2_swinfuse.imaging.text_header import TextHeaderError, count_voxel_bytes, parse_text_header
+from nnunetv2_swinfuse.imaging.text_header import (
+    MAX_HEADER_BYTES,
+    TextHeaderError,
+    count_voxel_bytes,
+    find_header_problems,
+)
 
 # Not .gipl, which nnU-Net also reads: ITK takes a truncated GIPL file for a whole one.
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
@@ -43,12 +48,14 @@ class VoxelVolume:
         voxels: float32, axes (z, y, x).
         grid: size, spacing, origin (x, y, z) and direction.
         integer: whether the file holds whole numbers.
+        header_problems: what its header leaves open or says twice.
     """
 
     path: Path
     voxels: np.ndarray
     grid: Grid
     integer: bool
+    header_problems: tuple[HeaderProblem, ...] = ()
 
     @property
     def spacing(self) -> np.ndarray:
@@ -87,8 +94,9 @@ def read_volume(path: Path) -> VoxelVolume:
         if ending in (".mha", ".nrrd"):
             # Before ITK opens whatever file it names.
             with path.open("rb") as file:
-                parse_text_header(file.read(1 << 16), ending)
-        scan = scan_nifti(path)
+                problems = tuple(find_header_problems(file.read(MAX_HEADER_BYTES), ending))
+        else:
+            problems = tuple(_checked_scan(path).header.problems())
     except TextHeaderError as error:
         raise VolumeError(path, "readable", str(error), "save it again, as one file") from error
     except VolumeError:
@@ -100,28 +108,28 @@ def read_volume(path: Path) -> VoxelVolume:
         raise VolumeError(
             path, "readable", f"cannot be opened ({error.strerror or error})", "check its permissions and the disk"
         ) from error
-    if ending in (".nii", ".nii.gz"):
-        _check_scan(path, scan)
-    return _read_with_itk(path, size, ending)
+    return replace(_read_with_itk(path, size, ending), header_problems=problems)
 
 
-def _check_scan(path: Path, scan: Scan | None) -> None:
+def _checked_scan(path: Path) -> Scan:
     """Refuses a NIfTI file without a header, with missing or surplus bytes, or with voxels that are not finite."""
+    scan = scan_nifti(path)
     if scan is None:
         # ITK would still read it, and take what follows in memory for missing voxels.
         raise VolumeError(path, "readable", "no header of a NIfTI file", "export or copy it again")
-    if scan.present < scan.announced:
+    if scan.present < scan.header.length:
         raise VolumeError(
-            path, "readable", f"truncated: {scan.present} of {scan.announced} bytes of voxels are present",
+            path, "readable", f"truncated: {scan.present} of {scan.header.length} bytes of voxels are present",
             "export or copy it again",
         )  # fmt: skip
     if scan.surplus:
         raise VolumeError(
-            path, "readable", f"{scan.surplus} bytes follow the {scan.announced} that its header announces: one of the "
-            "two is wrong", "export or copy it again",
+            path, "readable", f"{scan.surplus} bytes follow the {scan.header.length} that its header announces: one of "
+            "the two is wrong", "export or copy it again",
         )  # fmt: skip
     if scan.broken:
         raise VolumeError(path, "finite", f"{scan.broken} voxel(s) are NaN or infinite", "export it again without them")
+    return scan
 
 
 def _read_with_itk(path: Path, size: int, ending: str) -> VoxelVolume:

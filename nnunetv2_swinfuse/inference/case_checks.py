@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from nnunetv2_swinfuse.imaging.nifti_header import header_conflicts
 from nnunetv2_swinfuse.imaging.volume import VolumeError, VoxelVolume, read_volume
 from nnunetv2_swinfuse.inference import geometry_checks, intensity_checks
 from nnunetv2_swinfuse.inference.blank_slices import check_blank_slices
@@ -19,7 +18,7 @@ CHECKS = {
     "file_name": "the model's file ending, CASE_0000",
     "channels": "all channels of a case, no others, on one grid",
     "readable": "whole file, sound header and compression, known format, voxels in the file itself",
-    "header": "no contradictions in a NIfTI header",
+    "header": "orientation and voxel size in the header, without contradictions",
     "three_dimensional": "one 3D image of numbers",
     "finite": "no NaN, no infinity, nothing that overflows float32",
     "size": "at least 4 voxels along each axis",
@@ -81,7 +80,7 @@ def _check_files(
             continue
         volumes.append(volume)
         performed += ["readable", "header", "three_dimensional", "finite"]
-        findings += _check_header(path)
+        findings += _check_header(volume)
         _check_volume(volume, channel, model, findings, performed, not_performed)
     for volume in volumes[1:]:
         if difference := volumes[0].grid.differs_from(volume.grid):
@@ -96,18 +95,16 @@ def _check_files(
             )
 
 
-def _check_header(path: Path) -> list[Finding]:
+def _check_header(volume: VoxelVolume) -> list[Finding]:
     return [
         Finding(
             "header",
-            Severity.REFUSED if "axes" in conflict else Severity.WARNING,
-            conflict,
-            "Export it again, or remove the wrong one of the two, with the images at hand that show left and right."
-            if "axes" in conflict
-            else "Check that its intensities are right, or export it again.",
-            str(path),
+            Severity.REFUSED if problem.geometry else Severity.WARNING,
+            problem.reason,
+            problem.remedy,
+            str(volume.path),
         )
-        for conflict in header_conflicts(path)
+        for problem in volume.header_problems
     ]
 
 

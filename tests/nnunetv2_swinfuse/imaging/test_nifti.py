@@ -1,12 +1,11 @@
 import gzip
-import struct
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.imaging.nifti import Layout, check_nifti, parse_header
+from nnunetv2_swinfuse.imaging.nifti import check_nifti
 from tests.pretraining.synthetic_volumes import ct, mr, shorten, write
 
 
@@ -56,26 +55,9 @@ def test_several_gzip_members_are_one_file(tmp_path):
     check_nifti(path)
 
 
-@pytest.mark.parametrize("order", "<>")
-def test_headers_of_both_versions_in_both_byte_orders(order):
-    first, second = bytearray(540), bytearray(540)
-    struct.pack_into(f"{order}i", first, 0, 348)
-    struct.pack_into(f"{order}4h", first, 40, 3, 4, 5, 6)
-    struct.pack_into(f"{order}2h", first, 70, 16, 32)
-    struct.pack_into(f"{order}f", first, 108, 352)
-    struct.pack_into(f"{order}i", second, 0, 540)
-    struct.pack_into(f"{order}2h", second, 12, 4, 16)
-    struct.pack_into(f"{order}4q", second, 16, 3, 4, 5, 6)
-    struct.pack_into(f"{order}q", second, 168, 544)
-    assert parse_header(bytes(first)) == Layout(352, 480, f"{order}f4")
-    assert parse_header(bytes(second)) == Layout(544, 240, None)
-
-
 def test_other_formats_are_left_to_itk(tmp_path):
     path = write(tmp_path / "a.mha", mr())
     shorten(path)
     check_nifti(path)
     with pytest.raises(RuntimeError):
         sitk.ReadImage(str(path))
-    assert parse_header(b"short") is None
-    assert parse_header(bytes(540)) is None

@@ -4,7 +4,13 @@ import zlib
 
 import pytest
 
-from nnunetv2_swinfuse.imaging.text_header import Attached, TextHeaderError, count_voxel_bytes, parse_text_header
+from nnunetv2_swinfuse.imaging.text_header import (
+    Attached,
+    TextHeaderError,
+    count_voxel_bytes,
+    find_header_problems,
+    parse_text_header,
+)
 
 VOXELS = bytes(range(240))
 META = b"ObjectType = Image\nNDims = 3\n%sElementDataFile = LOCAL\n"
@@ -57,3 +63,35 @@ def test_counting_a_bomb_ends_soon_after_the_expected_number(tmp_path):
     path = tmp_path / "a.nrrd"
     path.write_bytes(NRRD % b"gzip" + zlib.compress(bytes(1 << 26)))
     assert 240 < count_voxel_bytes(path, ".nrrd", 240) <= 1 << 22
+
+
+MATRIX, SPACING = b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"ElementSpacing = 1 1 3\n"
+SPACE, DIRECTIONS = b"space: left-posterior-superior\n", b"space directions: (1,0,0) (0,1,0) (0,0,3)\n"
+AXES = "does not say how its axes lie"
+
+
+@pytest.mark.parametrize(
+    ("ending", "fields", "words"),
+    [
+        (".mha", MATRIX + SPACING, None),
+        (".mha", b"Rotation = 1 0 0 0 1 0 0 0 1\nElementSize = 1 1 3\n", None),
+        (".mha", SPACING, AXES),
+        (".mha", MATRIX, "how large its voxels are"),
+        (".nrrd", SPACE + DIRECTIONS, None),
+        (".nrrd", b"Space: RAS\r\n" + DIRECTIONS, None),
+        (".nrrd", SPACE + DIRECTIONS + b'space units: "mm" "mm" ""\n', None),
+        (".nrrd", SPACE + DIRECTIONS + b'space units: "cm" "cm" "cm"\n', "space units 'cm' 'cm' 'cm', expected mm"),
+        (".nrrd", b"space dimension: 3\n" + DIRECTIONS, AXES),
+        (".nrrd", b"space: 3D-right-handed\n" + DIRECTIONS, AXES),
+        (".nrrd", b"space:=LPS\n" + DIRECTIONS, AXES),
+        (".nrrd", b"spacings: 1 1 3\n", AXES),
+        (".nrrd", SPACE + b"spacings: 1 1 3\n", AXES),
+    ],
+)
+def test_what_a_header_leaves_open(ending, fields, words):
+    content = META % fields if ending == ".mha" else (NRRD % b"raw").replace(b"type:", fields + b"type:")
+    reasons = [problem.reason for problem in find_header_problems(content, ending)]
+    assert len(reasons) == (words is not None)
+    assert all(words in reason for reason in reasons)
+    with pytest.raises(TextHeaderError):
+        find_header_problems(content[:40], ending)

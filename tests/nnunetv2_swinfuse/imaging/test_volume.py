@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_swinfuse.imaging.nifti import HeaderError, parse_header, scan_nifti
+from nnunetv2_swinfuse.imaging.nifti import scan_nifti
+from nnunetv2_swinfuse.imaging.nifti_header import HeaderError, parse_nifti_header
 from nnunetv2_swinfuse.imaging.volume import VolumeError, read_volume
 
 VOXELS = np.arange(6 * 7 * 8, dtype=np.int16).reshape(6, 7, 8)
@@ -149,7 +150,7 @@ def test_impossible_headers_are_no_crash(tmp_path, offset, value):
     content[offset : offset + len(value)] = value
     path.write_bytes(content)
     with pytest.raises(HeaderError):
-        parse_header(bytes(content))
+        parse_nifti_header(bytes(content))
     assert "damaged header" in refusal(path).reason
 
 
@@ -165,6 +166,27 @@ def test_a_text_header_of_another_size_than_its_voxels(tmp_path, ending, sizes, 
         # ITK cuts the volume and shifts its rows.
         assert sitk.ReadImage(str(path)).GetSize() == (7, 7, 6)
     assert refusal(path).check == "readable"
+
+
+@pytest.mark.parametrize(
+    ("ending", "field"),
+    [(".nii", None), (".nii.gz", None), (".mha", b"TransformMatrix"), (".nrrd", b"space")],
+)
+def test_a_header_without_an_orientation_is_read_and_reported(tmp_path, ending, field):
+    path = write(tmp_path / f"a{ending}")
+    assert read_volume(path).header_problems == ()
+    content = gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes()
+    if field is None:
+        content = content[:252] + bytes(4) + content[256:]
+    else:
+        (line,) = (line for line in content.split(b"\n") if line.startswith((field + b":", field + b" =")))
+        content = content.replace(line, b"space dimension: 3" if ending == ".nrrd" else b"Comment = ")
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    volume = read_volume(path)
+    np.testing.assert_array_equal(volume.voxels, VOXELS)
+    (problem,) = volume.header_problems
+    assert problem.geometry
+    assert "does not say how its axes lie" in problem.reason
 
 
 def test_a_header_that_only_itk_takes_for_nifti(tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,17 @@ def test_a_sheared_direction_is_refused(tmp_path, ct_model):
     assert b"TransformMatrix = 1 0 0 0 1 0 0 0 1" in text
     path.write_bytes(text.replace(b"TransformMatrix = 1 0 0 0 1 0 0 0 1", b"TransformMatrix = 1 0 0 0 1 0 0 1 1"))
     assert outcome(check_one(path, ct_model)).get("direction") == "REFUSED"
+
+
+def test_a_header_that_leaves_the_geometry_open_is_refused_unless_accepted(tmp_path, ct_model):
+    path = write_image(tmp_path / "a_0000.nii.gz", ct_voxels())
+    sound = gzip.decompress(path.read_bytes())
+    path.write_bytes(gzip.compress(sound[:252] + bytes(4) + sound[256:]))
+    assert outcome(check_one(path, ct_model)) == {"header": "REFUSED"}
+    assert outcome(check_one(path, ct_model, ("header",))) == {"header": "WARNING"}
+    # A scaling that is not finite leaves the geometry as it is.
+    path.write_bytes(gzip.compress(sound[:112] + struct.pack("<f", float("nan")) + sound[116:]))
+    assert outcome(check_one(path, ct_model)) == {"header": "WARNING"}
 
 
 def test_models_trained_on_unusual_intensities_are_not_judged_by_the_usual(tmp_path):
