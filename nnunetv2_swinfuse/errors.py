@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ class BenchmarkError(SwinFUSEError):
     """Bad input of a comparison or a failed step of it: what was found, what was expected and what to do."""
 
 
+def escape_unprintable_names() -> None:
+    """Lets a command print names of files in any encoding: bytes that standard output cannot hold become escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        # A test or a notebook can have replaced them by something that never encodes.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def errors_without_traceback(program: str, *others: type[Exception]) -> Iterator[None]:
     """A context in which an error that a user can resolve ends the program with its message and status 2.
@@ -37,6 +46,7 @@ def errors_without_traceback(program: str, *others: type[Exception]) -> Iterator
         program: name of the command, printed before the message.
         others: further classes to treat as :class:`SwinFUSEError`.
     """
+    escape_unprintable_names()
     expected: tuple[type[Exception], ...] = (SwinFUSEError, *others)
     try:
         yield

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, PUBLISHED
 from nnunetv2_swinfuse.architecture.topology import triple
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, escape_unprintable_names
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW, RESULTS
 from pretraining.collections.collection import Collection, leave_out, require_domains
 from pretraining.collections.names import find_preprocessed
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = build_parser()
     argv = list(sys.argv[1:] if arguments is None else arguments)
     options = parser.parse_args(argv)
+    escape_unprintable_names()
     try:
         run(options, argv)
     except InputError as error:

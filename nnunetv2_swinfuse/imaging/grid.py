@@ -12,6 +12,8 @@ from nnunetv2_swinfuse.errors import InputError
 
 # Largest difference of origin and spacing (mm) or direction on the same grid: file formats round them differently.
 TOLERANCE = 1e-3
+# Of a path that :func:`is_utf8` denies: what was found, and what to do.
+NOT_UTF8 = "its name or a folder's has bytes that are not UTF-8, which ITK cannot open", "rename it in ASCII or UTF-8"
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,10 @@ def read_grid(path: Path) -> Grid:
     """Reads the header of a volume.
 
     Raises:
-        InputError: naming the file, when it is unreadable, not 3D, or empty.
+        InputError: naming the file, when its path is not UTF-8, or when it is unreadable, not 3D, or empty.
     """
+    if not is_utf8(path):
+        raise InputError(f"{path}: {'; '.join(NOT_UTF8)}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -69,6 +73,15 @@ def read_grid(path: Path) -> Grid:
     if min(reader.GetSize()) < 2:
         raise InputError(f"{path}: size {reader.GetSize()}; expected at least 2 voxels along each axis")
     return Grid(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether ITK can open a path. One whose bytes are not UTF-8 makes SimpleITK abort the whole process."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def itk_reason(error: RuntimeError) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.imaging.grid import Grid, HeaderProblem, itk_reason
+from nnunetv2_swinfuse.imaging.grid import NOT_UTF8, Grid, HeaderProblem, is_utf8, itk_reason
 from nnunetv2_swinfuse.imaging.nifti import Scan, scan_nifti
 from nnunetv2_swinfuse.imaging.text_header import (
     MAX_HEADER_BYTES,
@@ -67,9 +67,11 @@ def read_volume(path: Path) -> VoxelVolume:
     """Reads one file.
 
     Raises:
-        VolumeError: when it is missing, empty, damaged, of an unknown format, not one 3D image of numbers, or when a
-            voxel is not finite as the float32 that nnU-Net computes with.
+        VolumeError: when it is missing, empty, damaged, of an unknown format, not one 3D image of numbers, when its
+            path is not UTF-8, or when a voxel is not finite as the float32 that nnU-Net computes with.
     """
+    if not is_utf8(path):
+        raise VolumeError(path, "readable", *NOT_UTF8)
     ending = next((ending for ending in ENDINGS if path.name.lower().endswith(ending)), None)
     if ending is None:
         raise VolumeError(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -16,10 +15,10 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.compatibility import PACKAGE
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, check_case
 from nnunetv2_swinfuse.inference.cases import InputCase, find_cases
-from nnunetv2_swinfuse.inference.findings import EXIT_CODES, EXIT_UNUSABLE, CaseFindings, Severity, worst
+from nnunetv2_swinfuse.inference.findings import EXIT_CODES, CaseFindings, Severity, worst
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model
 from nnunetv2_swinfuse.nnunet_names import RESULTS, STOCK_PLANS, TRAINER
 
@@ -36,16 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     add_accept_argument(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON, '-' for standard output")
     options = parser.parse_args(arguments)
-    try:
+    with errors_without_traceback(PROGRAM):
         model = describe_model(model_folder(options))
         cases = find_cases(options.i, model.file_ending, len(model.channels))
         results = check_cases(cases, model, options.accept)
         text = json.dumps(report(results, model, options.accept), indent=2)
         if options.json is not None and str(options.json) != "-":
             write_text(options.json, text + "\n")
-    except InputError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_UNUSABLE) from None
     if options.json is not None and str(options.json) == "-":
         print(text)
     else:

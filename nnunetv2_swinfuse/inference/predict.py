@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import errors_without_traceback
 from nnunetv2_swinfuse.inference.check import add_accept_argument, add_model_arguments, model_folder
-from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 
 PROGRAM = "swinfuse_predict"
 
@@ -24,11 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # Importing nnU-Net and torch takes seconds, which a wrong command should not.
     from nnunetv2_swinfuse.inference.prediction import predict
 
-    try:
+    with errors_without_traceback(PROGRAM):
         code = predict(options, model_folder(options), list(sys.argv[1:] if arguments is None else arguments))
-    except InputError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_UNUSABLE) from None
     raise SystemExit(code)
 
 

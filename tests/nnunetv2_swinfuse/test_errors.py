@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from nnunetv2_swinfuse.compatibility import VersionError
@@ -33,3 +37,17 @@ def test_other_errors_keep_their_traceback_unless_named():
         raise KeyError("bug")
     with pytest.raises(SystemExit), errors_without_traceback("program", KeyError):
         raise KeyError("expected")
+
+
+def test_a_name_in_any_encoding_can_be_printed():
+    words = r"""
+import os, sys
+from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
+with errors_without_traceback("program"):
+    print(os.fsdecode(b"M\xfcller"))
+    raise InputError(os.fsdecode(b"M\xfcller"))
+"""
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout.split()) == (2, [rb"M\udcfcller"])
+    assert done.stderr.split() == [b"program:", rb"M\udcfcller"]

@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -52,3 +53,14 @@ def test_an_unreadable_file_is_named_without_itks_source_lines(tmp_path):
         read_grid(tmp_path / "a.nii.gz")
     assert ".cxx" not in str(caught.value)
     assert itk_reason(RuntimeError("/build/io.cxx:3:\nERROR: bad magic\n")) == "ERROR: bad magic"
+
+
+@pytest.mark.parametrize("name", [b"M\xfcller.nii.gz", b"M\xfcller/a.nii.gz"])
+def test_a_path_that_is_not_utf8_is_refused_before_itk_aborts(tmp_path, name):
+    path = tmp_path / os.fsdecode(name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(write(tmp_path / "b.nii.gz", ct()).read_bytes())
+    with pytest.raises(InputError, match="rename it"):
+        read_grid(path)
+    path = path.rename(tmp_path / "M\u00fcller.nii.gz")
+    assert read_grid(path).size == ct().shape[::-1]

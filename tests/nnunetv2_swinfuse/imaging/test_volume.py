@@ -1,6 +1,7 @@
 """What cannot be an image of a patient is named, whatever the format."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -166,6 +167,15 @@ def test_a_text_header_of_another_size_than_its_voxels(tmp_path, ending, sizes, 
         # ITK cuts the volume and shifts its rows.
         assert sitk.ReadImage(str(path)).GetSize() == (7, 7, 6)
     assert refusal(path).check == "readable"
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_itk_aborts(tmp_path):
+    path = write(tmp_path / "a.nii.gz").rename(tmp_path / os.fsdecode(b"M\xfcller.nii.gz"))
+    with pytest.raises(VolumeError) as caught:
+        read_volume(path)
+    assert caught.value.check == "readable"
+    assert "not UTF-8" in caught.value.reason
+    assert "rename" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The command: exit codes, JSON, what is printed."""
 
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_what_was_accepted_is_recorded_and_the_rest_cannot_be(tmp_path, ct_model
     assert result["accepted"] == ["orientation"]
     assert result["cases"][0]["findings"][0]["accepted"] is True
     assert run("-i", image, "-m", ct_model, "--accept", "readable") == 2
+
+
+def test_a_name_that_is_not_utf8_refuses_one_case_and_ends_nothing(tmp_path, ct_model, capsys):
+    image = write_image(tmp_path / "in" / "good.nii.gz", ct_voxels())
+    shutil.copy(image, image.with_name(os.fsdecode(b"M\xfcller.nii.gz")))
+    assert run("-i", tmp_path / "in", "-m", ct_model) == 4
+    printed = capsys.readouterr().out
+    assert "good: passed" in printed
+    assert r"M\udcfcller: refused" in printed
+    assert "rename" in printed.lower()
 
 
 @pytest.mark.parametrize("broken", ["plans.json", "dataset.json", "dataset_fingerprint.json"])
