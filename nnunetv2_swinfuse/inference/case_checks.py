@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.inference.model_description import Channel, ModelDescript
 # Each check by name, with what it looks at: the table in docs/clinical.md. Those in NEVER_ACCEPTED leave nothing to
 # predict from.
 CHECKS = {
-    "file_name": "the model's file ending, CASE_0000",
+    "file_name": "the model's file ending, CASE_0000, no subfolders",
     "channels": "all channels of a case, no others, on one grid",
     "readable": "whole file, sound header and compression, known format, voxels in the file itself",
     "header": "orientation and voxel size in the header, without contradictions",

@@ -2,6 +2,7 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.cases import find_cases
+from nnunetv2_swinfuse.inference.output_folder import HIDDEN
 
 
 def names(folder, *files, channels=1, ending=".nii.gz"):
@@ -15,6 +16,43 @@ def test_numbered_and_plain_names_are_cases_and_everything_else_is_refused_by_na
     files = ("a_0000.nii.gz", "b.nii.gz", "c.nrrd", "c.nii", "dataset.json", ".hidden.nii.gz", "readme.txt", "IM0001")
     refused = ["file_name"]
     assert names(tmp_path, *files) == {"a": [], "b": [], "c.nrrd": refused, "c.nii": refused, "IM0001": refused}
+
+
+@pytest.mark.parametrize(
+    "name", ["patient_1234", "Brain_AxT2_20240101120000_1001", "Brain_AxT2_20240101120000_301", "2024_0101", "_0001"]
+)
+def test_with_one_channel_any_name_will_do(tmp_path, name):
+    assert names(tmp_path, f"{name}.nii.gz", "other_0002.nii.gz") == {name: [], "other_0002": []}
+
+
+def test_with_one_channel_a_second_channel_is_not_taken_for_a_case(tmp_path):
+    assert names(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0001.nii.gz") == {"a": ["channels"], "b_0001": []}
+
+
+def test_files_of_one_name_in_two_folders_are_all_reported(tmp_path):
+    files = [tmp_path / folder / name for name in ("a.nii.gz", "scan.mha") for folder in ("one", "two")]
+    for file in files:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+    double, wrong = find_cases([tmp_path / "one", tmp_path / "two"], ".nii.gz", 1)
+    assert [problem.check for problem in double.problems] == ["channels"]
+    assert [problem.file for problem in wrong.problems] == [str(file) for file in files[2:]]
+    assert list(wrong.files.values()) == files[2:]
+
+
+def test_files_in_subfolders_are_reported_and_an_output_folder_is_not(tmp_path):
+    for file in ("p1.nii.gz", "p2/scans/p2.nii.gz", "empty/.hidden", "notes/readme.txt", "masks/p1.nii.gz"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    (tmp_path / "masks" / HIDDEN).mkdir()
+    sound, subfolder = find_cases([tmp_path], ".nii.gz", 1)
+    assert (sound.name, sound.problems) == ("p1", [])
+    assert (subfolder.name, [problem.check for problem in subfolder.problems]) == ("p2/", ["file_name"])
+    assert str(tmp_path / "p2" / "scans" / "p2.nii.gz") in subfolder.problems[0].reason
+    inputs = [tmp_path, tmp_path / "p2"]
+    assert [case.name for case in find_cases(inputs, ".nii.gz", 1)] == ["p1", "scans/"]
+    inputs.append(tmp_path / "p2" / "scans")
+    assert [case.name for case in find_cases(inputs, ".nii.gz", 1)] == ["p1", "p2"]
 
 
 def test_one_case_twice_is_refused(tmp_path):
