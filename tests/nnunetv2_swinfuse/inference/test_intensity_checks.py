@@ -7,6 +7,7 @@ import pytest
 
 from nnunetv2_swinfuse.imaging.grid import Grid
 from nnunetv2_swinfuse.imaging.volume import VoxelVolume
+from nnunetv2_swinfuse.inference import intensity_checks
 from nnunetv2_swinfuse.inference.intensity_checks import (
     check_content,
     check_hounsfield,
@@ -38,6 +39,21 @@ def test_a_ramp_in_numbers():
     # -500..-21; -200..300; none above 700.
     assert (image.below, image.soft_tissue, image.bright) == pytest.approx((0.48, 0.501, 0.0))
     assert image.deviation == pytest.approx(np.sqrt((1000**2 - 1) / 12))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_sample_of_a_large_volume_is_no_single_slice(axis, monkeypatch):
+    monkeypatch.setattr(intensity_checks, "_SAMPLE", 1000)
+    # 16 voxels for each of the sample: as many as a row has.
+    slices = np.broadcast_to(np.arange(-8, 8, dtype=np.float32), (10, 100, 16))
+    voxels = np.moveaxis(slices, 2, axis)
+    image = profile(VoxelVolume(Path("a"), voxels, Grid((1,) * 3, (1.0,) * 3, (0.0,) * 3, (1.0,) * 9), True))
+    assert image.distinct == 16
+    # A share of 1/16; four standard errors of a thousand voxels.
+    assert image.commonest == pytest.approx(1 / 16, abs=0.03)
+    assert image.deviation == pytest.approx(np.sqrt((16**2 - 1) / 12), abs=0.3)
+    again = profile(VoxelVolume(Path("a"), voxels, Grid((1,) * 3, (1.0,) * 3, (0.0,) * 3, (1.0,) * 9), True))
+    assert image == again
 
 
 def test_content():
