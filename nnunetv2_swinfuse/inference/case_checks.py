@@ -36,6 +36,9 @@ CHECKS = {
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
 
+# What these checks refuse is no image; there is nothing that the other checks could look at.
+NO_IMAGE = ("content", "label_map")
+
 
 def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str] = ()) -> CaseFindings:
     """Reads a case and makes all checks that its state allows.
@@ -93,6 +96,11 @@ def _check_files(
                     str(volume.path),
                 )
             )
+    # A case that has no image, or not all channels on one grid, has no field of view.
+    if len(volumes) == len(files) and not any(finding.check in (*NO_IMAGE, "channels") for finding in findings):
+        performed.append("field_of_view")
+        finding = geometry_checks.check_field_of_view(volumes, model)
+        findings += [finding] if finding is not None else []
 
 
 def _check_header(volume: VoxelVolume) -> list[Finding]:
@@ -125,7 +133,6 @@ def _check_volume(
         "direction": lambda: geometry_checks.check_direction(volume),
         "orientation": lambda: geometry_checks.check_orientation(volume, model),
         "spacing": lambda: geometry_checks.check_spacing(volume, model),
-        "field_of_view": lambda: geometry_checks.check_field_of_view(volume, model),
         "modality": lambda: intensity_checks.check_modality(image, channel),
         "hounsfield": lambda: intensity_checks.check_hounsfield(image, channel),
         "normalised": lambda: intensity_checks.check_normalised(image, channel),
@@ -148,7 +155,7 @@ def _check_volume(
         findings.append(
             Finding(finding.check, finding.severity, finding.reason, finding.remedy, finding.file or str(volume.path))
         )
-        if name in ("content", "label_map"):
+        if name in NO_IMAGE:
             # The other checks need an image.
             break
 

@@ -5,12 +5,15 @@ The bounds are wide on purpose: they are meant to catch lost or wrong headers an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
 from nnunetv2_swinfuse.imaging.volume import VoxelVolume
 from nnunetv2_swinfuse.inference.findings import Finding, Severity
-from nnunetv2_swinfuse.inference.model_description import ModelDescription
+from nnunetv2_swinfuse.inference.model_description import REORIENTING, ModelDescription, grid_as_read
 
 AXES = ("z", "y", "x")
 # A volume of fewer slices has no third dimension for a network to see.
@@ -54,7 +57,8 @@ def check_direction(volume: VoxelVolume) -> Finding | None:
 
 def check_spacing(volume: VoxelVolume, model: ModelDescription) -> Finding | None:
     """Voxels about as large as the training images'."""
-    spacing, low, high = volume.spacing, model.spacings.min(0), model.spacings.max(0)
+    spacing = np.array(grid_as_read(volume.grid, model.plans).spacing[::-1])
+    low, high = model.spacings.min(0), model.spacings.max(0)
     if not (np.isfinite(spacing).all() and (spacing > 0).all()):
         severity = Severity.REFUSED
     else:
@@ -63,15 +67,22 @@ def check_spacing(volume: VoxelVolume, model: ModelDescription) -> Finding | Non
         return None
     return Finding(
         "spacing", severity,
-        f"voxels of {_text(spacing)} mm (z, y, x); those of the training images were {_ranges(low, high)} mm",
+        f"voxels of {_text(spacing)} mm ({_axes(model)}); those of the training images were {_ranges(low, high)} mm",
         "Check that the header has kept the scanner's spacing and its unit. If it is right, the model was not trained "
         "for such images.", str(volume.path),
     )  # fmt: skip
 
 
-def check_field_of_view(volume: VoxelVolume, model: ModelDescription) -> Finding | None:
-    """About as much of the body as the training images show, after nnU-Net's cropping to nonzero voxels."""
-    extent = _nonzero_shape(volume.voxels) * volume.spacing
+def check_field_of_view(channels: Sequence[VoxelVolume], model: ModelDescription) -> Finding | None:
+    """About as much of the body as the training images show, after nnU-Net's cropping to nonzero voxels.
+
+    Args:
+        channels: all channels of a case, on one grid: nnU-Net keeps what is nonzero in any of them.
+        model: what the training images were like.
+    """
+    cropped = replace(channels[0].grid, size=_nonzero_shape([volume.voxels for volume in channels])[::-1])
+    grid = grid_as_read(cropped, model.plans)
+    extent = np.array(grid.size[::-1]) * grid.spacing[::-1]
     low, high = model.extents.min(0), model.extents.max(0)
     if not np.isfinite(extent).all() or (extent <= 0).any():
         return None  # check_spacing and check_content say so
@@ -81,9 +92,9 @@ def check_field_of_view(volume: VoxelVolume, model: ModelDescription) -> Finding
         return None
     return Finding(
         "field_of_view", severity,
-        f"shows {_text(extent)} mm (z, y, x); the training images show {_ranges(low, high)} mm",
+        f"shows {_text(extent)} mm ({_axes(model)}); the training images show {_ranges(low, high)} mm",
         "Check the spacing in its header, and that it shows the region that the model was trained for, whole.",
-        str(volume.path),
+        str(channels[0].path) if len(channels) == 1 else None,
     )  # fmt: skip
 
 
@@ -110,12 +121,18 @@ def _severity(factors: np.ndarray | float, bounds: dict[Severity, float]) -> Sev
     return max((severity for severity, bound in bounds.items() if factor > bound), default=Severity.PASSED)
 
 
-def _nonzero_shape(voxels: np.ndarray) -> np.ndarray:
+def _nonzero_shape(channels: Sequence[np.ndarray]) -> tuple[int, ...]:
+    """Sides, axes (z, y, x), of the smallest box that holds the nonzero voxels of all channels."""
     sides = []
     for axis in range(3):
-        nonzero = np.flatnonzero(voxels.any(axis=tuple(other for other in range(3) if other != axis)))
-        sides.append(nonzero[-1] - nonzero[0] + 1 if len(nonzero) else 0)
-    return np.array(sides)
+        others = tuple(other for other in range(3) if other != axis)
+        nonzero = np.flatnonzero(np.logical_or.reduce([voxels.any(axis=others) for voxels in channels]))
+        sides.append(int(nonzero[-1] - nonzero[0]) + 1 if len(nonzero) else 0)
+    return tuple(sides)
+
+
+def _axes(model: ModelDescription) -> str:
+    return ", ".join(AXES) + (" after turning to RAS" if model.plans.get("image_reader_writer") in REORIENTING else "")
 
 
 def _text(numbers: np.ndarray | tuple[int, ...]) -> str:

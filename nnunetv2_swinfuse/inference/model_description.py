@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import Grid
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
+from nnunetv2_swinfuse.imaging.orientation import reoriented
 from nnunetv2_swinfuse.inference.model_files import compare_with_manifest
 from nnunetv2_swinfuse.inference.training_images import RECORD, find_orientations
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
@@ -48,8 +50,8 @@ class ModelDescription:
         dataset: nnU-Net's name of it.
         file_ending: of images and masks, such as `.nii.gz`.
         channels: in order.
-        spacings: mm, (training images, 3), axes (z, y, x).
-        extents: mm after cropping to nonzero, (training images, 3), axes (z, y, x).
+        spacings: mm, (training images, 3), axes (z, y, x) as the model's reader turns them.
+        extents: mm after cropping to nonzero, (training images, 3), in the same axes.
         orientations: codes of the training images, such as `LPS`; None when not known or when they do not matter.
         orientation_source: where they come from, or why they are not compared.
         labels: as in dataset.json.
@@ -123,6 +125,14 @@ def describe_model(folder: Path) -> ModelDescription:
         folder=folder, dataset=dataset, file_ending=ending, channels=channels, spacings=spacings, extents=extents,
         orientations=orientations, orientation_source=source, labels=labels, plans=plans, dataset_json=dataset_json,
     )  # fmt: skip
+
+
+def grid_as_read(grid: Grid, plans: Mapping[str, Any]) -> Grid:
+    """The grid of the array that nnU-Net computes on, by its plans: some of its readers turn every image to RAS first.
+
+    The spacings and shapes in a model's fingerprint are those of such arrays.
+    """
+    return reoriented(grid, "RAS") if plans.get("image_reader_writer") in REORIENTING else grid
 
 
 def domain_of(name: str) -> Domain | None:

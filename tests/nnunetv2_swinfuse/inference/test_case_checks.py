@@ -154,6 +154,22 @@ def test_a_check_that_breaks_refuses_the_case(tmp_path, ct_model, monkeypatch):
     assert case_checks.check_case is check_case
 
 
+def test_a_channel_that_covers_a_part_of_the_others_is_no_smaller_field_of_view(tmp_path):
+    described = describe_model(write_model(tmp_path / "model", ("T1", "perfusion")))
+    slab = mr_voxels(1)
+    slab[:8] = slab[11:] = 0
+    for case, first in (("whole", mr_voxels()), ("slabs", slab)):
+        write_image(tmp_path / "images" / f"{case}_0000.nii.gz", first)
+        write_image(tmp_path / "images" / f"{case}_0001.nii.gz", slab)
+    results = {c.name: check_case(c, described) for c in find_cases([tmp_path / "images"], ".nii.gz", 2)}
+    assert {name: outcome(result) for name, result in results.items()} == {
+        "whole": {},
+        "slabs": {"field_of_view": "REFUSED"},
+    }
+    assert all("field_of_view" in result.performed for result in results.values())
+    assert len(results["slabs"].findings) == 1
+
+
 def test_channels_must_be_complete_and_on_one_grid(tmp_path):
     model = write_model(tmp_path / "model", ("T1", "T2"))
     folder = tmp_path / "images"

@@ -5,6 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
+from nnunetv2.preprocessing.cropping.cropping import crop_to_nonzero
 
 from nnunetv2_swinfuse.imaging.grid import Grid
 from nnunetv2_swinfuse.imaging.volume import VoxelVolume
@@ -22,6 +26,7 @@ MODEL = SimpleNamespace(
     extents=np.full((2, 3), 100.0),
     orientations=frozenset({"LPS"}),
     file_ending=".nii.gz",
+    plans={"image_reader_writer": "SimpleITKIO"},
 )
 
 
@@ -73,15 +78,53 @@ def test_spacing(mm, expected):
      ((26, 26, 26), "WARNING"), ((25, 25, 24), "REFUSED")],
 )  # fmt: skip
 def test_field_of_view(sides, expected):
-    assert severity(check_field_of_view(volume(sides), MODEL)) == expected
+    assert severity(check_field_of_view([volume(sides)], MODEL)) == expected
 
 
 def test_only_nonzero_voxels_are_seen():
     voxels = np.zeros((50, 50, 50), np.float32)
     voxels[10:20, :, :] = 1
-    finding = check_field_of_view(volume(voxels=voxels), MODEL)
+    finding = check_field_of_view([volume(voxels=voxels)], MODEL)
     assert severity(finding) == "REFUSED"
     assert "shows 20 x 100 x 100 mm" in finding.reason
+
+
+def test_channels_are_seen_as_one_field_of_view():
+    low, high = np.zeros((2, 50, 50, 50), np.float32)
+    low[2:10, 3:40, :] = 1
+    high[30:42, :45, :] = 1
+    finding = check_field_of_view([volume(voxels=low), volume(voxels=high)], MODEL)
+    # Slices 2 to 41, rows 0 to 44 and all columns, at 2 mm.
+    assert finding is None
+    smaller = SimpleNamespace(**{**vars(MODEL), "extents": np.full((2, 3), 30.0)})
+    finding = check_field_of_view([volume(voxels=low), volume(voxels=high)], smaller)
+    assert "shows 80 x 90 x 100 mm (z, y, x);" in finding.reason
+    assert finding.file is None
+    assert severity(check_field_of_view([volume(voxels=low)], MODEL)) == "REFUSED"
+
+
+@pytest.mark.parametrize("reader", [NibabelIOWithReorient, SimpleITKIOWithReorient])
+def test_a_model_whose_reader_turns_images_sees_turned_ones(tmp_path, reader):
+    voxels = np.ones((60, 50, 6), np.float32)
+    voxels[:10] = 0
+    # Sagittal slices: the x axis of the array points to the left, y upwards, z to the back.
+    direction = sitk.DICOMOrientImageFilter.GetDirectionCosinesFromOrientation("LSP")
+    image = volume(voxels=voxels, shape=voxels.shape, spacing=(2.0, 1.0, 9.0), direction=direction)
+    file = sitk.GetImageFromArray(voxels)
+    file.SetSpacing(image.grid.spacing)
+    file.SetDirection(direction)
+    sitk.WriteImage(file, str(tmp_path / "a.nii.gz"))
+    array, properties = reader().read_images([str(tmp_path / "a.nii.gz")])
+    assert properties["spacing"] == [1.0, 2.0, 9.0]
+    extent = np.array(crop_to_nonzero(array, None)[0].shape[1:]) * properties["spacing"]
+    np.testing.assert_array_equal(extent, (50, 100, 54))
+    spacings = np.array([properties["spacing"]])
+    model = {"spacings": spacings, "extents": extent[None], "plans": {"image_reader_writer": reader.__name__}}
+    assert check_spacing(image, SimpleNamespace(**model)) is None
+    assert check_field_of_view([image], SimpleNamespace(**model)) is None
+    narrow = SimpleNamespace(**{**model, "extents": extent[None] / 6, "spacings": spacings / 4})
+    assert "1 x 2 x 9 mm (z, y, x after turning to RAS)" in check_spacing(image, narrow).reason
+    assert "50 x 100 x 54 mm (z, y, x after turning to RAS)" in check_field_of_view([image], narrow).reason
 
 
 def test_orientation():

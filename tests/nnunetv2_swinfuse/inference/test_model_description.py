@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import Grid
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
-from nnunetv2_swinfuse.inference.model_description import describe_model, domain_of, read_json
+from nnunetv2_swinfuse.inference.model_description import describe_model, domain_of, grid_as_read, read_json
 
 from .synthetic_models import ct_voxels, write_image, write_model
 
@@ -21,6 +22,16 @@ def test_a_model_is_described_in_mm(tmp_path):
     np.testing.assert_allclose(described.spacings, [[3, 2, 1.5], [3.3, 2.2, 1.65]])
     np.testing.assert_allclose(described.extents, [[60, 48, 42], [72.6, 52.8, 49.5]])
     assert (described.orientations, described.labels["organ"]) == (frozenset({"LPS"}), 1)
+
+
+def test_the_grid_is_that_of_the_readers_array():
+    # Towards posterior, superior and left: RAS is the third axis, the first and the second.
+    stored = Grid((4, 5, 6), (1.0, 2.0, 3.0), (0.0,) * 3, (0, 0, 1, 1, 0, 0, 0, 1, 0))
+    for reader in ("NibabelIOWithReorient", "SimpleITKIOWithReorient"):
+        read = grid_as_read(stored, {"image_reader_writer": reader})
+        assert (read.size, read.spacing) == ((6, 4, 5), (3.0, 1.0, 2.0))
+    assert grid_as_read(stored, {"image_reader_writer": "SimpleITKIO"}) is stored
+    assert grid_as_read(stored, {}) is stored
 
 
 @pytest.mark.parametrize(("name", "domain"), [("CT", "CT"), ("T2*", "MR"), ("PET", None)])
