@@ -216,11 +216,6 @@ def _second_channel(image: sitk.Image, folder: Path) -> None:
     save(voxels_of(image), image, folder, "case_0001.nii.gz")
 
 
-@kind("only the second channel")
-def _wrong_channel(image: sitk.Image, folder: Path) -> None:
-    save(voxels_of(image), image, folder, "case_0001.nii.gz")
-
-
 @kind("broken link")
 def _broken_link(image: sitk.Image, folder: Path) -> None:
     (folder / NAME).symlink_to(folder / "nowhere")
