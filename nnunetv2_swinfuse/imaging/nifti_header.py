@@ -91,8 +91,11 @@ class NiftiHeader:
         if not (np.isfinite(self.spacing).all() and (self.spacing > 0).all()):
             yield HeaderProblem(f"{pixdim}: no size that a voxel can have", "Export it again.")
         elif self.sform is not None and _axes(self.sform) != "nowhere":
-            sizes = np.linalg.norm(self.sform, axis=0)
-            if np.abs(np.log(sizes / self.spacing)).max() > math.log(LARGEST_RATIO):
+            # The numbers of a damaged header can overflow.
+            with np.errstate(all="ignore"):
+                sizes = np.linalg.norm(self.sform, axis=0)
+                ratio = np.maximum(sizes / self.spacing, self.spacing / sizes).max()
+            if not ratio <= LARGEST_RATIO:
                 yield HeaderProblem(f"{pixdim} and of {_text(sizes)} mm by its sform", f"{_CORRECT}.")
         if self.unit in _NOT_MILLIMETRES:
             yield HeaderProblem(
@@ -166,7 +169,8 @@ def _contradiction(qform: np.ndarray, sform: np.ndarray) -> str | None:
     angle = math.inf
     if "nowhere" not in (by_qform, by_sform):
         # Axis by axis, because an sform can be sheared: a CT with gantry tilt.
-        cosines = (qform * sform).sum(0) / np.linalg.norm(qform, axis=0) / np.linalg.norm(sform, axis=0)
+        with np.errstate(all="ignore"):
+            cosines = (qform * sform).sum(0) / np.linalg.norm(qform, axis=0) / np.linalg.norm(sform, axis=0)
         angle = math.degrees(math.acos(np.clip(cosines.min(), -1.0, 1.0)))
     if angle <= LARGEST_ANGLE:
         return None

@@ -120,6 +120,14 @@ def test_an_sform_of_another_voxel_size(tmp_path, codes):
     assert problems(header) == []
 
 
+@pytest.mark.parametrize("factor", [1e-30, 1e37])
+def test_an_sform_of_a_damaged_header_is_named_without_a_warning_of_numpy(tmp_path, factor):
+    header = written(tmp_path)
+    change_sform(header, lambda matrix: factor * matrix)
+    with np.errstate(all="raise"):
+        assert f"{3 * factor:.4g} x" in problems(header)[-1]
+
+
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_voxel_size_that_is_none(tmp_path, value):
     header = written(tmp_path)
