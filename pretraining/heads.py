@@ -175,13 +175,17 @@ class RotationHead(nn.Module):
 
     def __init__(self, channels: Sequence[int]):
         super().__init__()
-        self.classify = nn.Linear(channels[-1] * math.prod(self.GRID), 4)
+        inputs = channels[-1] * math.prod(self.GRID)
+        # There are thousands of inputs with a variance of about 1. Unscaled, the gradient of the weights was 35 times that
+        # of all other losses, so clipping took it for nearly all of the gradient.
+        self.scale = inputs**-0.5
+        self.classify = nn.Linear(inputs, 4)
         # Random weights would give the encoder random gradients that are larger than those of all other losses.
         nn.init.zeros_(self.classify.weight)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Predicts logits (B, 4) from maps (B, C, z, y, x), finest first."""
-        return self.classify(F.adaptive_avg_pool3d(features[-1], self.GRID).flatten(1))
+        return self.classify(F.adaptive_avg_pool3d(features[-1], self.GRID).flatten(1) * self.scale)
 
 
 def _to_voxels(values: Tensor, cell: Triple) -> Tensor:

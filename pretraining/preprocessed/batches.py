@@ -35,7 +35,11 @@ class BatchDraw:
         self._uses_in_total: Counter[int] = Counter()
 
     def sample(self) -> tuple[int, int, bool]:
-        """A CT volume, an MR volume, and whether they are a registered pair."""
+        """A CT volume, an MR volume, and whether they are a registered pair.
+
+        Volumes that are drawn independently of each other belong to no pair, as long as there are such: otherwise those
+        of pairs, which have a share of their own, would be most of both.
+        """
         split = self._split
         if self._random.random() < split.pair_probability:
             row, uses = self._choose(split.pairs[:, 0], DOMAINS)
@@ -44,14 +48,29 @@ class BatchDraw:
                 ct, mr = (int(volume) for volume in split.pairs[row])
                 self._use(ct, DOMAINS)
                 return ct, mr, True
-        return self.volume("CT"), self.volume("MR"), False
+        return self._independent("CT"), self._independent("MR"), False
 
     def volume(self, domain: Domain) -> int:
-        """A volume of a domain."""
-        volumes = self._split.ct if domain == "CT" else self._split.mr
+        """A volume of a domain, of a pair or not."""
+        volumes = self._volumes(domain)
         index, _ = self._choose(volumes, (domain,))
-        self._use(int(volumes[index]), (domain,))
-        return int(volumes[index])
+        return self._take(volumes[index], domain)
+
+    def _independent(self, domain: Domain) -> int:
+        unpaired = self._split.unpaired_ct if domain == "CT" else self._split.unpaired_mr
+        if len(unpaired):
+            index, uses = self._choose(unpaired, (domain,))
+            # They may be exhausted while volumes of pairs are not.
+            if uses == UNUSED or uses <= self._choose(self._volumes(domain), (domain,))[1]:
+                return self._take(unpaired[index], domain)
+        return self.volume(domain)
+
+    def _volumes(self, domain: Domain) -> np.ndarray:
+        return self._split.ct if domain == "CT" else self._split.mr
+
+    def _take(self, volume: int, domain: Domain) -> int:
+        self._use(int(volume), (domain,))
+        return int(volume)
 
     def _use(self, volume: int, domains: Sequence[str]) -> None:
         patient = int(self._patients[volume])

@@ -155,19 +155,19 @@ class Split:
     Attributes:
         pairs: CT and MR volume of each registered pair (n, 2).
         ct, mr: all volumes of a domain, including those of pairs.
-        unpaired_ct, unpaired_mr: number of volumes of a domain that belong to no pair.
+        unpaired_ct, unpaired_mr: those of a domain that belong to no pair.
     """
 
     pairs: np.ndarray
     ct: np.ndarray
     mr: np.ndarray
-    unpaired_ct: int
-    unpaired_mr: int
+    unpaired_ct: np.ndarray
+    unpaired_mr: np.ndarray
 
     @property
     def pair_probability(self) -> float:
         """Probability of drawing a pair: each pair is drawn as often as a volume of the larger unpaired domain."""
-        others = max(self.unpaired_ct, self.unpaired_mr)
+        others = max(len(self.unpaired_ct), len(self.unpaired_mr))
         return len(self.pairs) / (len(self.pairs) + others) if len(self.pairs) else 0.0
 
 
@@ -249,8 +249,8 @@ class PreprocessedCollection:
             np.stack([ct_of_pair, mr_of_pair], axis=1),
             np.flatnonzero(selected & is_ct),
             np.flatnonzero(selected & ~is_ct),
-            int((selected & is_ct & ~paired).sum()),
-            int((selected & ~is_ct & ~paired).sum()),
+            np.flatnonzero(selected & is_ct & ~paired),
+            np.flatnonzero(selected & ~is_ct & ~paired),
         )
 
     def split_by_patient(self) -> dict[str, str]:

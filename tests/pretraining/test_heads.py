@@ -122,6 +122,16 @@ def network_model(request):
     return PretrainingModel(tiny(inpainting_head="network", tasks=("inpainting",), drop_path_rate=0.0, **request.param))
 
 
+@pytest.mark.parametrize("channels", [12, 768])
+def test_the_rotation_heads_gradient_is_not_larger_with_more_inputs(channels):
+    """It is (p - y) times the inputs: for features of variance 1, and p = 1/4 at first, its norm is sqrt(3/4)."""
+    torch.manual_seed(0)
+    head = RotationHead([channels])
+    maps = torch.randn(1, channels, 4, 4, 4)
+    rotation_loss(head([maps]), torch.tensor([2]), torch.tensor([True])).backward()
+    assert head.classify.weight.grad.norm().item() == pytest.approx(0.75**0.5, rel=0.05)
+
+
 def test_the_networks_own_decoder_first_reconstructs_the_mean_of_what_is_visible(network_model):
     batch = synthetic_batch()
     crops = {"CT": torch.full_like(batch["ct"], 2.0), "MR": batch["mr"]}

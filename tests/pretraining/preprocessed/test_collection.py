@@ -41,7 +41,7 @@ def test_a_split_lists_pairs_and_domains(tmp_path):
     assert split.pairs.tolist() == [[3, 4]]
     assert split.ct.tolist() == [0, 3]
     assert split.mr.tolist() == [1, 2, 4]
-    assert (split.unpaired_ct, split.unpaired_mr) == (1, 2)
+    assert (split.unpaired_ct.tolist(), split.unpaired_mr.tolist()) == ([0], [1, 2])
     assert split.pair_probability == pytest.approx(1 / 3)
 
 

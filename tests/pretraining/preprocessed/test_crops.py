@@ -139,7 +139,7 @@ def test_without_pairs_all_is_independent(tmp_path):
     assert {names for item in items for names in item["patients"]} == {("c0", "m0"), ("c0", "m1")}
 
 
-def test_pairs_are_drawn_by_their_share_and_lend_their_volumes(tmp_path):
+def test_pairs_are_drawn_by_their_share_and_others_otherwise(tmp_path):
     collection = make_collection(tmp_path, pairs=("p0",), ct=("c0", "c1"), mr=("m0",))
     assert collection.split("train").pair_probability == pytest.approx(1 / 3)
     crops = dataset(collection, crop_size=(2, 2, 2), batch_size=1, steps=1000)
@@ -152,8 +152,15 @@ def test_pairs_are_drawn_by_their_share_and_lend_their_volumes(tmp_path):
         for names, registered in zip(item["patients"], item["registered"], strict=True)
         if not registered
     ]
-    assert {ct for ct, _ in independent} == {"p0", "c0", "c1"}
-    assert {mr for _, mr in independent} == {"p0", "m0"}
+    assert {ct for ct, _ in independent} == {"c0", "c1"}
+    assert {mr for _, mr in independent} == {"m0"}
+
+
+def test_pairs_lend_their_volumes_where_a_modality_has_no_others(tmp_path):
+    crops = dataset(make_collection(tmp_path, pairs=("p0", "p1"), mr=("m0", "m1")), crop_size=(2, 2, 2), batch_size=1)
+    samples = [sample for step in range(30) for sample in crops[step]["patients"]]
+    assert {ct for ct, _ in samples} == {"p0", "p1"}
+    assert {mr for _, mr in samples} == {"p0", "p1", "m0", "m1"}
 
 
 def test_splits_do_not_mix(tmp_path):
