@@ -176,8 +176,8 @@ class RotationHead(nn.Module):
     def __init__(self, channels: Sequence[int]):
         super().__init__()
         inputs = channels[-1] * math.prod(self.GRID)
-        # There are thousands of inputs with a variance of about 1. Unscaled, the gradient of the weights was 35 times that
-        # of all other losses, so clipping took it for nearly all of the gradient.
+        # There are thousands of inputs with a variance of about 1. Unscaled, the gradient of the weights was 35 times
+        # that of all other losses, so clipping took it for nearly all of the gradient.
         self.scale = inputs**-0.5
         self.classify = nn.Linear(inputs, 4)
         # Random weights would give the encoder random gradients that are larger than those of all other losses.
