@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.atomic_write import write_text
 from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, check_case
@@ -120,21 +120,6 @@ def print_findings(results: Sequence[CaseFindings]) -> None:
         print(f"not checked [{name}]: {reason}")
     counts = [sum(result.severity is severity for result in results) for severity in Severity]
     print(f"{len(results)} case(s): {counts[0]} passed, {counts[1]} with warnings, {counts[2]} refused")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file completely or not at all.
-
-    Raises:
-        InputError: when it cannot be written.
-    """
-    try:
-        with atomic_write(path) as temporary:
-            temporary.write_text(text)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); make room or choose another"
-        ) from error
 
 
 if __name__ == "__main__":

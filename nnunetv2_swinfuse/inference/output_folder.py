@@ -10,9 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from nnunetv2_swinfuse.architecture.atomic_write import move_into_place
+from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.inference.check import write_text
 from nnunetv2_swinfuse.inference.loading import file_hash
 
 HIDDEN = ".swinfuse"

@@ -17,12 +17,13 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.architecture.atomic_write import write_text
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.nifti import check_nifti
 from nnunetv2_swinfuse.inference.case_planning import announce, estimate_task, fits_into_memory, plan_case
 from nnunetv2_swinfuse.inference.case_runner import CaseResult, run_cases
 from nnunetv2_swinfuse.inference.cases import find_cases
-from nnunetv2_swinfuse.inference.check import check_cases, print_findings, write_text
+from nnunetv2_swinfuse.inference.check import check_cases, print_findings
 from nnunetv2_swinfuse.inference.findings import EXIT_CODES, Severity
 from nnunetv2_swinfuse.inference.loading import LoadedModel, load_model
 from nnunetv2_swinfuse.inference.mask_summary import label_volumes, write_overlay

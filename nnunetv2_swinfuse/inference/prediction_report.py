@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from nnunetv2_swinfuse.architecture.atomic_write import write_text
 from nnunetv2_swinfuse.compatibility import nnunet_warning
-from nnunetv2_swinfuse.inference.check import write_text
 from nnunetv2_swinfuse.inference.export import PACKAGES
-from nnunetv2_swinfuse.inference.findings import CaseFindings, Severity
+from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity
 from nnunetv2_swinfuse.inference.loading import LoadedModel
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
 
@@ -64,10 +64,8 @@ def case_entry(result: CaseFindings) -> dict[str, Any]:
 
 def refuse_case(entry: dict[str, Any], check: str, reason: str, remedy: str) -> None:
     """Makes the entry of a case that of a refused one."""
-    entry["status"] = "refused"
-    finding = {"check": check, "severity": "refused", "reason": reason, "remedy": remedy, "accepted": False}
-    entry["findings"].append({**finding, "file": None})
-    entry["verdict"] = "refused"
+    entry["status"] = entry["verdict"] = "refused"
+    entry["findings"].append(Finding(check, Severity.REFUSED, reason, remedy).to_dict())
 
 
 def write_report(report: dict[str, Any], path: Path, clock: float, finished: bool) -> None:

@@ -7,7 +7,8 @@ import stat
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, move_into_place
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, move_into_place, write_text
+from nnunetv2_swinfuse.errors import InputError
 
 
 @pytest.mark.parametrize("name", ["plans.json", "c1.CT.b2nd", "no_suffix", ".hidden"])
@@ -102,3 +103,11 @@ def test_a_finished_file_replaces_the_old_one_and_a_missing_one_does_not(tmp_pat
     (tmp_path / "draft").write_text("new")
     move_into_place(tmp_path / "draft", tmp_path / "old")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"old": "new"}
+
+
+def test_a_text_that_cannot_be_written_names_its_file(tmp_path):
+    write_text(tmp_path / "new" / "a.json", "µ\n")
+    assert (tmp_path / "new" / "a.json").read_bytes() == b"\xc2\xb5\n"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/a\.json: cannot be written"):
+        write_text(tmp_path / "file" / "a.json", "")

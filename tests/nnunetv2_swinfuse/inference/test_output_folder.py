@@ -43,7 +43,7 @@ def test_a_kill_between_record_and_mask_leaves_the_case_to_be_predicted(tmp_path
         def killed(*_):
             raise KeyboardInterrupt
 
-        # Only the move of the mask: the record is written by check.write_text.
+        # Only the move of the mask: the record is written by write_text.
         monkeypatch.setattr(output_folder, "write_text", lambda path, text: path.write_text(text))
         with monkeypatch.context() as patch:
             patch.setattr(output_folder, "move_into_place", killed)

@@ -30,7 +30,8 @@ def test_severity_of_a_case():
     refused = entry()
     refuse_case(refused, "memory", "needs 9 GB", "Crop it.")
     assert case_severity(refused) is Severity.REFUSED
-    assert (refused["verdict"], refused["findings"][0]["check"]) == ("refused", "memory")
+    assert (refused["verdict"], refused["status"]) == ("refused", "refused")
+    assert refused["findings"] == [Finding("memory", Severity.REFUSED, "needs 9 GB", "Crop it.").to_dict()]
 
 
 def test_every_case_without_a_mask_is_named_with_its_reason(capsys):
