@@ -26,9 +26,10 @@ from nnunetv2_swinfuse.inference.cases import find_cases
 from nnunetv2_swinfuse.inference.check import check_cases, print_findings
 from nnunetv2_swinfuse.inference.findings import EXIT_CODES, Severity
 from nnunetv2_swinfuse.inference.loading import LoadedModel, load_model
-from nnunetv2_swinfuse.inference.mask_summary import label_volumes, write_overlay
+from nnunetv2_swinfuse.inference.mask_summary import summarise_mask
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
+from nnunetv2_swinfuse.inference.overlay import write_overlay
 from nnunetv2_swinfuse.inference.prediction_report import (
     case_entry,
     case_severity,
@@ -141,8 +142,9 @@ def _finish_case(
             draft = Path(f"{result.task.draft}{output.ending}")
             # ITK does not notice everything that goes wrong on a full disk.
             check_nifti(draft)
-            entry["volumes_ml"] = label_volumes(draft, described.labels)
-            if not any(entry["volumes_ml"].values()):
+            summary = summarise_mask(draft, described.labels)
+            entry["volumes_ml"] = summary.volumes_ml
+            if summary.empty:
                 entry["warnings"].append("the mask is empty: no structure was found")
             entry["mask"] = str(output.mask(case))
             kept = ("mask", "volumes_ml", "seconds", "device", "warnings", "input_sha256")
