@@ -7,17 +7,55 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import read_grid
+from nnunetv2_swinfuse.imaging.orientation import reoriented
 from nnunetv2_swinfuse.inference.case_runner import CaseTask
 from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
 from nnunetv2_swinfuse.inference.loading import LoadedModel, file_hash
-from nnunetv2_swinfuse.inference.model_description import ModelDescription
+from nnunetv2_swinfuse.inference.model_description import REORIENTING, ModelDescription
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.prediction_report import refuse_case
 
 # From this many forward passes on, one is timed to say how long the run will take.
 TIMED_FROM = 100
+# What the readers in REORIENTING turn images to.
+READER_ORIENTATION = "RAS"
+
+
+def plan_cases(
+    checked: Sequence[CaseFindings],
+    entries: Mapping[str, dict[str, Any]],
+    output: OutputFolder,
+    origin: Mapping[str, Any],
+    options: argparse.Namespace,
+    model: LoadedModel,
+) -> tuple[list[CaseTask], int]:
+    """The cases to predict and the sum of their forward passes; the entries of the others say why not.
+
+    Args:
+        checked: all cases.
+        entries: theirs in the report, by name.
+        output: the folder of the masks.
+        origin: what masks are predicted with: hashes of the model and settings.
+        options: of the command line.
+        model: the model.
+    """
+    tasks, passes = [], 0
+    for result in checked:
+        entry = entries[result.case]
+        try:
+            task = plan_case(result, entry, output, origin, options, model)
+            estimate = None if task is None else estimate_task(task, model)
+        except InputError as error:
+            # A file of this case; the others can be predicted.
+            refuse_case(entry, "readable", str(error), "Export it again, or leave it out.")
+            continue
+        if task is not None and estimate is not None and fits_into_memory(estimate, entry, options.accept):
+            tasks.append(task)
+            passes += estimate.passes
+    return tasks, passes
 
 
 def plan_case(
@@ -40,29 +78,36 @@ def plan_case(
         if not previous.is_file():
             refuse_case(entry, "channels", f"no mask of the first stage, {previous}", "Predict the first stage first.")
             return None
+        entry["previous_stage_sha256"] = file_hash(previous)
     exists, record = output.earlier(result.case)
     if exists and not options.overwrite:
         if record is None:
             entry["status"] = "kept"
             entry["warnings"].append("an existing mask of unknown origin, or changed since, was kept; see --overwrite")
-        elif record.get("input_sha256") == entry["input_sha256"] and record.get("origin") == dict(origin):
+            return None
+        used = ("input_sha256", "previous_stage_sha256")
+        if record.get("origin") != dict(origin) or any(record.get(name) != entry.get(name) for name in used):
+            refuse_case(
+                entry, "output",
+                f"{output.mask(result.case)} is the mask of another image, first-stage mask, model or setting",
+                "Choose another folder with -o, or replace it with --overwrite.",
+            )  # fmt: skip
+            return None
+        # Without its probabilities, the same mask is predicted again.
+        if output.is_complete(result.case, record):
             kept = ("mask", "mask_sha256", "volumes_ml", "seconds", "device")
             entry.update({name: record[name] for name in kept if name in record})
             entry["status"] = "kept"
             entry["warnings"] += record.get("warnings", [])
-        else:
-            refuse_case(
-                entry, "output",
-                f"{output.mask(result.case)} is the mask of another image, model or setting",
-                "Choose another folder with -o, or replace it with --overwrite.",
-            )  # fmt: skip
-        return None
+            return None
     return CaseTask(result.case, result.files, output.draft(result.case), previous)
 
 
 def estimate_task(task: CaseTask, model: LoadedModel) -> CaseEstimate:
     """Memory and forward passes of a case, by the header of its first channel."""
     grid = read_grid(task.files[0])
+    if model.predictor.plans_manager.plans["image_reader_writer"] in REORIENTING:
+        grid = reoriented(grid, READER_ORIENTATION)
     return estimate_case(grid.size[::-1], grid.spacing[::-1], len(task.files), model.predictor)
 
 

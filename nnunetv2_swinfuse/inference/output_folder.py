@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
+
+from filelock import FileLock
 
 from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folder
 from nnunetv2_swinfuse.inference.loading import file_hash
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 
 HIDDEN = ".swinfuse"
 
 
 class OutputFolder:
-    """Masks, their records (`.swinfuse/CASE.json`) and a lock against other processes.
+    """Masks, their records (`.swinfuse/CASE.json`), pictures and reports, and a lock against other processes.
 
     Args:
         folder: of the masks; is created.
         ending: of the masks.
-        part: which of several processes that share the folder, each with cases of its own; names its lock.
         probabilities: whether the probabilities belong to every case.
+        part: which part of the cases is this process's, from 0 on.
+        parts: how many processes share the folder, each with cases of its own.
     """
 
-    def __init__(self, folder: Path, ending: str, part: str = "", probabilities: bool = False):
-        self.folder, self.ending, self.part = folder, ending, part
+    def __init__(self, folder: Path, ending: str, probabilities: bool = False, part: int = 0, parts: int = 1):
+        self.folder, self.ending, self.part, self.parts = folder, ending, part, parts
         self.endings = (ending, ".npz", ".pkl") if probabilities else (ending,)
-        self._lock: IO[str] | None = None
+        self._suffix = f"_part{part}of{parts}" if parts > 1 else ""
+        self._lock: FileLock | None = None
 
     def __enter__(self) -> OutputFolder:
         """Takes the folder for this process.
@@ -40,24 +45,17 @@ class OutputFolder:
         """
         try:
             (self.folder / HIDDEN).mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / HIDDEN / f"lock{self.part}").open("a+")
-        except OSError as error:
+            self._lock = lock_folder(self.folder / HIDDEN, self.part, self.parts)
+            shutil.rmtree(self._partial, ignore_errors=True)
+            self._partial.mkdir(exist_ok=True)
+        except FolderInUseError as error:
             raise InputError(
-                f"{self.folder}: cannot be written ({error.strerror or error}); choose another with -o"
+                f"{self.folder}: another swinfuse_predict ({error}) is using it. Wait for it, choose another folder, "
+                "or divide the cases with -num_parts and -part_id, in all processes"
             ) from error
-        if not _lock_file(self._lock):
-            self._lock.seek(0)
-            who = self._lock.read().strip() or "unknown"
-            self._lock.close()
-            raise InputError(
-                f"{self.folder}: another swinfuse_predict (process {who}) is using it. Wait for it, choose another "
-                "folder, or divide the cases with -num_parts and -part_id"
-            )
-        self._lock.seek(0)
-        self._lock.truncate()
-        self._lock.write(str(os.getpid()))
-        self._lock.flush()
-        shutil.rmtree(self._partial, ignore_errors=True)
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.folder}: cannot be written ({reason}); choose another with -o") from error
         return self
 
     def __exit__(
@@ -65,28 +63,58 @@ class OutputFolder:
     ) -> None:
         shutil.rmtree(self._partial, ignore_errors=True)
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
+
+    @property
+    def report(self) -> Path:
+        """Where the report of this process belongs."""
+        return self.folder / f"report{self._suffix}.json"
 
     @property
     def _partial(self) -> Path:
-        return self.folder / HIDDEN / f"partial{self.part}"
+        return self.folder / HIDDEN / f"partial{self._suffix}"
 
     def mask(self, case: str) -> Path:
         """Where the mask of a case belongs."""
-        return self.folder / f"{case}{self.ending}"
+        return self._file(case, self.ending)
+
+    def overlay(self, case: str) -> Path:
+        """Where the picture of a case belongs."""
+        return self.folder / "overlays" / f"{case}.png"
 
     def draft(self, case: str) -> Path:
         """Where nnU-Net writes the files of a case first, without their endings."""
-        self._partial.mkdir(parents=True, exist_ok=True)
         return self._partial / case
 
+    def protect(self, inputs: Iterable[Path], cases: Iterable[str]) -> None:
+        """Refuses a folder in which an output would replace an input, before anything is written; follows links.
+
+        Args:
+            inputs: files that must stay as they are.
+            cases: names of the cases whose outputs would be written.
+
+        Raises:
+            InputError: naming the file.
+        """
+        protected = {_identity(path): path for path in inputs if path.exists()}
+        outputs = [self.report, self.folder / DATASET_FILE, self.folder / PLANS_FILE]
+        for case in cases:
+            outputs += [self._file(case, ending) for ending in self.endings]
+            outputs.append(self.overlay(case))
+        for output in outputs:
+            if output.exists() and (replaced := protected.get(_identity(output))):
+                raise InputError(
+                    f"{output}: this output file would replace an input file, {replaced}. Nothing was written; choose "
+                    "another folder with -o"
+                )
+
     def earlier(self, case: str) -> tuple[bool, dict[str, Any] | None]:
-        """Whether all files of a case exist, and the record of their origin if it is theirs.
+        """Whether the mask of a case exists, and the record of its origin if it is that mask's.
 
         Returns:
             True and None for a mask of another program, or one that was changed since.
         """
-        if not all((self.folder / f"{case}{ending}").is_file() for ending in self.endings):
+        if not self.mask(case).is_file():
             return False, None
         try:
             record = json.loads(self._record(case).read_text())
@@ -100,6 +128,12 @@ class OutputFolder:
             pass
         return True, None
 
+    def is_complete(self, case: str, record: Mapping[str, Any]) -> bool:
+        """Whether all files of a case exist that belong to it, from the prediction that its record describes."""
+        return all(
+            ending in record.get("endings", ()) and self._file(case, ending).is_file() for ending in self.endings
+        )
+
     def publish(self, case: str, record: Mapping[str, Any]) -> str:
         """Moves the drafted files of a case in place, the record first; returns the mask's SHA-256.
 
@@ -109,11 +143,12 @@ class OutputFolder:
         digest = file_hash(Path(f"{self.draft(case)}{self.ending}"))
         try:
             replaced = file_hash(self.mask(case)) if self.mask(case).is_file() else None
-            write_text(
-                self._record(case), json.dumps({**record, "mask_sha256": digest, "replaces": replaced}, indent=2)
-            )
+            files = {"endings": self.endings, "mask_sha256": digest, "replaces": replaced}
+            write_text(self._record(case), json.dumps({**record, **files}, indent=2))
+            # It shows the mask that is being replaced.
+            self.overlay(case).unlink(missing_ok=True)
             for ending in reversed(self.endings):
-                move_into_place(Path(f"{self.draft(case)}{ending}"), self.folder / f"{case}{ending}")
+                move_into_place(Path(f"{self.draft(case)}{ending}"), self._file(case, ending))
         except OSError as error:
             raise InputError(f"{self.mask(case)}: cannot be written ({error.strerror or error}); make room") from error
         return digest
@@ -121,21 +156,11 @@ class OutputFolder:
     def _record(self, case: str) -> Path:
         return self.folder / HIDDEN / f"{case}.json"
 
+    def _file(self, case: str, ending: str) -> Path:
+        return self.folder / f"{case}{ending}"
 
-def _lock_file(file: IO[str]) -> bool:
-    """Takes an advisory lock that ends with the process; False when another holds it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        import msvcrt
 
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined, unused-ignore]
-        except OSError:
-            return False
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
+def _identity(path: Path) -> tuple[int, int]:
+    """The same for all names of a file, such as links."""
+    status = path.stat()
+    return status.st_dev, status.st_ino

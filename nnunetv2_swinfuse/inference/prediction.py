@@ -20,9 +20,9 @@ from tqdm import tqdm
 from nnunetv2_swinfuse.architecture.atomic_write import write_text
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.nifti import check_nifti
-from nnunetv2_swinfuse.inference.case_planning import announce, estimate_task, fits_into_memory, plan_case
+from nnunetv2_swinfuse.inference.case_planning import announce, plan_cases
 from nnunetv2_swinfuse.inference.case_runner import CaseResult, run_cases
-from nnunetv2_swinfuse.inference.cases import find_cases
+from nnunetv2_swinfuse.inference.cases import InputCase, find_cases
 from nnunetv2_swinfuse.inference.check import check_cases, print_findings
 from nnunetv2_swinfuse.inference.findings import EXIT_CODES, Severity
 from nnunetv2_swinfuse.inference.loading import LoadedModel, load_model
@@ -59,27 +59,30 @@ def predict(options: argparse.Namespace, folder: Path, arguments: Sequence[str])
     """
     started, clock = datetime.now(timezone.utc), time.perf_counter()
     described = describe_model(folder)
-    cases = find_cases(options.i, described.file_ending, len(described.channels))[options.part_id :: options.num_parts]
+    cases = find_cases(options.i, described.file_ending, len(described.channels))
+    output = OutputFolder(
+        options.o, described.file_ending, options.save_probabilities, options.part_id, options.num_parts
+    )
+    output.protect(_inputs(options, described, cases), [case.name for case in cases])
     device = _device(options.device)
-    part = f"_part{options.part_id}of{options.num_parts}" if options.num_parts > 1 else ""
-    with OutputFolder(options.o, described.file_ending, part, options.save_probabilities) as output:
-        checked = check_cases(cases, described, options.accept, not options.disable_progress_bar)
+    with output:
+        checked = check_cases(
+            cases[options.part_id :: options.num_parts], described, options.accept, not options.disable_progress_bar
+        )
         print_findings(checked)
         model = _load(folder, options, device)
         report = report_header(options, arguments, model, described, device, started)
         entries = {result.case: case_entry(result) for result in checked}
         report["cases"] = list(entries.values())
         origin = {**model.hashes, **{name: getattr(options, name) for name in DECISIVE}}
-        tasks, passes = [], 0
-        for result in checked:
-            task = plan_case(result, entries[result.case], output, origin, options, model)
-            if task is not None:
-                estimate = estimate_task(task, model)
-                if fits_into_memory(estimate, entries[result.case], options.accept):
-                    tasks.append(task)
-                    passes += estimate.passes
+        tasks, passes = plan_cases(checked, entries, output, origin, options, model)
+        if options.overlays:
+            for result in checked:
+                if entries[result.case]["status"] == "kept":
+                    _draw_overlay(result.case, result.files[0], entries[result.case], output)
         report["estimate"] = announce(len(tasks), passes, model, described, options.o)
-        report_path = options.o / f"report{part}.json"
+        # Before the first case, so that a kill does not leave the finished report of an earlier run.
+        write_report(report, output.report, clock, finished=False)
         for name in (DATASET_FILE, PLANS_FILE):
             # What nnU-Net's postprocessing and ensembling look for beside masks.
             content = model.predictor.dataset_json if name == DATASET_FILE else model.predictor.plans_manager.plans
@@ -89,10 +92,18 @@ def predict(options: argparse.Namespace, folder: Path, arguments: Sequence[str])
             _quiet(results, options.verbose), "predicting", len(tasks), disable=options.disable_progress_bar
         ):
             _finish_case(result, entries[result.task.case], output, origin, described, options)
-            write_report(report, report_path, clock, finished=False)
-        write_report(report, report_path, clock, finished=True)
-    print_summary(entries, report_path)
+            write_report(report, output.report, clock, finished=False)
+        write_report(report, output.report, clock, finished=True)
+    print_summary(entries, output.report)
     return EXIT_CODES[max((case_severity(entry) for entry in entries.values()), default=Severity.PASSED)]
+
+
+def _inputs(options: argparse.Namespace, described: ModelDescription, cases: Sequence[InputCase]) -> list[Path]:
+    """The files that no output may replace."""
+    files = [path for case in cases for path in case.files.values()]
+    if options.prev_stage_predictions is not None:
+        files += [options.prev_stage_predictions / f"{case.name}{described.file_ending}" for case in cases]
+    return [*files, described.folder / DATASET_FILE, described.folder / PLANS_FILE]
 
 
 def _device(name: str | None) -> torch.device:
@@ -147,8 +158,10 @@ def _finish_case(
             if summary.empty:
                 entry["warnings"].append("the mask is empty: no structure was found")
             entry["mask"] = str(output.mask(case))
-            kept = ("mask", "volumes_ml", "seconds", "device", "warnings", "input_sha256")
-            record = {"case": case, "origin": dict(origin), **{name: entry[name] for name in kept}}
+            kept = (
+                "mask", "volumes_ml", "seconds", "device", "warnings", "input_sha256", "previous_stage_sha256"
+            )  # fmt: skip
+            record = {"case": case, "origin": dict(origin), **{name: entry[name] for name in kept if name in entry}}
             entry["mask_sha256"] = output.publish(case, record)
             entry["status"] = "predicted"
         except (InputError, OSError, RuntimeError) as error:
@@ -157,10 +170,17 @@ def _finish_case(
         entry["status"], entry["error"], entry["traceback"] = "failed", result.error, result.details
         entry.pop("mask", None)
     elif options.overlays:
-        try:
-            write_overlay(result.task.files[0], output.mask(case), output.folder / "overlays" / f"{case}.png")
-        except (OSError, RuntimeError, ValueError) as error:
-            entry["warnings"].append(f"no overlay picture ({type(error).__name__}: {error})")
+        _draw_overlay(case, result.task.files[0], entry, output)
+
+
+def _draw_overlay(case: str, image: Path, entry: dict[str, Any], output: OutputFolder) -> None:
+    """Draws the picture of a mask unless there is one that is not older than it."""
+    picture, mask = output.overlay(case), output.mask(case)
+    try:
+        if not picture.is_file() or picture.stat().st_mtime < mask.stat().st_mtime:
+            write_overlay(image, mask, picture)
+    except (OSError, RuntimeError, ValueError) as error:
+        entry["warnings"].append(f"no overlay picture ({type(error).__name__}: {error})")
 
 
 class _Nowhere(io.TextIOBase):

@@ -117,8 +117,8 @@ def test_a_folder_that_cannot_be_written_is_named(root, tmp_path, module, argume
 def test_of_two_processes_on_one_folder_the_second_is_refused(root, tmp_path):
     out = tmp_path / "out"
     first = start("predict", root, "-i", root / "in", "-o", out, *PREDICT)
-    lock = out / ".swinfuse" / "lock"
-    while not (lock.is_file() and lock.read_text()):
+    process = out / ".swinfuse" / "process_part0of1"
+    while not (process.is_file() and process.read_text()):
         assert first.poll() is None
         time.sleep(0.01)
     code, errors = run("predict", root, "-i", root / "in", "-o", out, *PREDICT)

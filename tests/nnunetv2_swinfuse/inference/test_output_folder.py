@@ -24,7 +24,10 @@ def test_a_mask_appears_with_its_record(tmp_path):
         assert exists
         assert (record["origin"], record["mask_sha256"], record["replaces"]) == ({"plans": "x"}, digest, None)
         output.draft("b").with_name("b.nii.gz").write_bytes(b"half")
-    assert sorted(path.name for path in (tmp_path / "out").rglob("*")) == [HIDDEN, "a.json", "a.nii.gz", "lock"]
+    files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    locks = {f"{HIDDEN}/{name}" for name in ("lock", "lock_part0of1", "process_part0of1")}
+    # On Windows, a lock's file goes with the lock.
+    assert files - locks == {"a.nii.gz", f"{HIDDEN}/a.json"}
 
 
 def test_changed_masks_and_those_of_others_have_no_origin(tmp_path):
@@ -53,25 +56,88 @@ def test_a_kill_between_record_and_mask_leaves_the_case_to_be_predicted(tmp_path
         assert output.earlier("a") == (False, None)
 
 
+def publish_with_probabilities(output, case, content):
+    for ending in (".npz", ".pkl"):
+        output.draft(case).with_name(f"{case}{ending}").write_bytes(b"p")
+    publish(output, case, content)
+    return output.earlier(case)[1]
+
+
 def test_probabilities_belong_to_the_case(tmp_path):
     with OutputFolder(tmp_path, ".nii.gz", probabilities=True) as output:
-        for ending in (".npz", ".pkl"):
-            output.draft("a").with_name(f"a{ending}").write_bytes(b"p")
-        publish(output, "a", b"mask")
-        assert output.earlier("a")[0]
+        record = publish_with_probabilities(output, "a", b"mask")
+        assert output.is_complete("a", record)
         (tmp_path / "a.npz").unlink()
-        assert output.earlier("a") == (False, None)
+        assert output.earlier("a") == (True, record)
+        assert not output.is_complete("a", record)
 
 
-def test_one_process_at_a_time_but_one_for_each_part(tmp_path):
+def test_missing_probabilities_do_not_make_a_changed_mask_disappear(tmp_path):
+    with OutputFolder(tmp_path, ".nii.gz") as output:
+        publish(output, "a", b"mask")
+        output.mask("a").write_bytes(b"corrected by hand")
+    with OutputFolder(tmp_path, ".nii.gz", probabilities=True) as output:
+        assert output.earlier("a") == (True, None)
+
+
+def test_probabilities_of_a_replaced_mask_are_not_those_of_its_successor(tmp_path):
+    with OutputFolder(tmp_path, ".nii.gz", probabilities=True) as output:
+        publish_with_probabilities(output, "a", b"first")
+    with OutputFolder(tmp_path, ".nii.gz") as output:
+        publish(output, "a", b"second")
+    with OutputFolder(tmp_path, ".nii.gz", probabilities=True) as output:
+        assert not output.is_complete("a", output.earlier("a")[1])
+
+
+def test_the_picture_of_a_replaced_mask_is_removed(tmp_path):
+    with OutputFolder(tmp_path, ".nii.gz") as output:
+        output.overlay("a").parent.mkdir()
+        output.overlay("a").write_bytes(b"picture of the first mask")
+        publish(output, "a", b"second")
+        assert not output.overlay("a").exists()
+
+
+def test_one_process_at_a_time_or_the_parts_of_one_division(tmp_path):
     with OutputFolder(tmp_path, ".nii.gz"):
-        with pytest.raises(InputError, match=f"process {os.getpid()}"), OutputFolder(tmp_path, ".nii.gz"):
-            pass
-        with OutputFolder(tmp_path, ".nii.gz", "_part0of2"), OutputFolder(tmp_path, ".nii.gz", "_part1of2"):
-            pass
+        for part, parts in ((0, 1), (1, 2)):
+            with pytest.raises(InputError, match=f"process {os.getpid()}"):
+                OutputFolder(tmp_path, ".nii.gz", part=part, parts=parts).__enter__()
+    parts = [OutputFolder(tmp_path, ".nii.gz", part=part, parts=2) for part in (0, 1)]
+    with parts[0], parts[1]:
+        assert parts[0].draft("a") != parts[1].draft("a")
+        assert [part.report.name for part in parts] == ["report_part0of2.json", "report_part1of2.json"]
     with OutputFolder(tmp_path, ".nii.gz") as output:
         publish(output, "a", b"mask")
         assert json.loads((tmp_path / HIDDEN / "a.json").read_text())["replaces"] is None
+
+
+@pytest.mark.parametrize(
+    "name", ["a.nii.gz", "a.npz", "a.pkl", "overlays/a.png", "report.json", "dataset.json", "plans.json"]
+)
+def test_no_output_replaces_an_input(tmp_path, name):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"input")
+    output = OutputFolder(tmp_path / "out", ".nii.gz", probabilities=True)
+    with pytest.raises(InputError, match="would replace an input file"):
+        output.protect([path], ["a"])
+    output.protect([path.with_name("other")], ["a"])
+    assert [file for file in (tmp_path / "out").rglob("*") if file.is_file()] == [path]
+
+
+def test_links_do_not_hide_an_input(tmp_path):
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images" / "a.nii.gz"
+    image.write_bytes(b"image")
+    (tmp_path / "folder").symlink_to("images")
+    with pytest.raises(InputError, match="would replace"):
+        OutputFolder(tmp_path / "folder", ".nii.gz").protect([image], ["a"])
+    (tmp_path / "out").mkdir()
+    image.rename(tmp_path / "out" / "b.nii.gz")
+    image.symlink_to(tmp_path / "out" / "b.nii.gz")
+    with pytest.raises(InputError, match="would replace"):
+        OutputFolder(tmp_path / "out", ".nii.gz").protect([image], ["b"])
+    OutputFolder(tmp_path / "out", ".nii.gz").protect([image, tmp_path / "missing"], ["a", "missing"])
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -15,7 +15,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_swinfuse.architecture.atomic_write import move_into_place
-from nnunetv2_swinfuse.inference import case_planning, case_runner
+from nnunetv2_swinfuse.inference import case_planning, case_runner, prediction
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.predict import main
 
@@ -152,6 +152,69 @@ def test_existing_masks_are_kept_unless_asked_and_only_for_the_same_image_and_mo
     assert set(statuses(out).values()) == {"predicted"}
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("output", ["images", "link to the images", "model"])
+def test_nothing_is_written_where_an_output_would_replace_an_input(model, tmp_path, capsys, output):
+    image = write_image(tmp_path / "in" / "patient.nii.gz", ct_voxels())
+    (tmp_path / "link").symlink_to("in")
+    out = {"images": tmp_path / "in", "link to the images": tmp_path / "link", "model": model}[output]
+    before = files_of(out)
+    assert run("-i", tmp_path / "in", "-o", out, "-m", model, "--overwrite") == 2
+    assert f"{out / 'dataset.json' if output == 'model' else out / 'patient.nii.gz'}: " in capsys.readouterr().err
+    assert files_of(out) == before
+    assert image.is_file()
+
+
+def test_first_stage_masks_are_not_replaced(model, images, tmp_path, capsys):
+    mask = write_image(tmp_path / "first" / "case_1.nii.gz", np.ones((20, 24, 29), np.uint8))
+    first = tmp_path / "first"
+    assert run("-i", images, "-o", first, "-m", model, "-prev_stage_predictions", first, "--overwrite") == 2
+    assert f"{mask}: this output file would replace an input file" in capsys.readouterr().err
+    assert list(first.iterdir()) == [mask]
+
+
+def test_save_probabilities_replaces_no_mask_without_overwrite(model, images, tmp_path):
+    corrected = write_image(tmp_path / "out" / "case_0.nii.gz", np.ones((20, 24, 28), np.uint8))
+    before = corrected.read_bytes()
+    image = images / "case_0_0000.nii.gz"
+    assert run("-i", image, "-o", tmp_path / "out", "-m", model, "--disable_tta", "-f", 0, "--save_probabilities") == 3
+    assert statuses(tmp_path / "out") == {"case_0": "kept"}
+    assert corrected.read_bytes() == before
+
+
+def test_pictures_of_kept_masks_are_drawn_where_they_are_missing_or_older(model, images, tmp_path):
+    out = tmp_path / "out"
+    for case in (0, 1):
+        write_image(out / f"case_{case}.nii.gz", np.ones((20, 24, 28), np.uint8))
+    picture = out / "overlays" / "case_0.png"
+    for expected in ("new", "same", "new"):
+        before = picture.stat().st_mtime_ns if picture.is_file() else None
+        run("-i", images / "case_0_0000.nii.gz", images / "case_1_0000.nii.gz", "-o", out, "-m", model, "--overlays")
+        assert (picture.stat().st_mtime_ns == before) == (expected == "same")
+        os.utime(out / "case_0.nii.gz", (0, 2**31 if expected == "same" else 0))
+    # The image of the other case has 29 columns.
+    assert [path.name for path in (out / "overlays").iterdir()] == ["case_0.png"]
+    warnings = {case["case"]: case["warnings"] for case in report_of(out)["cases"]}
+    assert any("no overlay picture" in warning for warning in warnings["case_1"])
+
+
+def test_a_kill_in_the_first_case_does_not_leave_the_report_of_an_earlier_run(model, images, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.json").write_text('{"finished": true, "cases": []}')
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prediction, "run_cases", killed)
+    with pytest.raises(KeyboardInterrupt):
+        main(["-i", str(images), "-o", str(tmp_path / "out"), "-m", str(model), "-device", "cpu"])
+    assert report_of(tmp_path / "out")["finished"] is False
+    assert set(statuses(tmp_path / "out").values()) == {"pending"}
+
+
 @pytest.mark.slow
 def test_a_kill_between_record_and_mask_is_no_finished_case(model, images, tmp_path, monkeypatch):
     out = tmp_path / "out"
@@ -194,7 +257,8 @@ def test_two_processes_on_one_folder(model, images, tmp_path, capsys):
     out = tmp_path / "out"
     with OutputFolder(out, ".nii.gz"):
         assert run("-i", images, "-o", out, "-m", model) == 2
-    assert f"process {os.getpid()}" in capsys.readouterr().err
+        assert run("-i", images, "-o", out, "-m", model, "-num_parts", 2, "-part_id", 0) == 2
+    assert capsys.readouterr().err.count(f"process {os.getpid()}") == 2
     for part in (0, 1):
         run("-i", images, "-o", out, "-m", model, "--disable_tta", "-f", 0, "-num_parts", 2, "-part_id", part)
     assert len(list(out.glob("*.nii.gz"))) == 3
