@@ -63,7 +63,7 @@ PREDICT = ("-device", "cpu", "--disable_tta", "--disable_progress_bar")
 
 
 # Enough for the first files, for one mask, and for all masks but not for the report.
-@pytest.mark.parametrize("kilobytes", [8, 20, 28])
+@pytest.mark.parametrize("kilobytes", [8, 24, 32])
 def test_prediction_on_a_full_disk_leaves_whole_masks_and_resumes(root, tmp_path, kilobytes):
     disk = tmp_path / "disk"
     with mounted(disk, f"size={kilobytes}k"):
