@@ -9,19 +9,16 @@ from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import read_grid
-from nnunetv2_swinfuse.imaging.orientation import reoriented
 from nnunetv2_swinfuse.inference.case_runner import CaseTask
 from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
 from nnunetv2_swinfuse.inference.loading import LoadedModel, file_hash
-from nnunetv2_swinfuse.inference.model_description import REORIENTING, ModelDescription
+from nnunetv2_swinfuse.inference.model_description import ModelDescription, grid_as_read
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.prediction_report import refuse_case
 
 # From this many forward passes on, one is timed to say how long the run will take.
 TIMED_FROM = 100
-# What the readers in REORIENTING turn images to.
-READER_ORIENTATION = "RAS"
 
 
 def plan_cases(
@@ -105,9 +102,7 @@ def plan_case(
 
 def estimate_task(task: CaseTask, model: LoadedModel) -> CaseEstimate:
     """Memory and forward passes of a case, by the header of its first channel."""
-    grid = read_grid(task.files[0])
-    if model.predictor.plans_manager.plans["image_reader_writer"] in REORIENTING:
-        grid = reoriented(grid, READER_ORIENTATION)
+    grid = grid_as_read(read_grid(task.files[0]), model.predictor.plans_manager.plans)
     return estimate_case(grid.size[::-1], grid.spacing[::-1], len(task.files), model.predictor)
 
 

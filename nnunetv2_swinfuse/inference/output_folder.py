@@ -13,11 +13,10 @@ from filelock import FileLock
 
 from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference.cases import RECORDS
 from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folder
 from nnunetv2_swinfuse.inference.loading import file_hash
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
-
-HIDDEN = ".swinfuse"
 
 
 class OutputFolder:
@@ -44,8 +43,8 @@ class OutputFolder:
             InputError: when it cannot be written or another process uses it.
         """
         try:
-            (self.folder / HIDDEN).mkdir(parents=True, exist_ok=True)
-            self._lock = lock_folder(self.folder / HIDDEN, self.part, self.parts)
+            (self.folder / RECORDS).mkdir(parents=True, exist_ok=True)
+            self._lock = lock_folder(self.folder / RECORDS, self.part, self.parts)
             shutil.rmtree(self._partial, ignore_errors=True)
             self._partial.mkdir(exist_ok=True)
         except FolderInUseError as error:
@@ -72,7 +71,7 @@ class OutputFolder:
 
     @property
     def _partial(self) -> Path:
-        return self.folder / HIDDEN / f"partial{self._suffix}"
+        return self.folder / RECORDS / f"partial{self._suffix}"
 
     def mask(self, case: str) -> Path:
         """Where the mask of a case belongs."""
@@ -154,7 +153,7 @@ class OutputFolder:
         return digest
 
     def _record(self, case: str) -> Path:
-        return self.folder / HIDDEN / f"{case}.json"
+        return self.folder / RECORDS / f"{case}.json"
 
     def _file(self, case: str, ending: str) -> Path:
         return self.folder / f"{case}{ending}"

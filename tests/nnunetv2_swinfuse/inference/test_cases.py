@@ -1,8 +1,7 @@
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.inference.cases import find_cases
-from nnunetv2_swinfuse.inference.output_folder import HIDDEN
+from nnunetv2_swinfuse.inference.cases import RECORDS, find_cases
 
 
 def names(folder, *files, channels=1, ending=".nii.gz"):
@@ -44,7 +43,7 @@ def test_files_in_subfolders_are_reported_and_an_output_folder_is_not(tmp_path):
     for file in ("p1.nii.gz", "p2/scans/p2.nii.gz", "empty/.hidden", "notes/readme.txt", "masks/p1.nii.gz"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(b"x")
-    (tmp_path / "masks" / HIDDEN).mkdir()
+    (tmp_path / "masks" / RECORDS).mkdir()
     sound, subfolder = find_cases([tmp_path], ".nii.gz", 1)
     assert (sound.name, sound.problems) == ("p1", [])
     assert (subfolder.name, [problem.check for problem in subfolder.problems]) == ("p2/", ["file_name"])

@@ -6,7 +6,8 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference import output_folder
-from nnunetv2_swinfuse.inference.output_folder import HIDDEN, OutputFolder
+from nnunetv2_swinfuse.inference.cases import RECORDS
+from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 
 
 def publish(output, case, content):
@@ -25,9 +26,9 @@ def test_a_mask_appears_with_its_record(tmp_path):
         assert (record["origin"], record["mask_sha256"], record["replaces"]) == ({"plans": "x"}, digest, None)
         output.draft("b").with_name("b.nii.gz").write_bytes(b"half")
     files = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    locks = {f"{HIDDEN}/{name}" for name in ("lock", "lock_part0of1", "process_part0of1")}
+    locks = {f"{RECORDS}/{name}" for name in ("lock", "lock_part0of1", "process_part0of1")}
     # On Windows, a lock's file goes with the lock.
-    assert files - locks == {"a.nii.gz", f"{HIDDEN}/a.json"}
+    assert files - locks == {"a.nii.gz", f"{RECORDS}/a.json"}
 
 
 def test_changed_masks_and_those_of_others_have_no_origin(tmp_path):
@@ -108,7 +109,7 @@ def test_one_process_at_a_time_or_the_parts_of_one_division(tmp_path):
         assert [part.report.name for part in parts] == ["report_part0of2.json", "report_part1of2.json"]
     with OutputFolder(tmp_path, ".nii.gz") as output:
         publish(output, "a", b"mask")
-        assert json.loads((tmp_path / HIDDEN / "a.json").read_text())["replaces"] is None
+        assert json.loads((tmp_path / RECORDS / "a.json").read_text())["replaces"] is None
 
 
 @pytest.mark.parametrize(
