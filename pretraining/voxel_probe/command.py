@@ -27,6 +27,7 @@ from pretraining.voxel_probe.comparison import compare_arms
 from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases, stored_split
 from pretraining.voxel_probe.encoders import (
     RANDOM,
+    XAVIER,
     FrozenEncoder,
     TrainedEncoder,
     collection_normalisation,
@@ -45,7 +46,7 @@ from pretraining.voxel_probe.probe import Arm, Plan, Task, run_arm
 from pretraining.voxel_probe.results import Results, format_table
 
 HANDMADE, COORDINATES = "handmade", "coordinates"
-CONTROLS = (RANDOM, HANDMADE, COORDINATES)
+CONTROLS = (RANDOM, HANDMADE, COORDINATES, XAVIER)
 LABELLED = 4
 
 
@@ -109,8 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="splits.json of swinfuse_benchmark: fit on and test the cases that it fine-tunes on with --split_seed",
     )  # fmt: skip
     parser.add_argument(
-        "--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS), help="arms without training; default: all"
-    )
+        "--controls", nargs="*", choices=CONTROLS, default=list(CONTROLS[:-1]),
+        help=f"arms without training; default: all but {XAVIER}, random encoders with larger weights",
+    )  # fmt: skip
     parser.add_argument("--random_seeds", type=int, default=3, metavar="N", help="number of random encoders; default 3")
     parser.add_argument("-p", "--preset", choices=preset_names(), help="random encoders of a preset, without a run")
     parser.add_argument("--recipe", choices=recipe_names(), default="swinfuse", help="recipe of these random encoders")
@@ -217,8 +219,10 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
         if not options.compare:
             raise InputError("nothing to do: name a run, give --controls, or --compare two arms that have rows")
         return [], {}
-    if not trained and RANDOM in options.controls:
-        raise InputError("no encoder: name a run, or give -p PRESET for random encoders, or --controls without random")
+    if not trained and {RANDOM, XAVIER} & set(options.controls):
+        raise InputError(
+            f"no encoder: name a run, or give -p PRESET for random encoders, or --controls without {RANDOM}, {XAVIER}"
+        )
     shared = collection_normalisation(options.collection, preprocessed_root) if options.collection else None
     normalisations = [_with_spacing(shared or arm.normalisation, arm.name, options.spacing) for arm in trained]
     first = normalisations[0] if normalisations else _with_spacing(shared, "the controls", options.spacing)
@@ -235,8 +239,14 @@ def make_sources(options: argparse.Namespace, preprocessed_root: Path) -> tuple[
     floors: dict[str, str] = {}
     for arm, normalisation in zip(trained, normalisations, strict=True):
         name = random_names[arm.architecture]
-        if name not in floors.values() and RANDOM in options.controls:
-            sources += [_random_source(name, arm, normalisation, seed) for seed in range(options.random_seeds)]
+        if name not in floors.values():
+            seeds = range(options.random_seeds)
+            if RANDOM in options.controls:
+                sources += [_random_source(name, arm, normalisation, seed) for seed in seeds]
+            if XAVIER in options.controls:
+                larger = name.replace(RANDOM, XAVIER, 1)
+                sources += [_random_source(larger, arm, normalisation, seed, xavier=True) for seed in seeds]
+                floors[larger] = name
         floors[arm.name] = name
         if arm.encoder.weights:
             sources.append(_trained_source(arm, normalisation))
@@ -300,12 +310,15 @@ def _trained_source(arm: TrainedEncoder, normalisation: Normalisation) -> Source
     return Source(arm.name, arm.seed, build, _divisor(arm), arm.digest, normalisation)
 
 
-def _random_source(name: str, arm: TrainedEncoder, normalisation: Normalisation, seed: int) -> Source:
+def _random_source(
+    name: str, arm: TrainedEncoder, normalisation: Normalisation, seed: int, xavier: bool = False
+) -> Source:
     def build() -> Features:
-        network = FrozenEncoder(arm.encoder.settings, arm.encoder.strides, normalisation.spacing, seed)
+        network = FrozenEncoder(arm.encoder.settings, arm.encoder.strides, normalisation.spacing, seed, xavier)
         return with_coordinates(encoder_features(network.patch_embed, network.encoder))
 
-    return Source(name, seed, build, _divisor(arm), [arm.architecture, seed], normalisation)
+    description = [arm.architecture, seed, *([XAVIER] if xavier else [])]
+    return Source(name, seed, build, _divisor(arm), description, normalisation)
 
 
 def _divisor(arm: TrainedEncoder) -> Triple:

@@ -27,8 +27,8 @@ from pretraining.preprocessed.collection import FOLDER, INDEX
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preset_files import load_preset
 
-# Name of the arm of random encoders.
-RANDOM = "random"
+# Names of the arms of random encoders: with the weights that a training starts from, and with larger ones.
+RANDOM, XAVIER = "random", "xavier"
 
 
 class FrozenEncoder(nn.Module):
@@ -39,10 +39,17 @@ class FrozenEncoder(nn.Module):
         strides: strides of every stage (z, y, x), the first all 1.
         spacing: spacing of the images, mm (z, y, x).
         seed: seed of the weights.
+        xavier: draws all linear layers as Glorot and Bengio (2010) do. Swin stages start with a standard deviation of
+            0.02, which makes attention and feed-forward networks of few channels negligible beside their input.
     """
 
     def __init__(
-        self, settings: EncoderSettings, strides: Sequence[Triple], spacing: Sequence[float] | None, seed: int = 0
+        self,
+        settings: EncoderSettings,
+        strides: Sequence[Triple],
+        spacing: Sequence[float] | None,
+        seed: int = 0,
+        xavier: bool = False,
     ):
         super().__init__()
         self.settings = settings
@@ -50,6 +57,9 @@ class FrozenEncoder(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.patch_embed, self.encoder = build_backbone(settings, self.topology, spacing=spacing)
+            for module in self.encoder.modules() if xavier else ():
+                if isinstance(module, nn.Linear):
+                    nn.init.xavier_uniform_(module.weight)
         self.requires_grad_(False).eval()
 
     @property

@@ -90,6 +90,14 @@ def test_two_arms_are_compared(encoder, capsys):
     assert output.with_suffix(".json").read_text() == record
 
 
+def test_random_encoders_with_larger_weights_are_a_control(encoder, capsys):
+    output = run(encoder, "--controls", "random", "xavier", "--compare", "xavier", "random")
+    assert "xavier minus random" in capsys.readouterr().out
+    record = json.loads(output.with_suffix(".json").read_text())
+    assert [arm["arm"] for arm in record["arms"]] == ["random"] * 2 + ["xavier"] * 2 + ["ours"]
+    assert record["floors"] == {"xavier": "random", "ours": "random"}
+
+
 def test_an_unknown_arm_to_compare_is_refused_before_anything_is_measured(encoder, capsys):
     with pytest.raises(SystemExit):
         run(encoder, "--compare", "ours", "theirs")

@@ -76,6 +76,18 @@ def test_random_encoders_differ_by_seed_and_leave_the_generator_alone():
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
+def test_larger_random_weights_have_the_variance_of_glorot_and_bengio():
+    settings = tiny(feature_size=48, dim="none").encoder_settings
+    strides = tiny().topology.strides
+    small, large = (FrozenEncoder(settings, strides, SPACING, seed=0, xavier=xavier) for xavier in (False, True))
+    for (name, first), second in zip(small.named_modules(), large.modules(), strict=True):
+        if isinstance(first, torch.nn.Linear):
+            expected = (2 / (second.in_features + second.out_features)) ** 0.5
+            assert first.weight.std().item() == pytest.approx(0.02, rel=0.1), name
+            assert second.weight.std().item() == pytest.approx(expected, rel=0.1), name
+    assert torch.equal(small.patch_embed.proj.weight, large.patch_embed.proj.weight)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"encoder\.pth: no such file"):
         read_encoder(str(tmp_path))
