@@ -112,7 +112,7 @@ def check_harmonic_fill() -> None:
 
 
 def harmonic_errors(collection: PreprocessedCollection, configuration: Configuration) -> dict[str, float]:
-    """L1 of harmonic fill over the cut-out voxels of the views that :func:`validate` takes, by modality."""
+    """L1 of harmonic fill over the cut-out voxels, except padding, of the views of :func:`validate`, by modality."""
     crops = CropDataset(
         collection, "validation", configuration.crop_size, configuration.batch_size,
         seed=configuration.seed, foreground_share=1.0, steps=configuration.validation_batches,
@@ -124,11 +124,16 @@ def harmonic_errors(collection: PreprocessedCollection, configuration: Configura
         images = {name: batch[name.lower()] for name in configuration.modalities}
         turnable = {name: batch[f"{name.lower()}_turnable"] for name in images}
         generators = sample_generators(configuration.seed, step, VIEWS + VALIDATION, range(configuration.batch_size))
-        views = two_views(images, turnable, batch["registered"], configuration, generators).views
+        inside = {name: batch[f"{name.lower()}_inside"] for name in images}
+        views = two_views(images, turnable, batch["registered"], configuration, generators, inside=inside).views
         for name, view in views.items():
-            pairs = list(zip(view.target[:, 0].double().numpy(), view.mask[:, 0].numpy(), strict=True))
-            wrong = sum(np.abs(harmonic_fill(np.where(mask, 0, t), mask) - t)[mask].sum() for t, mask in pairs)
-            errors[name].append(wrong / max(sum(int(mask.sum()) for _, mask in pairs), 1))
+            arrays = (view.target.double().numpy(), view.mask.numpy(), view.inside.numpy())
+            wrong, count = 0.0, 0
+            for (target,), (mask,), (shown,) in zip(*arrays, strict=True):
+                counted = mask & shown
+                wrong += np.abs(harmonic_fill(np.where(mask, 0, target), mask) - target)[counted].sum()
+                count += int(counted.sum())
+            errors[name].append(wrong / max(count, 1))
     return {f"masked_error_{name}": fmean(values) for name, values in errors.items()}
 
 

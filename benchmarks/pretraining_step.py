@@ -66,7 +66,9 @@ def random_batch(configuration: Configuration) -> dict[str, Any]:
         for name in configuration.modalities
     }
     turnable = {f"{name}_turnable": torch.ones(batch, dtype=torch.bool) for name in crops}
-    return {**crops, **turnable, "registered": torch.arange(batch) % 2 == 0}
+    whole = torch.stack([torch.zeros(3, dtype=torch.int64), torch.tensor(size)], dim=1).expand(batch, 3, 2)
+    inside = {f"{name}_inside": whole for name in crops}
+    return {**crops, **inside, **turnable, "registered": torch.arange(batch) % 2 == 0}
 
 
 def synchronize(device: torch.device) -> None:

@@ -126,7 +126,8 @@ class PretrainingModel(nn.Module):
             partners: by modality, the partners of these crops (paired_count, 1, z, y, x); None where CT and MR are each
                 other's partner.
             need_weights: keep the module's attention weights in `pair`.
-            cut_out: by modality, the voxels of the crops that were cut out, bool (B, 1, z, y, x); None: none.
+            cut_out: by modality, the voxels of the crops that were cut out or are padding, bool (B, 1, z, y, x); None:
+                none.
         """
         names = list(images)
         crops = len(images[names[0]])

@@ -91,10 +91,11 @@ def evaluate(
 
     Args:
         model: the model; in training mode its stochastic depth draws from torch's generator, which is seeded here.
-        batch: as :class:`CropDataset` loads it. The bool tensors are on the CPU, because reading a value from the GPU
+        batch: as :class:`CropDataset` loads it. All but the crops are on the CPU, because reading a value from the GPU
             would stall the step.
 
             - `ct` and `mr`, or one of them: crops (B, 1, z, y, x).
+            - `ct_inside` and `mr_inside`: int64 (B, 3, 2), the part of each crop that is no padding.
             - `registered`: bool (B,), whether CT and MR of each sample are registered.
             - `ct_turnable` and `mr_turnable`: bool (B,), which crops may be turned by quarters.
         configuration: settings of the run.
@@ -119,7 +120,8 @@ def evaluate(
     sample_indices = range(processes.rank * len(registered), (processes.rank + 1) * len(registered))
     generators = sample_generators(seed, step, VIEWS + stream_offset, sample_indices)
     turnable: dict[str, Tensor] = {name: batch[f"{name.lower()}_turnable"] for name in crops}
-    views = two_views(crops, turnable, registered, configuration, generators, processes.other_crops)
+    inside: dict[str, Tensor] = {name: batch[f"{name.lower()}_inside"] for name in crops}
+    views = two_views(crops, turnable, registered, configuration, generators, processes.other_crops, inside)
     outputs, paired_outputs = _encode(model, views, validation, device.type)
 
     losses, health = proxy_tasks(views.views, outputs, turnable, registered, configuration, processes)
@@ -163,7 +165,7 @@ def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tu
     partner a second time, with their partners, for the measures of pairs.
     """
     corrupted = {name: view.corrupted for name, view in views.views.items()}
-    cut_out = {name: view.mask for name, view in views.views.items()}
+    cut_out = {name: view.hidden for name, view in views.views.items()}
     with torch.autocast(device, dtype=torch.bfloat16, enabled=device == "cuda"):
         if not validation:
             outputs = model(corrupted, views.paired_count, views.partners, cut_out=cut_out)

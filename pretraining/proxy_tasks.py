@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.host_copies import send
 from pretraining.configuration import Configuration
-from pretraining.losses.consistency import consistency
+from pretraining.losses.consistency import consistency, undo_turns
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_mean
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
@@ -50,10 +50,7 @@ def proxy_tasks(
     losses: dict[str, Tensor] = {}
     health: dict[str, Tensor] = {}
     if configuration.loss_weight("inpainting"):
-        sums = {
-            name: processes.gather(error_sums(p.reconstruction, views[name].target, views[name].mask)[None]).sum(0)
-            for name, p in outputs.predictions.items()
-        }
+        sums = {name: _batch_sums(p.reconstruction, views[name], processes) for name, p in outputs.predictions.items()}
         losses["inpainting"] = _mean(loss_from_sums(s, configuration.visible_weight) for s in sums.values())
         health |= _inpainting_health(views, sums, processes)
     if configuration.loss_weight("contrastive"):
@@ -136,7 +133,8 @@ def _contrast_maps(
             crops = len(registered)
             ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
             ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
-            differences = _difference(ct_maps, mr_maps, ct_turns, mr_turns)
+            ct_inside, mr_inside = (undo_turns(v.inside, v.turns)[crops:] for v in (views["CT"], views["MR"]))
+            differences = _difference(ct_maps, mr_maps, ct_turns, mr_turns, ct_inside & mr_inside)
             weights = send(all_registered, differences.device, differences.dtype)
             losses["cross_modal"] = (processes.gather(differences) * weights).sum() / weights.sum()
     return losses
@@ -147,13 +145,23 @@ def _between_views(view: View, features: list[Tensor], detach_first: bool = Fals
     first, second = zip(*(m.chunk(2) for m in features), strict=True)
     if detach_first:
         first = tuple(m.detach() for m in first)
-    return _difference(first, second, *view.turns.chunk(2))
+    first_turns, second_turns = view.turns.chunk(2)
+    # Both views of a crop show the same part of the volume.
+    inside = undo_turns(view.inside[: len(first_turns)], first_turns)
+    return _difference(first, second, first_turns, second_turns, inside)
 
 
-def _difference(first: Iterable[Tensor], second: Iterable[Tensor], *turns: Tensor) -> Tensor:
+def _difference(
+    first: Iterable[Tensor], second: Iterable[Tensor], first_turns: Tensor, second_turns: Tensor, inside: Tensor
+) -> Tensor:
     """Mean over the stages after the finest, which shows little but voxels."""
-    by_stage = [consistency(a, b, *turns) for a, b in zip(first, second, strict=True)]
+    by_stage = [consistency(a, b, first_turns, second_turns, inside) for a, b in zip(first, second, strict=True)]
     return torch.stack(by_stage[1:] or by_stage).mean(0)
+
+
+def _batch_sums(reconstruction: Tensor, view: View, processes: Processes) -> Tensor:
+    """Sums of the reconstruction's errors over the batch of all processes, without padding; see :func:`error_sums`."""
+    return processes.gather(error_sums(reconstruction, view.target, view.mask, view.inside)[None]).sum(0)
 
 
 @torch.no_grad()
@@ -162,12 +170,10 @@ def _inpainting_health(
 ) -> dict[str, Tensor]:
     errors, mean_errors = {}, {}
     for name, view in views.items():
-        errors[name] = sums[name][0].detach() / sums[name][1]
         # The baseline of a reconstruction: each crop's cut-outs filled with the mean of its visible voxels.
         target = view.target.float()
-        fill_sums = error_sums(visible_mean(target, view.mask).expand_as(target), target, view.mask)
-        total = processes.gather(fill_sums[None]).sum(0)
-        mean_errors[name] = total[0] / total[1]
+        fill_sums = _batch_sums(visible_mean(target, view.hidden).expand_as(target), view, processes)
+        errors[name], mean_errors[name] = (loss_from_sums(s, visible_weight=0.0) for s in (sums[name], fill_sums))
     return _mean_and_parts("masked_error", errors) | _mean_and_parts("masked_error_of_mean", mean_errors)
 
 

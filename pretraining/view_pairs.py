@@ -43,6 +43,7 @@ def two_views(
     configuration: Configuration,
     generators: Sequence[torch.Generator],
     other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
+    inside: Mapping[str, Tensor] | None = None,
 ) -> Views:
     """Two views of each crop of each modality.
 
@@ -57,6 +58,7 @@ def two_views(
         generators: one per sample.
         other_crops: returns another crop of the batch for each crop, from which cut-out blocks may be filled, or None
             if there is no other; see :func:`apply_view`.
+        inside: by modality, the part of each crop that is no padding (B, 3, 2); see :func:`apply_view`.
     """
     settings = ViewSettings(
         corrupted_share=configuration.corrupted_share,
@@ -79,8 +81,12 @@ def two_views(
                 contrast = draw_contrast(generators)
                 uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
                 has_contrast = uniform < configuration.random_contrast
-            view = apply_view(images, geometry[name], intensity, generators, other_crops, contrast, has_contrast)
-            views[name].append(view)
+            views[name].append(
+                apply_view(
+                    images, geometry[name], intensity, generators, other_crops, contrast, has_contrast,
+                    None if inside is None else inside[name],
+                )
+            )  # fmt: skip
         if has_partner and _needs_partners(configuration):
             current_views = {name: pair[view_index] for name, pair in views.items()}
             for name, images in _partners(current_views, registered, configuration, generators).items():

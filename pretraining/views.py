@@ -97,12 +97,19 @@ class View(NamedTuple):
         target: what it should reconstruct: turned and with changed intensities, not cut out (B, 1, z, y, x).
         mask: True where voxels were cut out (B, 1, z, y, x).
         turns: quarter turns of each crop (B,), on the CPU.
+        inside: True where the view shows the volume, False where it shows padding (B, 1, z, y, x).
     """
 
     corrupted: Tensor
     target: Tensor
     mask: Tensor
     turns: Tensor
+    inside: Tensor
+
+    @property
+    def hidden(self) -> Tensor:
+        """True where the network sees nothing of the volume: cut-outs and padding (B, 1, z, y, x)."""
+        return self.mask | ~self.inside
 
 
 def previous_crop(crops: Tensor) -> Tensor | None:
@@ -159,6 +166,7 @@ def apply_view(
     other_crops: Callable[[Tensor], Tensor | None] = previous_crop,
     contrast: ContrastParameters | None = None,
     rendered: Tensor | None = None,
+    inside: Tensor | None = None,
 ) -> View:
     """Turns crops, changes their intensities and cuts parts out.
 
@@ -174,24 +182,27 @@ def apply_view(
         other_crops: returns another crop of the batch for each crop, or None if there is no other.
         contrast: random contrasts to render crops in, from :func:`draw_contrast`.
         rendered: which crops to render in their contrast, bool (B,); none when None.
+        inside: part of each crop that is no padding, int64 (B, 3, 2): first voxel, and the one after the last, along z,
+            y, x; None: no padding.
     """
     device = images.device
-    turned = torch.stack(
-        [torch.rot90(image, int(k), dims=(2, 3)) for image, k in zip(images, parameters.turns, strict=True)]
-    )
-    target = change_intensity(turned, intensity)
+    target = change_intensity(_turn(images, parameters.turns), intensity)
+    if inside is None:
+        shown = torch.ones_like(target, dtype=torch.bool)
+    else:
+        shown = _turn(_within(send(inside, device), images.shape[2:]), parameters.turns)
     if contrast is not None and rendered is not None:
         target = torch.where(send(rendered, device).reshape(-1, 1, 1, 1, 1), apply_contrast(target, contrast), target)
     mask, turns = send(parameters.mask, device), parameters.turns
     if parameters.swapped is None:
-        return View(target.masked_fill(mask, 0.0), target, mask, turns)
+        return View(target.masked_fill(mask, 0.0), target, mask, turns, shown)
     drawn = torch.stack([torch.randn(target.shape[1:], generator=generator) for generator in generators])
     mean, deviation = target.mean((1, 2, 3, 4), keepdim=True), target.std((1, 2, 3, 4), keepdim=True)
     filling = mean + deviation * send(drawn, device)
     others = other_crops(target)
     if others is not None:
         filling = torch.where(send(parameters.swapped, device), others, filling)
-    return View(torch.where(mask, filling, target), target, mask, turns)
+    return View(torch.where(mask, filling, target), target, mask, turns, shown)
 
 
 def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:
@@ -205,6 +216,17 @@ def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:
     changed = ((images - low) / extent).clamp(0, 1) ** per_sample(intensity.gamma) * extent + low
     mean = changed.mean((1, 2, 3, 4), keepdim=True)
     return (changed - mean) * per_sample(intensity.contrast) + mean + per_sample(intensity.brightness)
+
+
+def _turn(images: Tensor, turns: Tensor) -> Tensor:
+    return torch.stack([torch.rot90(image, int(k), dims=(2, 3)) for image, k in zip(images, turns, strict=True)])
+
+
+def _within(boxes: Tensor, shape: Sequence[int]) -> Tensor:
+    """True inside of boxes (B, 3, 2): bool (B, 1, z, y, x)."""
+    places = [torch.arange(size, device=boxes.device) for size in shape]
+    z, y, x = ((boxes[:, axis, :1] <= p) & (p < boxes[:, axis, 1:]) for axis, p in enumerate(places))
+    return (z[:, :, None, None] & y[:, None, :, None] & x[:, None, None, :])[:, None]
 
 
 def _draw_blocks(shape: Triple, settings: ViewSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -6,14 +6,16 @@ import torch
 from torch import Tensor
 
 
-def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor, inside: Tensor | None = None) -> Tensor:
     """Sum of absolute errors over the cut-out voxels, their number, and the same for the visible voxels: (4,).
 
-    Unlike means, the sums of the parts of a batch add up to those of the whole batch.
+    Padding counts as neither: it is constant, and easy to reconstruct. Unlike means, the sums of the parts of a batch
+    add up to those of the whole batch.
 
     Args:
         reconstruction, target: voxels (B, 1, z, y, x), normalised intensities.
         mask: True where voxels were cut out, of the same shape; either part may be empty.
+        inside: True for voxels of the volume, False for padding, of the same shape; None: no padding.
 
     Returns:
         Four values in float32 or better.
@@ -21,27 +23,28 @@ def error_sums(reconstruction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Raises:
         ValueError: when the shapes differ.
     """
-    if not reconstruction.shape == target.shape == mask.shape:
+    if inside is None:
+        inside = torch.ones_like(mask)
+    if not reconstruction.shape == target.shape == mask.shape == inside.shape:
         raise ValueError(
-            f"reconstruction, target and mask must have one shape, found {tuple(reconstruction.shape)}, "
-            f"{tuple(target.shape)} and {tuple(mask.shape)}"
+            f"reconstruction, target, mask and inside must have one shape, found {tuple(reconstruction.shape)}, "
+            f"{tuple(target.shape)}, {tuple(mask.shape)} and {tuple(inside.shape)}"
         )
     with torch.autocast(reconstruction.device.type, enabled=False):
         precise = torch.float64 if reconstruction.dtype == torch.float64 else torch.float32
         error = (reconstruction.to(precise) - target.to(precise)).abs()
-        cut_out = mask.to(precise)
-        visible = 1 - cut_out
+        cut_out, visible = (mask & inside).to(precise), (~mask & inside).to(precise)
         return torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
 
 
-def visible_mean(voxels: Tensor, mask: Tensor) -> Tensor:
-    """Mean of each crop over the voxels that were not cut out, (B, 1, 1, 1, 1); 0 where all were.
+def visible_mean(voxels: Tensor, hidden: Tensor) -> Tensor:
+    """Mean of each crop over the voxels that are not hidden, (B, 1, 1, 1, 1); 0 where all are.
 
     Args:
         voxels: (B, 1, z, y, x).
-        mask: True where voxels were cut out, of the same shape.
+        hidden: True where voxels were cut out or are padding, of the same shape.
     """
-    visible = (~mask).to(voxels)
+    visible = (~hidden).to(voxels)
     count = visible.sum((1, 2, 3, 4), keepdim=True).clamp_min(1)
     return (voxels * visible).sum((1, 2, 3, 4), keepdim=True) / count
 

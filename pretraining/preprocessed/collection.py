@@ -271,10 +271,12 @@ class PreprocessedCollection:
     def reading_notes(self, crop_size: Sequence[int]) -> list[str]:
         """Notes for the log on reading crops of this size: padded volumes, and chunks for another crop size."""
         notes, size = [], _format_size(crop_size)
-        if small := self.smaller_than(crop_size):
+        shares = self.padding_shares(crop_size)
+        if small := np.count_nonzero(shares):
             notes.append(
-                f"{small} of {len(self.table.files)} volumes are smaller than a crop of {size} voxels "
-                "along some axis; crops of them are padded"
+                f"{small} of {len(shares)} volumes are smaller than a crop of {size} voxels along some axis; crops of "
+                f"them are padded: on average {shares[shares > 0].mean():.0%} of these crops ({shares.mean():.0%} of "
+                "all crops) is padding. Losses that compare voxels or maps leave it out"
             )
         if self.crop_size != tuple(crop_size):
             notes.append(
@@ -283,9 +285,9 @@ class PreprocessedCollection:
             )
         return notes
 
-    def smaller_than(self, crop_size: Sequence[int]) -> int:
-        """Number of volumes that are smaller than a crop along some axis and will be padded."""
-        return int((self.table.shape < np.asarray(crop_size)).any(axis=1).sum())
+    def padding_shares(self, crop_size: Sequence[int]) -> np.ndarray:
+        """For each volume, the share of its crops (n,) that is padding: above 0 where it is smaller along some axis."""
+        return 1 - (np.minimum(self.table.shape, crop_size) / np.asarray(crop_size)).prod(1)
 
     def differences(self, spacing: Sequence[float] | None, validation_share: float) -> list[str]:
         """Describes the preprocessing settings that differ from these; a spacing of None matches any."""

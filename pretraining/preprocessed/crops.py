@@ -17,7 +17,7 @@ from pretraining.preprocessed.batches import BatchDraw
 from pretraining.preprocessed.collection import PreprocessedCollection, Split
 from pretraining.preprocessed.splits import SPLITS
 from pretraining.preprocessed.turnable import turnable_volumes
-from pretraining.preprocessed.volume_file import foreground_points, open_volume, read_crop
+from pretraining.preprocessed.volume_file import foreground_points, open_volume, part_inside, read_crop
 
 
 class Element(NamedTuple):
@@ -25,12 +25,14 @@ class Element(NamedTuple):
 
     Attributes:
         crops: one (1, z, y, x) for each domain, in the order of the dataset's domains.
+        inside: of each crop, the part that lies inside the volume (3, 2), see :func:`part_inside`.
         registered: whether CT and MR show the same place of one patient, voxel by voxel.
         patients: the patient of each crop.
         turnable: whether each crop may be turned by quarters; a registered pair only if both of its crops may.
     """
 
     crops: tuple[np.ndarray, ...]
+    inside: tuple[np.ndarray, ...]
     registered: bool
     patients: tuple[str, ...]
     turnable: tuple[bool, ...]
@@ -100,9 +102,11 @@ class CropDataset(Dataset):
         """Loads the batch of a step.
 
         Returns:
-            `ct` and `mr`, float32 (B, 1, z, y, x); `registered`, bool (B,); `patients`, a list of B tuples (patient of
-            the CT, patient of the MR); `ct_turnable` and `mr_turnable`, bool (B,), which crops may be turned by
-            quarters. With one domain there are only its keys, `registered` is False and the tuples have one element.
+            `ct` and `mr`, float32 (B, 1, z, y, x); `ct_inside` and `mr_inside`, int64 (B, 3, 2), the part of each crop
+            that is no padding: first voxel, and the one after the last, along z, y, x; `ct_turnable` and `mr_turnable`,
+            bool (B,), which crops may be turned by quarters; `registered`, bool (B,); `patients`, a list of B tuples
+            (patient of the CT, patient of the MR). With one domain there are only its keys, `registered` is False and
+            the tuples have one element.
 
         Raises:
             InputError: naming a volume that is missing or damaged.
@@ -119,12 +123,17 @@ class CropDataset(Dataset):
             domain.lower(): torch.from_numpy(np.stack([element.crops[number] for element in elements]))
             for number, domain in enumerate(self.domains)
         }
+        inside = {
+            f"{domain.lower()}_inside": torch.from_numpy(np.stack([element.inside[number] for element in elements]))
+            for number, domain in enumerate(self.domains)
+        }
         turnable = {
             f"{domain.lower()}_turnable": torch.tensor([element.turnable[number] for element in elements])
             for number, domain in enumerate(self.domains)
         }
         return {
             **crops,
+            **inside,
             **turnable,
             "registered": torch.tensor([element.registered for element in elements]),
             "patients": [element.patients for element in elements],
@@ -137,27 +146,33 @@ class CropDataset(Dataset):
         return (batch.volume(self.domains[0]),), False
 
     def _element(self, volumes: tuple[int, ...], registered: bool, random: np.random.Generator) -> Element:
-        crops, start = [], None
+        crops, parts_inside, start = [], [], None
         for volume in volumes:
-            crop, crop_start = self._crop(self.collection.file(volume), random, start)
+            crop, inside, crop_start = self._crop(self.collection.file(volume), random, start)
             crops.append(crop)
+            parts_inside.append(inside)
             start = crop_start if registered else None
         turnable = [bool(self.turnable[volume]) for volume in volumes]
         if registered:
             turnable = [all(turnable)] * len(volumes)
         patients = tuple(self.collection.patient(volume) for volume in volumes)
-        return Element(tuple(crops), registered, patients, tuple(turnable))
+        return Element(tuple(crops), tuple(parts_inside), registered, patients, tuple(turnable))
 
     def _crop(
         self, file: Path, random: np.random.Generator, start: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads a crop (1, z, y, x), at a drawn place unless `start` is passed; returns the crop and its start."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Reads a crop, at a drawn place unless `start` is passed.
+
+        Returns:
+            The crop (1, z, y, x), its part inside the volume (3, 2) and its start (3,).
+        """
         volume = open_volume(file)
+        shape = volume.shape[1:]
         if start is None:
             points = foreground_points(file, volume)
-            shape, crop = np.array(volume.shape[1:]), np.array(self.crop_size)
-            start = draw_start(points, shape, crop, self.foreground_share, random)
-        return read_crop(file, volume, start, self.crop_size), start
+            start = draw_start(points, np.array(shape), np.array(self.crop_size), self.foreground_share, random)
+        crop = read_crop(file, volume, start, self.crop_size)
+        return crop, part_inside(shape, start, self.crop_size), start
 
 
 def draw_start(

@@ -133,6 +133,20 @@ def foreground_points(path: Path, volume: blosc2.NDArray) -> np.ndarray:
         raise InputError(f"{path}: damaged foreground ({error}); {REMEDY}") from error
 
 
+def part_inside(shape: Sequence[int], start: np.ndarray, crop_size: Triple) -> np.ndarray:
+    """The part of a crop that lies inside the volume; around it the crop is padding.
+
+    Args:
+        shape: voxels of the volume (z, y, x).
+        start: first voxel of the crop (z, y, x); negative where padding comes first.
+        crop_size: voxels (z, y, x).
+
+    Returns:
+        int64 (3, 2): along z, y and x the first voxel of the part, and the one after its last, counted in the crop.
+    """
+    return np.stack([np.maximum(start, 0), np.minimum(start + np.array(crop_size), shape)], axis=1) - start[:, None]
+
+
 def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: Triple) -> np.ndarray:
     """Reads a crop float32 (1, z, y, x), padded outside the volume; decompresses only the blocks it overlaps.
 
@@ -145,14 +159,12 @@ def read_crop(path: Path, volume: blosc2.NDArray, start: np.ndarray, crop_size: 
     Raises:
         InputError: naming the file, when its metadata or the blocks of this crop are damaged.
     """
-    crop, shape = np.array(crop_size), np.array(volume.shape[1:])
-    first, last = np.maximum(start, 0), np.minimum(start + crop, shape)
-    region = (slice(None), *(slice(int(a), int(b)) for a, b in zip(first, last, strict=True)))
-    before, after = first - start, start + crop - last
+    inside = part_inside(volume.shape[1:], start, crop_size)
+    region = (slice(None), *(slice(int(first), int(last)) for first, last in inside + start[:, None]))
+    padding = [(0, 0), *((int(first), int(size - last)) for size, (first, last) in zip(crop_size, inside, strict=True))]
     try:
         data = volume[region]
-        if before.any() or after.any():
-            padding = [(0, 0), *((int(b), int(a)) for b, a in zip(before, after, strict=True))]
+        if np.any(padding):
             data = np.pad(data, padding, constant_values=_metadata(path, volume, "padding"))
         data = np.ascontiguousarray(data, dtype=np.float32)
     except (RuntimeError, ValueError, TypeError) as error:

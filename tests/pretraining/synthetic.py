@@ -123,4 +123,8 @@ def synthetic_batch(batch: int = 2, size: int = 16) -> dict[str, Any]:
     crops = {name: torch.randn(batch, 1, size, size, size, generator=generator) for name in ("ct", "mr")}
     patients = [(f"patient{index}", f"patient{index}") for index in range(batch)]
     every = torch.ones(batch, dtype=torch.bool)
-    return {**crops, "registered": every, "ct_turnable": every, "mr_turnable": every, "patients": patients}
+    inside = torch.tensor([0, size]).expand(batch, 3, 2)
+    return {
+        **crops, "ct_inside": inside, "mr_inside": inside, "ct_turnable": every, "mr_turnable": every,
+        "registered": every, "patients": patients,
+    }  # fmt: skip

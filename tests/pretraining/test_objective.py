@@ -168,6 +168,27 @@ def test_validation_measures_all_levels_whatever_is_matched():
     assert {"attention_entropy", "attention_difference", "dim_change"} <= set(result.health)
 
 
+@pytest.mark.parametrize("head", ["linear", "network"])
+def test_padding_is_left_out_of_the_inpainting_loss(head):
+    configuration = tiny(inpainting_head=head, visible_weight=0.0)
+    batch = synthetic_batch()
+    inside = batch["ct_inside"].clone()
+    inside[:, 0, 1], inside[:, 2, 0] = 12, 5
+    batch = {**batch, "ct_inside": inside, "mr_inside": inside, "ct_turnable": ~batch["ct_turnable"]}
+    batch["mr_turnable"] = batch["ct_turnable"]
+    for name in ("ct", "mr"):
+        batch[name][:, :, 12:] = batch[name][..., :5] = -9.0
+    torch.manual_seed(0)
+    result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None)
+    errors = []
+    for view in result.views.values():
+        target, mask = view.target[:, :, :12, :, 5:], view.mask[:, :, :12, :, 5:]
+        # Before the first step the reconstruction is 0, or with the network's decoder the mean of what is visible.
+        fills = [t[~m].mean() if head == "network" else 0.0 for t, m in zip(target, mask, strict=True)]
+        errors.append(torch.cat([t[m] - fill for t, m, fill in zip(target, mask, fills, strict=True)]).abs().mean())
+    assert result.losses["inpainting"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
 def test_validation_reconstructs_single_images():
     """What validation reports is what fine-tuning gets: the partner of a crop must not matter."""
     configuration = tiny()

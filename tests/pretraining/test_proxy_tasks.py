@@ -13,10 +13,13 @@ ALL_TRUE = torch.ones(2, dtype=torch.bool)
 TURNABLE = {"CT": ALL_TRUE, "MR": ALL_TRUE}
 
 
-def run(configuration, registered=ALL_TRUE, turnable=TURNABLE):
+def run(configuration, registered=ALL_TRUE, turnable=TURNABLE, padding=0):
+    """Views, outputs and results of a batch; of all crops the last `padding` layers along z are padding."""
     torch.manual_seed(0)
     model = PretrainingModel(configuration).eval()
     views = views_of(configuration)
+    for view in views.views.values():
+        view.inside[:, :, 16 - padding :] = False
     outputs = model({name: v.corrupted for name, v in views.views.items()}, views.paired_count, views.partners)
     return views.views, outputs, proxy_tasks(views.views, outputs, turnable, registered, configuration, SINGLE_PROCESS)
 
@@ -65,14 +68,31 @@ def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():
     assert "rotation_accuracy" not in none.health
 
 
-def test_what_is_cut_out_is_compared_with_the_mean_fill():
-    views, outputs, results = run(tiny())
+@pytest.mark.parametrize("padding", [0, 4, 9])
+def test_what_is_cut_out_is_compared_with_the_mean_fill(padding):
+    views, outputs, results = run(tiny(visible_weight=0.0), padding=padding)
+    box = (slice(None), slice(None), slice(16 - padding))
+    errors = {}
+    for name, view in views.items():
+        error = (outputs.predictions[name].reconstruction - view.target)[box][view.mask[box]].abs().mean()
+        errors[name] = error.item()
+        assert results.health[f"masked_error_{name}"].item() == pytest.approx(error.item(), rel=1e-5)
+    assert results.losses["inpainting"].item() == pytest.approx((errors["CT"] + errors["MR"]) / 2, rel=1e-5)
     ct = views["CT"]
-    error = (outputs.predictions["CT"].reconstruction - ct.target)[ct.mask].abs().mean()
-    assert results.health["masked_error_CT"].item() == pytest.approx(error.item(), rel=1e-5)
-    fills = [t[~m].mean() - t[m] for t, m in zip(ct.target, ct.mask, strict=True)]
+    fills = [t[~m].mean() - t[m] for t, m in zip(ct.target[box], ct.mask[box], strict=True)]
     expected = torch.cat(fills).abs().mean()
     assert results.health["masked_error_of_mean_CT"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["inpainting", "contrastive", "cross_modal", "distillation"])
+def test_padding_has_no_part_in_losses_that_compare_voxels_or_maps(loss):
+    configuration = tiny(contrastive_loss="vicreg", distillation_weight=1.0, visible_weight=0.5)
+    _, outputs, results = run(configuration, padding=8)
+    of_maps = loss != "inpainting"
+    compared = outputs.features["CT"][1] if of_maps else outputs.predictions["CT"].reconstruction
+    (gradient,) = torch.autograd.grad(results.losses[loss], compared)
+    inside, padding = gradient.chunk(2, dim=2)
+    assert padding.abs().max() == 0 < inside.abs().max()
 
 
 def test_the_synthetic_batch_is_registered():

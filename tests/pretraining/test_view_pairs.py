@@ -6,6 +6,8 @@ from pretraining.view_pairs import two_views
 
 from .synthetic import synthetic_batch, tiny
 
+PADDING = -9.0
+
 
 def views_of(configuration, batch=None, registered=True):
     batch = synthetic_batch() if batch is None else batch
@@ -42,6 +44,24 @@ def test_crops_that_are_not_registered_have_turns_of_their_own_and_others_none()
         {"CT": batch["ct"], "MR": batch["mr"]}, turnable, torch.zeros(16, dtype=torch.bool), configuration, generators
     )
     assert fixed.views["CT"].turns.abs().sum() == 0 < fixed.views["MR"].turns.sum()
+
+
+def test_views_know_which_part_of_a_crop_is_no_padding():
+    batch = synthetic_batch(8)
+    crops = {"CT": batch["ct"].clone(), "MR": batch["mr"]}
+    crops["CT"][:, :, :, 10:] = PADDING
+    inside = {"CT": batch["ct_inside"].clone(), "MR": batch["mr_inside"]}
+    inside["CT"][:, 1, 1] = 10
+    every = torch.ones(8, dtype=torch.bool)
+    turnable = dict.fromkeys(crops, every)
+    generators = sample_generators(0, 0, 0, range(8))
+    views = two_views(crops, turnable, every, tiny(), generators, inside=inside).views
+    assert views["MR"].inside.all()
+    ct = views["CT"]
+    assert ct.inside.shape == ct.target.shape
+    assert len(set(ct.turns.tolist())) > 1
+    lowest = ct.target.amin((1, 2, 3, 4), keepdim=True)
+    assert torch.equal(ct.inside, ct.target > lowest)
 
 
 def test_the_partner_of_a_registered_crop_shows_what_is_cut_out():

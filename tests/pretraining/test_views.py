@@ -84,6 +84,27 @@ def test_turns_are_recoverable_and_all_occur():
         torch.testing.assert_close(torch.rot90(turned, -int(turns), (2, 3)), image)
 
 
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_the_part_inside_the_volume_turns_with_the_crop(turns):
+    padding = -7.0
+    batch = torch.full((2, 1, *SHAPE), padding)
+    batch[0, 0, 1:5, 2:10, 0:7] = torch.rand(4, 8, 7)
+    batch[1] = torch.rand(1, *SHAPE)
+    boxes = torch.tensor([[[1, 5], [2, 10], [0, 7]], [[0, 8], [0, 10], [0, 10]]])
+    mask = torch.rand(2, 1, *SHAPE) < 0.5
+    view = apply_view(
+        batch, ViewParameters(torch.full((2,), turns), mask, None), neutral(2), generators(2), inside=boxes
+    )
+    assert torch.equal(view.inside, view.target != padding)
+    assert torch.equal(view.hidden, mask | (view.target == padding))
+
+
+def test_without_padding_all_voxels_are_inside_and_only_cut_outs_hidden():
+    view = apply_view(images(), draw_view(SHAPE, ViewSettings(), generators(3)), neutral(3), generators(3))
+    assert view.inside.all()
+    assert torch.equal(view.hidden, view.mask)
+
+
 def test_only_masked_voxels_are_corrupted():
     view = apply_view(images(), draw_view(SHAPE, ViewSettings(), generators(3)), neutral(3), generators(3))
     assert torch.equal(view.corrupted[~view.mask], view.target[~view.mask])

@@ -29,6 +29,26 @@ def test_a_shift_of_all_features_by_two_costs_four():
     assert consistency(maps + 2, maps, zero, zero).tolist() == pytest.approx([4, 4], rel=1e-5)
 
 
+def test_tokens_count_by_their_share_inside_the_volume():
+    first, second = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 2, 4, 4)
+    zero = torch.zeros(2, dtype=torch.int64)
+    inside = torch.zeros(2, 1, 4, 8, 8, dtype=torch.bool)
+    # Of the second crop nothing lies inside. Tokens have 2 x 2 x 2 voxels: one layer of them is whole, one half.
+    inside[0, :, :3, :, 2:8] = True
+    squares = (first - second).square()[0].mean(0)
+    expected = (squares[0, :, 1:].sum() + 0.5 * squares[1, :, 1:].sum()) / (12 + 0.5 * 12)
+    assert consistency(first, second, zero, zero, inside).tolist() == pytest.approx([expected.item(), 0], rel=1e-5)
+
+
+def test_without_padding_the_value_is_exactly_the_mean():
+    first, second = torch.randn(3, 3, 3, 4, 4), torch.randn(3, 3, 3, 4, 4)
+    zero = torch.zeros(3, dtype=torch.int64)
+    inside = torch.ones(3, 1, 12, 16, 16, dtype=torch.bool)
+    found = consistency(first, second, zero, zero, inside)
+    assert torch.equal(found, (first - second).square().mean((1, 2, 3, 4)))
+    assert torch.equal(found, consistency(first, second, zero, zero))
+
+
 def test_gradients():
     first, second = (torch.randn(2, 2, 1, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
     turns, others = torch.tensor([1, 2]), torch.tensor([0, 3])

@@ -6,8 +6,8 @@ from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_me
 SHAPE = (2, 1, 3, 4, 4)
 
 
-def inpainting_loss(reconstruction, target, mask, visible_weight=1.0):
-    return loss_from_sums(error_sums(reconstruction, target, mask), visible_weight)
+def inpainting_loss(reconstruction, target, mask, visible_weight=1.0, inside=None):
+    return loss_from_sums(error_sums(reconstruction, target, mask, inside), visible_weight)
 
 
 def test_masked_and_visible_errors_are_averaged_apart():
@@ -31,6 +31,30 @@ def test_masks_of_everything_and_of_nothing(value):
     assert loss.item() == pytest.approx(1.0 if value else 0.1)
 
 
+def test_a_padded_crop_has_the_loss_of_its_part_inside_the_volume():
+    box = (slice(None), slice(None), slice(1, 3), slice(None), slice(0, 3))
+    inside = torch.zeros(SHAPE, dtype=torch.bool)
+    inside[box] = True
+    target, reconstruction, mask = torch.randn(SHAPE), torch.randn(SHAPE, requires_grad=True), torch.rand(SHAPE) < 0.5
+    loss = inpainting_loss(reconstruction, target, mask, 0.3, inside)
+    expected = inpainting_loss(reconstruction[box], target[box], mask[box], 0.3)
+    torch.testing.assert_close(loss, expected)
+    changed = torch.where(inside, reconstruction, torch.randn(SHAPE))
+    assert inpainting_loss(changed, target, mask, 0.3, inside) == loss
+    (gradient,) = torch.autograd.grad(loss, reconstruction)
+    assert torch.equal(gradient != 0, inside)
+
+
+def test_a_crop_without_padding_has_exactly_the_loss_of_all_voxels():
+    target, reconstruction, mask = torch.randn(SHAPE), torch.randn(SHAPE), torch.rand(SHAPE) < 0.5
+    everywhere = torch.ones(SHAPE, dtype=torch.bool)
+    assert torch.equal(error_sums(reconstruction, target, mask, everywhere), error_sums(reconstruction, target, mask))
+    error = (reconstruction - target).abs()
+    cut_out, visible = mask.float(), 1 - mask.float()
+    by_hand = torch.stack([(error * cut_out).sum(), cut_out.sum(), (error * visible).sum(), visible.sum()])
+    assert torch.equal(error_sums(reconstruction, target, mask, everywhere), by_hand)
+
+
 def test_gradients():
     target, mask = torch.randn(SHAPE, dtype=torch.float64), torch.rand(SHAPE) < 0.5
     reconstruction = torch.randn(SHAPE, dtype=torch.float64, requires_grad=True)
@@ -40,6 +64,9 @@ def test_gradients():
 def test_other_shapes_are_refused():
     with pytest.raises(ValueError, match="one shape"):
         inpainting_loss(torch.zeros(SHAPE), torch.zeros(SHAPE), torch.zeros(1, 1, 3, 4, 4))
+    mask = torch.zeros(SHAPE, dtype=torch.bool)
+    with pytest.raises(ValueError, match="one shape"):
+        inpainting_loss(torch.zeros(SHAPE), torch.zeros(SHAPE), mask, inside=mask[:1])
 
 
 def test_the_mean_of_a_crop_is_that_of_its_visible_voxels():

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -55,12 +56,22 @@ def test_splits_share_nothing(tmp_path):
 
 def test_volumes_smaller_than_a_crop_are_counted(tmp_path):
     collection = make(tmp_path)
-    assert collection.smaller_than((20, 24, 22)) == 0
-    assert collection.smaller_than((21, 8, 8)) == 5
+    assert collection.padding_shares((20, 24, 22)).tolist() == [0] * 5
     assert collection.reading_notes((8, 8, 8)) == []
     padded, chunks = collection.reading_notes((21, 8, 8))
     assert "5 of 5 volumes are smaller than a crop of 21 x 8 x 8" in padded
     assert "optimised for crops of 8 x 8 x 8" in chunks
+
+
+def test_the_log_says_how_much_of_the_crops_is_padding(tmp_path):
+    collection = make(tmp_path)
+    # The volumes have 20 x 24 x 22 voxels.
+    assert "on average 50% of these crops (50% of all crops) is padding" in collection.reading_notes((40, 8, 8))[0]
+    shape = collection.table.shape.copy()
+    shape[1:] = 40
+    collection.table = replace(collection.table, shape=shape)
+    assert collection.padding_shares((40, 8, 8)).tolist() == [0.5, 0, 0, 0, 0]
+    assert "on average 50% of these crops (10% of all crops) is padding" in collection.reading_notes((40, 8, 8))[0]
 
 
 def test_settings_that_differ_are_named(tmp_path):

@@ -52,7 +52,9 @@ def dataset(collection, **changes) -> CropDataset:
 
 
 def equal(first: dict, second: dict) -> bool:
-    tensors = all(torch.equal(first[name], second[name]) for name in ("ct", "mr", "registered"))
+    tensors = all(
+        torch.equal(first[name], second[name]) for name in ("ct", "mr", "ct_inside", "mr_inside", "registered")
+    )
     return tensors and first["patients"] == second["patients"]
 
 
@@ -63,6 +65,7 @@ def test_shapes_types_and_length(tmp_path):
     assert item["ct"].shape == item["mr"].shape == (3, 1, 8, 10, 6)
     assert item["ct"].dtype == item["mr"].dtype == torch.float32
     assert (item["registered"].dtype, item["registered"].shape) == (torch.bool, (3,))
+    assert item["ct_inside"].tolist() == item["mr_inside"].tolist() == [[[0, 8], [0, 10], [0, 6]]] * 3
     assert len(item["patients"]) == 3
     with pytest.raises(IndexError):
         crops[30]
@@ -89,7 +92,7 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
     parts = [dataset(collection, batch_size=4, samples=samples) for samples in (range(2), range(2, 4))]
     for step in range(5):
         items = [part[step] for part in parts]
-        for name in ("ct", "mr", "registered"):
+        for name in ("ct", "mr", "ct_inside", "mr_inside", "registered"):
             assert torch.equal(torch.cat([item[name] for item in items]), whole[step][name])
         assert [names for item in items for names in item["patients"]] == whole[step]["patients"]
 
@@ -98,7 +101,9 @@ def test_processes_load_the_parts_of_one_batch(tmp_path):
 def test_a_single_domain_needs_no_other(tmp_path, domain):
     crops = dataset(make_collection(tmp_path, pairs=("p0",), ct=("c0",), mr=("m0",)), domains=(domain,))
     items = [crops[step] for step in range(20)]
-    assert all(set(item) == {domain.lower(), f"{domain.lower()}_turnable", "registered", "patients"} for item in items)
+    name = domain.lower()
+    keys = {name, f"{name}_inside", f"{name}_turnable", "registered", "patients"}
+    assert all(set(item) == keys for item in items)
     assert not any(item["registered"].any() for item in items)
     assert {name for item in items for names in item["patients"] for name in names} == {"p0", f"{domain[0].lower()}0"}
 
@@ -177,6 +182,7 @@ def test_small_volumes_are_padded_evenly(tmp_path):
     assert (crop[6:] == -7).all()
     assert (crop[:, :, 5:] == -7).all()
     assert (crop[2:6, :, :5] >= 0).all()
+    assert item["ct_inside"].tolist() == item["mr_inside"].tolist() == [[[2, 6], [0, 10], [0, 5]]] * 3
     assert torch.equal(item["ct"], item["mr"])
 
 

@@ -64,7 +64,7 @@ def test_both_crops_of_a_pair_are_turnable_or_neither(tmp_path):
     assert unregistered["ct_turnable"].all()
     assert not unregistered["mr_turnable"].any()
     single = CropDataset(make(tmp_path, grids), "train", (16, 16, 16), 2, seed=0, steps=1, domains=("MR",))[0]
-    assert single.keys() == {"mr", "mr_turnable", "registered", "patients"}
+    assert single.keys() == {"mr", "mr_inside", "mr_turnable", "registered", "patients"}
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from pretraining.preprocessed.volume_file import (
     foreground_points,
     grid_if_complete,
     open_volume,
+    part_inside,
     read_crop,
     write_volume,
 )
@@ -57,6 +58,11 @@ def test_a_crop_is_the_padded_volume_cut(path, voxels, start):
     crop = read_crop(path, open_volume(path), np.array(start), size)
     assert crop.flags.c_contiguous
     assert np.array_equal(crop, expected[None])
+    first, last = part_inside(SHAPE, np.array(start), size).T
+    inside = np.zeros(size, bool)
+    inside[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = True
+    # No voxel of the volume has the intensity of the padding.
+    assert np.array_equal(inside, expected != -7.0)
 
 
 def test_a_file_is_complete_only_with_the_same_origin(path):
