@@ -74,6 +74,8 @@ def sample_tokens(
 def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
     """Which cells of a grid show tissue: those whose standard deviation exceeds 5 % of the crop's.
 
+    A cell of one voxel has no deviation; there it is that of the 3 x 3 x 3 voxels around.
+
     The air around a CT and the zeros around a skull-stripped MR are constant, so no modality needs a threshold of
     intensity.
 
@@ -85,6 +87,9 @@ def foreground_tokens(image: Tensor, grid: Triple) -> Tensor:
         bool (B, prod(grid)).
     """
     image = image.float()
-    mean, square = F.adaptive_avg_pool3d(image, grid), F.adaptive_avg_pool3d(image.square(), grid)
+    if image.shape[2:] == tuple(grid):
+        mean, square = (F.avg_pool3d(v, 3, 1, 1, count_include_pad=False) for v in (image, image.square()))
+    else:
+        mean, square = (F.adaptive_avg_pool3d(v, grid) for v in (image, image.square()))
     deviation = (square - mean.square()).clamp_min(0).sqrt().flatten(1)
     return deviation > 0.05 * image.flatten(1).std(1, keepdim=True)

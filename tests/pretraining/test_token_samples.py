@@ -60,6 +60,16 @@ def test_flat_background_is_no_foreground():
     assert not tokens[2:].any()
 
 
+def test_a_token_of_one_voxel_shows_tissue_if_its_neighbours_differ():
+    image = torch.full((2, 1, 12, 12, 12), -1.3)
+    image[:, :, :6] = torch.randn(6, 12, 12)
+    tokens = foreground_tokens(image, (12, 12, 12)).reshape(2, 12, 12, 12)
+    # A voxel of air beside the tissue has neighbours in it.
+    assert tokens[:, :7].all()
+    assert not tokens[:, 7:].any()
+
+
 @pytest.mark.parametrize("level", [-5.0, 0.0, 7.0])
-def test_an_image_of_one_intensity_has_no_foreground(level):
-    assert not foreground_tokens(torch.full((1, 1, 8, 8, 8), level), (2, 2, 2)).any()
+@pytest.mark.parametrize("cells", [2, 8])
+def test_an_image_of_one_intensity_has_no_foreground(level, cells):
+    assert not foreground_tokens(torch.full((1, 1, 8, 8, 8), level), (cells,) * 3).any()
