@@ -215,6 +215,7 @@ class CellRun:
             "checkpoint": FINAL,
             "mirroring": self.experiment.mirroring,
             "mirrored_training": self.experiment.mirrored_training,
+            "orientation": self.experiment.orientation,
             "tolerance_mm": self.experiment.tolerance_mm,
             "length": asdict(self.experiment.length),
             "settings": dict(self.experiment.settings),

@@ -54,6 +54,11 @@ class Workspace:
         """nnU-Net's, shared by the cells."""
         return self.root / "nnUNet_preprocessed"
 
+    @property
+    def raw(self) -> Path:
+        """nnU-Net's, for datasets that are planned and preprocessed with another reader; see oriented_dataset.py."""
+        return self.root / "nnUNet_raw"
+
     def pretraining(self, run: PretrainingRun) -> Path:
         return self.root / "pretraining" / run.name
 

@@ -17,7 +17,7 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import Cell
-from nnunetv2_swinfuse.benchmark.experiment import Experiment
+from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment
 from nnunetv2_swinfuse.benchmark.splits import FILE, key
 from nnunetv2_swinfuse.errors import BenchmarkError
 
@@ -29,13 +29,14 @@ EQUAL_BETWEEN_ARMS = {
     "images_sha256": "different test images (SHA-256 of the files)",
     "mirroring": "different test-time augmentation",
     "mirrored_training": "different augmentation",
+    "orientation": "different orientations of the images",
     "tolerance_mm": "different tolerances of the surface Dice",
     "length": "different lengths of training",
     "settings": "different settings of fine-tuning",
     "versions": "different versions",
 }
 # Values of entries that the records of earlier versions do not have.
-BEFORE_ENTRY_EXISTED = {"mirrored_training": True}
+BEFORE_ENTRY_EXISTED = {"mirrored_training": True, "orientation": AS_STORED}
 # Must be equal in all cells of an arm on a dataset. Value: how the entry is described.
 EQUAL_WITHIN_ARM = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
 

@@ -14,6 +14,8 @@ from nnunetv2_swinfuse.benchmark.arms import Arm, resolve_arm
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Device = Literal["cpu", "cuda"]
+Orientation = Literal["as_stored", "RAS"]
+AS_STORED: Orientation = "as_stored"
 Labels = int | Literal["all"]
 PLANS_CHANGES = ("patch_size", "batch_size", "features_per_stage")
 Block = TypeVar("Block")
@@ -132,6 +134,8 @@ class Experiment:
         test_cases: how many cases, or which, are the test split of all runs.
         configuration: of the plans.
         spacing: target spacing of `3d_fullres` in mm, in nnU-Net's axis order; nnU-Net's own when empty.
+        orientation: of the images that networks are trained on: `as_stored`, as nnU-Net's default reader leaves them,
+            or `RAS`, as in pretraining.
         length: of a training.
         device: `cpu` or `cuda`.
         mirroring: whether predictions are averaged over mirrored images, as nnU-Net does by default.
@@ -157,6 +161,7 @@ class Experiment:
     test_cases: int | tuple[str, ...] | None = None
     configuration: str = "3d_fullres"
     spacing: tuple[float, ...] = ()
+    orientation: Orientation = AS_STORED
     length: Length = Length()
     device: Device = "cuda"
     mirroring: bool = True
@@ -188,8 +193,9 @@ class Experiment:
         for seed in (*self.seeds, *self.datasets):
             if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
                 raise BenchmarkError(f"seeds and datasets: {seed!r} is no number; expected 0 or more")
-        if self.device not in get_args(Device):
-            raise BenchmarkError(f"device is {self.device!r}; expected one of {list(get_args(Device))}")
+        for name, choices in (("device", get_args(Device)), ("orientation", get_args(Orientation))):
+            if getattr(self, name) not in choices:
+                raise BenchmarkError(f"{name} is {getattr(self, name)!r}; expected one of {list(choices)}")
         if self.configuration.startswith("2d"):
             raise BenchmarkError("configuration 2d: SwinFUSE is a 3D network; expected one such as 3d_fullres")
         if self.mirroring and not self.mirrored_training:

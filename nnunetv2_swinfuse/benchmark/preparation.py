@@ -18,10 +18,12 @@ from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, Pretraining, PretrainingRun
+from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json, write_text
+from nnunetv2_swinfuse.benchmark.oriented_dataset import describe_reoriented
 from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import RAW
 
 if TYPE_CHECKING:
     from pretraining.collections.collection import Collection
@@ -31,8 +33,9 @@ ENCODER = "encoder.json"
 # Within the folder of a pretraining.
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
-# In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own.
-SPACING = "spacing"
+# In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own, and the
+# orientation, which earlier versions did not write.
+SPACING, ORIENTATION = "spacing", "orientation"
 VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
@@ -141,8 +144,18 @@ class Preparation:
                     f"{folder}: prepared at the spacing {before or 'that nnU-Net chose'}, the experiment now says "
                     f"{spacing or 'that nnU-Net chooses'}. Use another output folder (-o)"
                 )
+            orientation, oriented = self.experiment.orientation, done.get(ORIENTATION, AS_STORED)
+            if done and oriented != orientation:
+                raise BenchmarkError(
+                    f"{folder}: prepared with the orientation {oriented}, the experiment now says {orientation}. Use "
+                    "another output folder (-o)"
+                )
             if name in done:
                 return
+            raw: dict[str, str] = {}
+            if orientation != AS_STORED:
+                raw[RAW] = str(self.workspace.raw)
+                describe_reoriented(dataset, self.workspace.raw)
             print(f"Planning and preprocessing {dataset.name} with {planner}", flush=True)
             plans = folder / f"{PLANS[planner]}.json"
             options = ["-d", str(dataset.number)]
@@ -150,7 +163,7 @@ class Preparation:
             processes = ["-np", str(place.threads or min(4, os.cpu_count() or 1))]
 
             def call(*command: str) -> None:
-                environment = self.environment(self.workspace.root / "nnUNet_results", place)
+                environment = self.environment(self.workspace.root / "nnUNet_results", place) | raw
                 log = self.workspace.root / f"{dataset.name}.log"
                 self.processes.call(command, environment, log, lock, place.cores)
 
@@ -164,7 +177,7 @@ class Preparation:
             identifier = _data_identifier(plans, configuration)
             if planner != SWINFUSE_PLANNER and identifier not in done.values():
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
-            write_json(record, {**done, name: identifier, SPACING: spacing})
+            write_json(record, {**done, name: identifier, SPACING: spacing, ORIENTATION: orientation})
 
     def finished_pretrainings(self) -> list[str]:
         """Names of the experiment's pretrainings that are done."""

@@ -30,6 +30,7 @@ def test_what_is_the_same_may_be_compared(tmp_path):
         ({"images_sha256": "x"}, "different test images"),
         ({"mirroring": False}, "different test-time augmentation (false, true)"),
         ({"mirrored_training": False}, "different augmentation (false, true)"),
+        ({"orientation": "RAS"}, "different orientations of the images (RAS, as_stored)"),
         ({"tolerance_mm": 2.0}, "different tolerances"),
         ({"length": {"epochs": 2}}, "different lengths of training"),
         ({"settings": {"initial_lr": 1}}, "different settings"),
@@ -46,7 +47,8 @@ def test_refusals(tmp_path, change, message):
 
 
 def test_records_of_before_an_entry_existed_are_compared_by_what_it_was(tmp_path):
-    assert reasons(tmp_path, lambda cell: {"mirrored_training": True} if cell.arm == "resenc_m" else {}) == ()
+    before = {"mirrored_training": True, "orientation": "as_stored"}
+    assert reasons(tmp_path, lambda cell: before if cell.arm == "resenc_m" else {}) == ()
 
 
 def test_two_machines_with_different_plans(tmp_path):

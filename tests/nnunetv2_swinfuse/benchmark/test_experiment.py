@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"labels": []}, "labels is empty"),
         ({"seeds": [-1]}, "-1 is no number"),
         ({"device": "tpu"}, r"expected one of \['cpu', 'cuda'\]"),
+        ({"orientation": "LPS"}, r"orientation is 'LPS'; expected one of \['as_stored', 'RAS'\]"),
         ({"configuration": "2d"}, "3D network"),
         ({"mirrored_training": False}, "mirroring is true; expected false where mirrored_training is"),
         ({"spacing": [2, 2]}, r"spacing is \[2.0, 2.0\]; expected three numbers above 0"),

@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.benchmark.preparation import (
     seen_cases,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import RAW
 from pretraining.options import build_parser, check_options
 
 from .tables import DATASET, make_experiment, read_json
@@ -109,6 +110,27 @@ def test_nnunets_own_spacing_is_the_default(raw, planned, tmp_path):
     assert not any("-overwrite_target_spacing" in command for command in planned)
     with pytest.raises(BenchmarkError, match="at the spacing that nnU-Net chose, the experiment now says 8 4 4"):
         preprocess(tmp_path, spacing=[8, 4, 4])
+
+
+def test_every_planner_reads_the_images_in_the_orientation_of_the_experiment(raw, tmp_path, monkeypatch):
+    raws = []
+    monkeypatch.setattr(Processes, "call", lambda self, command, environment, *rest: raws.append(environment[RAW]))
+    plans = tmp_path / "work" / "nnUNet_preprocessed" / DATASET
+    for planner in (DEFAULT_PLANNER, SWINFUSE_PLANNER):
+        write_json(plans / f"{PLANS[planner]}.json", {"configurations": {"3d_fullres": {"data_identifier": planner}}})
+    preprocess(tmp_path, orientation="RAS")
+    assert raws == [str(tmp_path / "work" / "nnUNet_raw")] * 3
+    content = read_json(Path(raws[0]) / DATASET / "dataset.json")
+    assert content["overwrite_image_reader_writer"] == "SimpleITKIOWithReorient"
+    with pytest.raises(BenchmarkError, match="prepared with the orientation RAS, the experiment now says as_stored"):
+        preprocess(tmp_path)
+    # The record of an earlier version.
+    record = plans / "prepared.json"
+    write_json(record, {name: value for name, value in read_json(record).items() if name != "orientation"})
+    with pytest.raises(BenchmarkError, match="prepared with the orientation as_stored, the experiment now says RAS"):
+        preprocess(tmp_path, orientation="RAS")
+    preprocess(tmp_path)
+    assert len(raws) == 3
 
 
 @pytest.fixture
