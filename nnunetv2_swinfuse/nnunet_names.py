@@ -17,6 +17,9 @@ PLANS_FILE = "plans.json"
 DATASET_FILE, FINGERPRINT_FILE = "dataset.json", "dataset_fingerprint.json"
 IMAGES, LABELS = "imagesTr", "labelsTr"
 
+# Normalisation of CT in plans.
+CT_SCHEME = "CTNormalization"
+
 # Trainers.
 STOCK_TRAINER = "nnUNetTrainer"
 TRAINER = "nnUNetTrainerSwinFUSE"

@@ -21,7 +21,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import RESENC_PLANNING, RESENC_PLANS, plans_architecture
 from nnunetv2_swinfuse.errors import SwinFUSEError
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
+from nnunetv2_swinfuse.nnunet_names import CT_SCHEME, DATASET_FILE, FINGERPRINT_FILE, SWINFUSE_PLANS
 from nnunetv2_swinfuse.planning.data_folders import share_data_folders
 from nnunetv2_swinfuse.planning.memory import GIBIBYTE, estimate_step_memory
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
@@ -29,8 +29,8 @@ from nnunetv2_swinfuse.training.settings import FineTuningSettings
 
 # The configurations that a planner decides on; others in a plans file are a user's own.
 PLANNED = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
-# nnU-Net's names of what pretraining uses for CT and MR.
-CT_WINDOW, Z_SCORE = "CTNormalization", "ZScoreNormalization"
+# nnU-Net's name of what pretraining uses for MR.
+Z_SCORE = "ZScoreNormalization"
 # Full resolution, patch embedding, and one Swin stage.
 MINIMUM_STAGES = 3
 
@@ -182,7 +182,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
         schemes, _ = self.determine_normalization_scheme_and_whether_mask_is_used_for_norm()
         properties = dict(self.dataset_fingerprint["foreground_intensity_properties_per_channel"])
         for index, scheme in enumerate(schemes):
-            if scheme == CT_WINDOW:
+            if scheme == CT_SCHEME:
                 if not self.pretrained_normalisation["ct"]:
                     raise PlanningError(
                         f"{self.dataset_name}: channel {index} ({self.image_channels[index]}) is CT; the collection "

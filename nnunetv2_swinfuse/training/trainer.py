@@ -20,6 +20,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -31,6 +32,7 @@ from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.plain_loading import load_plain, plain_values
 from nnunetv2_swinfuse.training.augmentation import with_random_contrast
+from nnunetv2_swinfuse.training.ct_intensities import ct_intensity_warning
 from nnunetv2_swinfuse.training.encoder_choice import (
     EncoderChoiceError,
     check_same_encoder,
@@ -38,7 +40,7 @@ from nnunetv2_swinfuse.training.encoder_choice import (
     trained_folds,
 )
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
-from nnunetv2_swinfuse.training.image_orientation import axis_order, order_warning
+from nnunetv2_swinfuse.training.image_orientation import axis_directions, orientation_warnings
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer
 from nnunetv2_swinfuse.training.plans import plan_training
 from nnunetv2_swinfuse.training.pretrained_part import (
@@ -145,6 +147,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self.print_to_log_file(str(report), add_timestamp=False)
             if report.little_used:
                 self.print_to_log_file(f"SwinFUSE: WARNING: {little_used_warning(report, self.plans_manager.plans)}")
+            self._compare_ct_intensities(encoder)
         if self.frozen and self.is_cascaded and unwrapped(self.network).settings.backbone == "resenc":
             self.print_to_log_file(
                 "SwinFUSE: WARNING: a frozen residual encoder does not see the segmentation of the previous stage, so "
@@ -216,13 +219,27 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         if self.local_rank == 0 and self._pretrained_layers():
             self._compare_orientation()
 
+    def _compare_ct_intensities(self, encoder: Encoder) -> None:
+        """Warns where the plans normalise CT otherwise than pretraining did."""
+        plans = self.plans_manager
+        warning = ct_intensity_warning(
+            plans.foreground_intensity_properties_per_channel,
+            self.configuration_manager.normalization_schemes,
+            encoder.details.get("normalisation", {}).get("ct", {}),
+            convert_dataset_name_to_id(plans.dataset_name),
+        )
+        if warning:
+            self.print_to_log_file(f"SwinFUSE: WARNING: {warning}")
+
     def _compare_orientation(self) -> None:
-        """Warns where images do not have the axes that the encoder was pretrained with."""
+        """Warns where images do not have the axes that the encoder was pretrained with, or are mirrored."""
         folder, transpose = self.preprocessed_dataset_folder, self.plans_manager.transpose_forward
         cases = sorted(self.dataset_class.get_identifiers(folder))[:IMAGES_LOOKED_AT]
         images = self.dataset_class(folder, cases)
-        warning = order_warning((axis_order(images.load_case(case)[3], transpose) for case in cases), transpose)
-        if warning:
+        directions = (axis_directions(images.load_case(case)[3], transpose) for case in cases)
+        # Along these axes nnU-Net's trainers also mirror as augmentation.
+        mirrored = self.inference_allowed_mirroring_axes or ()
+        for warning in orientation_warnings(directions, transpose, mirrored):
             self.print_to_log_file(f"SwinFUSE: WARNING: {warning}")
 
     def _record_pretrained_weights(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint, run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import load_encoder, save_encoder
 from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.trainer import CheckpointError, unwrapped
@@ -70,7 +70,41 @@ def test_images_in_sagittal_order_are_a_warning(published, monkeypatch, capsys):
     sagittal = {"sitk_stuff": {"direction": (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0)}}
     monkeypatch.setattr(trainer.dataset_class, "load_case", lambda *_: (None, None, None, sagittal))
     trainer._compare_orientation()
-    assert "SwinFUSE: WARNING: in 5 of 5 images looked at, the axes" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "SwinFUSE: WARNING: in 5 of 5 images looked at, the axes" in output
+    assert "mirrored compared" not in output
+
+
+def test_flips_are_a_warning_where_the_training_does_not_mirror(published, monkeypatch, capsys):
+    trainer = make_trainer()
+    trainer.on_train_start()
+    # The volumes are stored as LPS.
+    assert "mirrored compared with pretraining" not in capsys.readouterr().out
+    configure = trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size
+
+    def without_mirroring():
+        # As nnUNetTrainerNoMirroring.
+        *others, _ = configure()
+        trainer.inference_allowed_mirroring_axes = None
+        return *others, None
+
+    monkeypatch.setattr(trainer, "configure_rotation_dummyDA_mirroring_and_inital_patch_size", without_mirroring)
+    trainer.on_train_start()
+    assert re.search(r"WARNING: 5 of 5 images .* \(along back-front, left-right\), and", capsys.readouterr().out)
+
+
+def test_another_scale_of_ct_is_a_warning_once(published, monkeypatch, capsys):
+    properties = {"std": 10.0, "percentile_00_5": -50.0, "percentile_99_5": 250.0}
+    encoder = load_encoder(published.encoder)
+    record = {"ct": {**properties, "std": 100.0}, "mr_use_mask": False}
+    save_encoder(replace(encoder, details={**encoder.details, "normalisation": record}), published.encoder)
+    trainer = make_trainer()
+    trainer.plans_manager.plans["foreground_intensity_properties_per_channel"] = {"0": properties}
+    trainer.configuration_manager.configuration["normalization_schemes"] = ["CTNormalization"]
+    trainer.initialize()
+    output = capsys.readouterr().out
+    assert output.count("SwinFUSE: WARNING: channel 0 (CT): the plans clip intensities to -50 to 250, stand") == 1
+    assert "swinfuse_plan_and_preprocess -d 901 --normalisation_as_pretrained" in output
 
 
 def test_training_starts_from_the_pretrained_weights(published, capsys):
