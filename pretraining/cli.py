@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
@@ -192,6 +193,9 @@ def train_command(options: argparse.Namespace, overrides: dict[str, Any]) -> str
     words += ["--for", *options.made_for] if options.made_for else []
     for option in ("for_plans", "for_configuration"):
         words += [f"--{option}", getattr(options, option)] if getattr(options, option) else []
+    words += ["--own_normalisation"] if options.own_normalisation else []
+    if "ct_intensities" in overrides:
+        words += ["--ct_intensities", json.dumps(overrides["ct_intensities"])]
     for name in ("crop_size", "spacing", "validation_share", "modalities"):
         if name in overrides:
             values = overrides[name] if isinstance(overrides[name], list) else [overrides[name]]
@@ -213,6 +217,7 @@ def preprocess_collection(
         preprocessed,
         crop_size=triple(configuration.crop_size),
         spacing=configuration.spacing,
+        ct_intensities=configuration.ct_intensities,
         grids=check(collection, options.processes),
         processes=options.processes,
         validation_share=configuration.validation_share,
@@ -230,7 +235,9 @@ def open_preprocessed(folder: Path, configuration: Configuration) -> Preprocesse
         InputError: when it was preprocessed with other settings, is incomplete, or lacks a modality of the run.
     """
     volumes = PreprocessedCollection.open(folder)
-    differences = volumes.differences(configuration.spacing, configuration.validation_share)
+    differences = volumes.differences(
+        configuration.spacing, configuration.validation_share, configuration.ct_intensities
+    )
     if differences:
         raise InputError(
             f"{folder} was preprocessed with other settings ({'; '.join(differences)}). Use the same, or preprocess "

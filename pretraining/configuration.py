@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -32,6 +33,8 @@ NOT_NEGATIVE = (
     "dim_initial_scale",
     *LOSS_WEIGHTS.values(),
 )
+# Of one channel in nnU-Net's plans (`foreground_intensity_properties_per_channel`).
+INTENSITY_PROPERTIES = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
 POSITIVE = ("learning_rate", "gradient_clip", "temperature", "density_dimensions")
 SHARES = ("validation_share", "foreground_share", "random_contrast", "drop_path_rate")
 
@@ -49,6 +52,7 @@ class Configuration(Settings):
         self._convert_lists()
         self._check_shapes()
         self._check_numbers()
+        self._check_ct_intensities()
         self._check_losses()
 
     def _check_choices(self) -> None:
@@ -101,6 +105,21 @@ class Configuration(Settings):
             0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
         )
         _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
+
+    def _check_ct_intensities(self) -> None:
+        properties = self.ct_intensities
+        if properties is None:
+            return
+        try:
+            values = {name: float(properties[name]) for name in INTENSITY_PROPERTIES}
+            usable = values["std"] > 0 and values["percentile_00_5"] < values["percentile_99_5"]
+        except (KeyError, TypeError, ValueError):
+            usable = False
+        _require(
+            usable and all(map(math.isfinite, values.values())), "ct_intensities", properties,
+            f"numbers for {', '.join(INTENSITY_PROPERTIES)}, with std above 0 and the percentiles in order",
+        )  # fmt: skip
+        object.__setattr__(self, "ct_intensities", values)
 
     def _check_losses(self) -> None:
         """Losses, and settings that are possible only together."""

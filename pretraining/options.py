@@ -58,7 +58,11 @@ def _add_plan_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--for", dest="made_for", nargs="+", metavar="DATASET",
         help="numbers of the nnU-Net datasets to fine-tune on, already planned: stages, crop and spacing are taken "
-        "from their plans, so that the whole encoder is used",
+        "from their plans, so that the whole encoder is used; if one of them is CT, also the normalisation of CT",
+    )  # fmt: skip
+    parser.add_argument(
+        "--own_normalisation", action="store_true",
+        help="with --for: normalise CT with the intensities of the collection, not with those of the dataset",
     )  # fmt: skip
     parser.add_argument("--for_plans", metavar="NAME", help=f"name of these plans (default {STOCK_PLANS})")
     parser.add_argument(
@@ -117,6 +121,8 @@ def check_options(options: argparse.Namespace) -> None:
         )
     if not options.made_for and (options.for_plans or options.for_configuration):
         raise InputError("--for_plans and --for_configuration belong to --for DATASET, which is missing")
+    if not options.made_for and options.own_normalisation:
+        raise InputError("--own_normalisation belongs to --for DATASET, which is missing")
     decided = [name for name in DECIDED if options.made_for and getattr(options, name) is not None]
     if decided:
         raise InputError(f"--for takes {', '.join(decided)} from the plans: leave out --{' and --'.join(decided)}")
@@ -167,6 +173,8 @@ def _option(field: Field[Any]) -> dict[str, Any]:
         return {"choices": choices[name], **explanation}
     if name == "strides":
         return {"type": json.loads, "metavar": "'[[1,1,1],[2,2,2],...]'", **explanation}
+    if name == "ct_intensities":
+        return {"type": json.loads, "metavar": "JSON", **explanation}
     if name in ("crop_size", "spacing"):
         return {"type": float if name == "spacing" else int, "nargs": 3, "metavar": ("Z", "Y", "X"), **explanation}
     if isinstance(default, tuple):

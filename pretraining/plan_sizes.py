@@ -1,4 +1,5 @@
-"""Sizes of an encoder that fits the datasets to fine-tune on, from their nnU-Net plans: stages, crop and spacing.
+"""Sizes of an encoder that fits the datasets to fine-tune on, from their nnU-Net plans: stages, crop and spacing;
+and how their CT is normalised.
 
 An encoder stage without a counterpart in the plan is not used in fine-tuning. The strides are therefore the first ones
 that all plans share, and the encoder has exactly one stage for each of them.
@@ -17,7 +18,7 @@ from typing import Any
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Triple, plan_topology, triple
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+from nnunetv2_swinfuse.nnunet_names import CT_SCHEME, STOCK_PLANS
 from pretraining.configuration import Configuration
 
 DEFAULT_CONFIGURATION = "3d_fullres"
@@ -47,6 +48,7 @@ class DatasetPlan:
         patch_size: in voxels.
         spacing: in mm.
         blocks: residual blocks of each stage; None if the plans are for another network.
+        ct: intensity properties of each channel that is CT.
     """
 
     dataset: str
@@ -54,6 +56,7 @@ class DatasetPlan:
     patch_size: Triple
     spacing: tuple[float, float, float]
     blocks: tuple[int, ...] | None
+    ct: tuple[Mapping[str, float], ...] = ()
 
 
 def read_plan(
@@ -146,6 +149,15 @@ def fitted_sizes(plans: Sequence[DatasetPlan], preset: Configuration, spacing: b
     return {**sizes, "spacing": _common_spacing(plans)} if spacing else sizes
 
 
+def shared_ct_intensities(plans: Sequence[DatasetPlan]) -> Mapping[str, float] | None:
+    """Intensity properties of the only CT channel of all datasets; None where there is none, or more than one.
+
+    An encoder sees all CT on one scale. With several CT channels, there is none that all of them are fine-tuned on.
+    """
+    channels = [properties for plan in plans for properties in plan.ct]
+    return channels[0] if len(channels) == 1 else None
+
+
 def _read(dataset: str, content: Mapping[str, Any], block: Mapping[str, Any]) -> DatasetPlan:
     arguments = block["architecture"]["arch_kwargs"]
     strides = plan_topology(arguments["strides"], len(arguments["strides"])).strides
@@ -162,12 +174,15 @@ def _read(dataset: str, content: Mapping[str, Any], block: Mapping[str, Any]) ->
     if not all(math.isfinite(value) and value > 0 for value in (z, y, x)):
         raise ValueError(f"spacing is {block['spacing']}")
     blocks = arguments.get("n_blocks_per_stage")
+    properties = content.get("foreground_intensity_properties_per_channel", {})
+    schemes = enumerate(block.get("normalization_schemes", ()))
     return DatasetPlan(
         dataset,
         strides,
         triple([block["patch_size"][axis] for axis in axes]),
         (z, y, x),
         None if blocks is None else tuple(int(count) for count in blocks),
+        tuple(properties[str(channel)] for channel, scheme in schemes if scheme == CT_SCHEME),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,13 @@ from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, STOCK_PLANS
 from pretraining.configuration import Configuration, changed_settings
 from pretraining.nnunet_paths import required_paths
-from pretraining.plan_sizes import DEFAULT_CONFIGURATION, dataset_number, fitted_sizes, read_plan
+from pretraining.plan_sizes import (
+    DEFAULT_CONFIGURATION,
+    dataset_number,
+    fitted_sizes,
+    read_plan,
+    shared_ct_intensities,
+)
 from pretraining.preset_files import load_preset
 
 RUN_FOLDER = "swinfuse__{preset}"
@@ -65,19 +71,34 @@ def new_configuration(options: argparse.Namespace, overrides: dict[str, Any]) ->
     """Preset and recipe, the sizes of `--for`, and the settings of the command line, in this order."""
     settings = load_preset(chosen_preset(options, overrides), options.recipe or "swinfuse")
     if options.made_for:
-        settings |= sizes_for_datasets(options, Configuration.from_dict(settings), "spacing" not in overrides)
+        settings |= settings_for_datasets(options, Configuration.from_dict(settings), overrides)
     return Configuration.from_dict({**settings, **overrides}, "command line")
 
 
-def sizes_for_datasets(options: argparse.Namespace, preset: Configuration, spacing: bool) -> dict[str, Any]:
-    """The settings that `--for` takes from the plans of datasets, see :func:`fitted_sizes`."""
+def settings_for_datasets(
+    options: argparse.Namespace, preset: Configuration, overrides: Collection[str]
+) -> dict[str, Any]:
+    """The settings that `--for` takes from the plans of datasets: sizes, see :func:`fitted_sizes`, and the intensities
+    of CT, see :func:`shared_ct_intensities`.
+
+    Args:
+        options: the command line.
+        preset: settings of the preset.
+        overrides: settings that the command line gives.
+    """
     (preprocessed,) = required_paths(PREPROCESSED)
     plans, configuration = options.for_plans or STOCK_PLANS, options.for_configuration or DEFAULT_CONFIGURATION
     datasets = [read_plan(preprocessed, dataset, plans, configuration) for dataset in options.made_for]
-    sizes = fitted_sizes(datasets, preset, spacing)
-    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in sizes.items())
+    taken = fitted_sizes(datasets, preset, "spacing" not in overrides)
+    if not options.own_normalisation and "ct_intensities" not in overrides:
+        channels = sum(len(plan.ct) for plan in datasets)
+        if ct := shared_ct_intensities(datasets):
+            taken["ct_intensities"] = ct
+        elif channels:
+            print(f"--for: {channels} channels are CT; CT is normalised with the intensities of the collection.")
+    listing = ", ".join(f"{name} {json.dumps(value)}" for name, value in taken.items())
     print(f"For {', '.join(plan.dataset for plan in datasets)} ({plans}, {configuration}): {listing}")
-    return sizes
+    return taken
 
 
 def resumed_configuration(saved: Configuration, overrides: dict[str, Any], folder: Path) -> Configuration:

@@ -6,6 +6,7 @@ A field is the only place that states these: the command line (:mod:`pretraining
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -68,6 +69,14 @@ class Settings:
     )
     spacing: tuple[float, float, float] | None = field(
         default=None, metadata=_about("data", "voxel spacing in mm (z, y, x); default: the median of the collection")
+    )
+    ct_intensities: Mapping[str, float] | None = field(
+        default=None,
+        metadata=_about(
+            "data",
+            "intensity properties that CT is normalised with, as in nnU-Net's plans; default: those of the body in the "
+            "collection",
+        ),
     )
     batch_size: int = field(
         default=2,

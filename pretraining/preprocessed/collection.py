@@ -289,8 +289,13 @@ class PreprocessedCollection:
         """For each volume, the share of its crops (n,) that is padding: above 0 where it is smaller along some axis."""
         return 1 - (np.minimum(self.table.shape, crop_size) / np.asarray(crop_size)).prod(1)
 
-    def differences(self, spacing: Sequence[float] | None, validation_share: float) -> list[str]:
-        """Describes the preprocessing settings that differ from these; a spacing of None matches any."""
+    def differences(
+        self, spacing: Sequence[float] | None, validation_share: float, ct_intensities: Mapping[str, float] | None
+    ) -> list[str]:
+        """Describes the preprocessing settings that differ from these.
+
+        A spacing of None matches any; intensities of None are those of the collection itself.
+        """
         differences = []
         if spacing is not None and not np.allclose(self.spacing, spacing, atol=1e-5):
             differences.append(f"spacing {format_spacing(self.spacing)} in the folder, {format_spacing(spacing)} now")
@@ -298,7 +303,18 @@ class PreprocessedCollection:
             differences.append(
                 f"validation_share {self.header['validation_share']} in the folder, {validation_share} now"
             )
+        recorded = self.header.get("ct_intensities")
+        if recorded != (None if ct_intensities is None else dict(ct_intensities)):
+            differences.append(
+                f"CT normalised with {_format_intensities(recorded)} in the folder, "
+                f"{_format_intensities(ct_intensities)} now (--for a CT dataset takes those of its plans, "
+                "--own_normalisation those of the collection)"
+            )
         return differences
+
+
+def _format_intensities(intensities: Mapping[str, float] | None) -> str:
+    return "the intensities of the collection" if intensities is None else json.dumps(intensities)
 
 
 def _format_size(sizes: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Normalisation:
 
     Attributes:
         spacing: mm (z, y, x).
-        ct: nnU-Net's intensity properties of the foreground of all CT volumes; empty without CT.
+        ct: nnU-Net's intensity properties that CT is normalised with: of the foreground of all CT volumes, or of the
+            dataset to fine-tune on; empty without CT.
         mr_use_mask: whether MR is normalised inside its nonzero mask (nnU-Net's `use_mask_for_norm`).
     """
 
@@ -57,11 +58,17 @@ class Normalisation:
         volumes: Sequence[Volume],
         fingerprints: Sequence[VolumeFingerprint],
         spacing: tuple[float, float, float],
+        ct_intensities: Mapping[str, float] | None = None,
     ) -> Normalisation:
-        """The normalisation of a collection from the fingerprints of its volumes, in the same order."""
+        """The normalisation of a collection from the fingerprints of its volumes, in the same order.
+
+        CT gets the intensities of a dataset's plans where they are given.
+        """
         measured = list(zip(volumes, fingerprints, strict=True))
         samples = [fingerprint.intensities for volume, fingerprint in measured if volume.domain == "CT"]
-        ct = intensity_properties(samples) if samples else {}
+        ct: dict[str, float] = {}
+        if samples:
+            ct = intensity_properties(samples) if ct_intensities is None else dict(ct_intensities)
         shares = [fingerprint.nonzero_share for volume, fingerprint in measured if volume.domain == "MR"]
         return cls(spacing, ct, bool(shares) and float(np.median(shares)) < NONZERO_SHARE_FOR_MASK)
 

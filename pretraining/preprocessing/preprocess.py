@@ -23,7 +23,12 @@ from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TA
 from pretraining.preprocessed.splits import split_patients
 from pretraining.preprocessed.volume_file import StoredGrid
 from pretraining.preprocessing.files import count_missing, file_names, only_process, own_first, remove_temporary
-from pretraining.preprocessing.fingerprint import Normalisation, fingerprint_volume, samples_per_volume
+from pretraining.preprocessing.fingerprint import (
+    Normalisation,
+    VolumeFingerprint,
+    fingerprint_volume,
+    samples_per_volume,
+)
 from pretraining.preprocessing.image import images_of, preprocess_image
 from pretraining.preprocessing.worker_pool import Workers
 
@@ -39,6 +44,7 @@ def preprocess(
     *,
     crop_size: tuple[int, int, int],
     spacing: tuple[float, float, float] | None = None,
+    ct_intensities: Mapping[str, float] | None = None,
     grids: Mapping[Path, Grid] | None = None,
     processes: int = 2,
     validation_share: float = 0.1,
@@ -62,6 +68,7 @@ def preprocess(
         preprocessed_root: nnUNet_preprocessed.
         crop_size: crops that will be read (z, y, x); decides the chunks of the files.
         spacing: voxel spacing in mm (z, y, x); the median of all volumes when None.
+        ct_intensities: intensity properties that CT is normalised with; those of the body in all CT when None.
         grids: result of :func:`check`, which is called when this is None.
         processes: worker processes; with 1, this process does the work.
         validation_share, seed: validation share and seed of the split by patient, which is drawn once and kept.
@@ -73,14 +80,14 @@ def preprocess(
 
     Raises:
         InputError: for unusable volumes (all are named, after all others are read), a folder that was completed with
-            another spacing or other volumes, too few patients to split, or a full or read-only disk.
+            another spacing, other intensities or other volumes, too few patients to split, or a full or read-only disk.
     """
     folder = preprocessed_root / collection.name / FOLDER
     spacing = spacing or median_spacing(collection, check(collection, processes) if grids is None else grids)
     names = file_names(collection)
 
     def recorded_split() -> tuple[dict[str, str] | None, bool]:
-        split = _recorded_split(folder, collection, spacing, validation_share)
+        split = _recorded_split(folder, collection, spacing, validation_share, ct_intensities)
         return split, split is not None and count_missing(folder, names) == 0
 
     if not overwrite and recorded_split()[1]:
@@ -98,11 +105,12 @@ def preprocess(
         if parts == 1:
             remove_temporary(folder)
         with Workers(processes) as workers:
-            normalisation = _measure_normalisation(collection, spacing, cache, workers, part, parts)
+            fingerprints = _measure_fingerprints(collection, cache, workers, part, parts)
+            normalisation = Normalisation.of(collection.volumes, fingerprints, spacing, ct_intensities)
             stored = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
         if stored is None:
             return folder
-        header = _header(collection, normalisation, crop_size, validation_share, names, stored)
+        header = _header(collection, normalisation, ct_intensities, crop_size, validation_share, names, stored)
         IndexTable.of(collection, split, header["modalities"], names, stored).write(folder / TABLE)
         with atomic_write(folder / INDEX) as temporary:
             temporary.write_text(json.dumps(header, indent=1))
@@ -136,15 +144,15 @@ def explain_disk_errors(folder: Path) -> Iterator[None]:
         raise
 
 
-def _measure_normalisation(
-    collection: Collection, spacing: tuple[float, float, float], cache: Path, workers: Workers, part: int, parts: int
-) -> Normalisation:
+def _measure_fingerprints(
+    collection: Collection, cache: Path, workers: Workers, part: int, parts: int
+) -> list[VolumeFingerprint]:
     """Reads all volumes, this part's first; what other parts have read comes from the cache."""
     fingerprint_one = partial(fingerprint_volume, cache=cache, samples=samples_per_volume(collection.volumes))
     order = own_first(range(len(collection.volumes)), part, parts)
     results = workers.run(fingerprint_one, [collection.volumes[number] for number in order], "reading volumes")
     by_number = dict(zip(order, results, strict=True))
-    return Normalisation.of(collection.volumes, [by_number[number] for number in sorted(by_number)], spacing)
+    return [by_number[number] for number in sorted(by_number)]
 
 
 def _write_images(
@@ -172,13 +180,17 @@ def _write_images(
 
 
 def _recorded_split(
-    folder: Path, collection: Collection, spacing: tuple[float, float, float], validation_share: float
+    folder: Path,
+    collection: Collection,
+    spacing: tuple[float, float, float],
+    validation_share: float,
+    ct_intensities: Mapping[str, float] | None,
 ) -> dict[str, str] | None:
     """The split of a completed folder, None of an incomplete one; raises InputError if its settings differ."""
     if not (folder / INDEX).is_file():
         return None
     recorded = PreprocessedCollection.open(folder)
-    differences = recorded.differences(spacing, validation_share)
+    differences = recorded.differences(spacing, validation_share, ct_intensities)
     if recorded.hash != collection.hash:
         differences.append(
             f"other volumes: {len(recorded.table.patients)} patients in the folder, {len(collection.patients)} now; "
@@ -195,6 +207,7 @@ def _recorded_split(
 def _header(
     collection: Collection,
     normalisation: Normalisation,
+    ct_intensities: Mapping[str, float] | None,
     crop_size: tuple[int, int, int],
     validation_share: float,
     names: Sequence[str],
@@ -220,6 +233,8 @@ def _header(
         "native_orientations": {domain: dict(sorted(counts.items())) for domain, counts in native.items()},
         "crop_size": list(crop_size),
         "validation_share": validation_share,
+        # As asked for; None where they were measured on the collection.
+        "ct_intensities": None if ct_intensities is None else dict(ct_intensities),
         "normalisation": {"ct": normalisation.ct, "mr_use_mask": normalisation.mr_use_mask},
         "patients": len(collection.patients),
         "pairs": sum(patient.paired for patient in collection.patients),

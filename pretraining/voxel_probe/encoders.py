@@ -212,7 +212,9 @@ def _checkpoint_encoder(name: str, file: Path, preprocessed_root: Path | None) -
     if preprocessed_root is not None:
         index = preprocessed_root / state.collection["name"] / FOLDER / INDEX
         header = json.loads(index.read_text()) if index.is_file() else {}
-        if header.get("hash") == state.collection["hash"]:
+        # The folder may have been preprocessed again, with other intensities.
+        same_ct = header.get("ct_intensities") == configuration.ct_intensities
+        if header.get("hash") == state.collection["hash"] and same_ct:
             normalisation = _normalisation(header["spacing"], header["normalisation"])
     return TrainedEncoder(name, encoder, configuration.seed, normalisation)
 

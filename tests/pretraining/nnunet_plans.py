@@ -4,6 +4,10 @@ import json
 from pathlib import Path
 
 H = [2, 2, 2]
+CT = {
+    "mean": 93.1, "median": 97.0, "std": 43.5, "min": -981.0, "max": 1534.0, "percentile_00_5": -29.0,
+    "percentile_99_5": 238.0,
+}  # fmt: skip
 REAL = {
     "Dataset501_Hippocampus": {"patch": [40, 56, 40], "spacing": [1.0, 1.0, 1.0], "strides": [H] * 3},
     # nnU-Net exchanges z and y here.
@@ -20,6 +24,13 @@ REAL = {
 }  # fmt: skip
 
 
+def with_channels(content, *schemes, **changes):
+    """Plans with channels that are normalised by these schemes; properties of CT are changed."""
+    content["configurations"]["3d_fullres"]["normalization_schemes"] = list(schemes)
+    properties = {str(channel): {**CT, **changes} for channel in range(len(schemes))}
+    return {**content, "foreground_intensity_properties_per_channel": properties}
+
+
 def plans_content(patch, spacing, strides, transpose=(0, 1, 2), **arguments):
     strides = [[1, 1, 1], *strides]
     kwargs = {"n_stages": len(strides), "strides": strides, "kernel_sizes": [[3, 3, 3]] * len(strides), **arguments}
@@ -34,7 +45,8 @@ def write_plans(folder: Path) -> None:
     """The folder nnUNet_preprocessed with default plans of all datasets and residual plans of the first."""
     for dataset, values in REAL.items():
         (folder / dataset).mkdir()
-        (folder / dataset / "nnUNetPlans.json").write_text(json.dumps(plans_content(**values)))
+        scheme = "CTNormalization" if dataset.endswith("CT") else "ZScoreNormalization"
+        (folder / dataset / "nnUNetPlans.json").write_text(json.dumps(with_channels(plans_content(**values), scheme)))
     blocks = {"n_blocks_per_stage": [1, 3, 4, 6]}
     residual = plans_content(**REAL["Dataset501_Hippocampus"], **blocks)
     (folder / "Dataset501_Hippocampus" / "nnUNetResEncUNetMPlans.json").write_text(json.dumps(residual))

@@ -1,4 +1,5 @@
 import html
+import json
 import os
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from pretraining.cli import main, make_resume_command
 from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
 
+from .nnunet_plans import CT, write_plans
 from .synthetic import tiny_arguments
 from .voxel_probe.synthetic_labelled import write_dataset
 
@@ -68,6 +70,22 @@ def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_firs
     # The floors are those of the run, not of a step.
     assert len({record["random_organ_dice_501_2"] for record in records}) == 1
     assert "organs of 501, 2 labelled cases" in (run_folder(root) / "report.html").read_text()
+
+
+def test_the_encoder_records_the_ct_intensities_of_the_dataset_it_is_made_for(root, capsys):
+    write_plans(root / "preprocessed")
+    index = root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json"
+    spacing = [str(distance) for distance in json.loads(index.read_text())["spacing"]]
+    words = ["-d", "SynthRAD", "-p", "tiny", "-np", "1", "--for", "511", "--spacing", *spacing, "--preprocess_only"]
+    error = fails(capsys, *words)
+    assert "CT normalised with the intensities of the collection in the folder" in error
+    assert "--own_normalisation" in error
+    main([*words, "--own_normalisation"])
+    main([*words, "--overwrite"])
+    assert json.loads(index.read_text())["normalisation"]["ct"] == CT
+    assert "CT normalised with" in fails(capsys, *command("--train_only", "--overwrite"))
+    main(command("--train_only", "--overwrite", "--ct_intensities", json.dumps(CT)))
+    assert load_encoder(root / "results" / "swinfuse" / "encoder.pth").details["normalisation"]["ct"] == CT
 
 
 def run_folder(root):

@@ -3,6 +3,7 @@ import pytest
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.configuration import Configuration, changed_settings
 
+from .nnunet_plans import CT
 from .synthetic import tiny
 
 
@@ -20,6 +21,11 @@ from .synthetic import tiny
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"random_contrast": 1.5}, "random_contrast is 1.5; expected between 0 and 1"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing is"),
+        ({"ct_intensities": {"mean": 1.0}}, "ct_intensities is {'mean': 1.0}; expected numbers for mean, median, std"),
+        ({"ct_intensities": {**CT, "std": 0.0}}, "with std above 0"),
+        ({"ct_intensities": {**CT, "percentile_99_5": -500.0}}, "the percentiles in order"),
+        ({"ct_intensities": {**CT, "max": float("nan")}}, "ct_intensities is"),
+        ({"ct_intensities": 3}, "ct_intensities is 3"),
         ({"dim": "both"}, "dim is both"),
         (
             {"inpainting_weight": 0, "contrastive_weight": 0, "rotation_weight": 0},
@@ -39,6 +45,14 @@ from .synthetic import tiny
 def test_bad_settings_say_what_was_expected(changes, words):
     with pytest.raises(InputError, match=words):
         tiny(**changes)
+
+
+def test_ct_intensities_survive_json():
+    saved = tiny(ct_intensities={**CT, "count": 3})
+    assert saved.ct_intensities == CT
+    assert Configuration.from_dict(saved.to_dict()) == saved
+    (change,) = changed_settings(tiny(), saved)
+    assert change.startswith("ct_intensities: None in the run, {")
 
 
 def test_a_plane_that_is_not_isotropic_is_not_turned():

@@ -4,6 +4,7 @@ The tables are what nnU-Net 2.8.1 planned for real datasets (numbers only).
 """
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ from pretraining.cli import main, train_command
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
 from pretraining.options import build_parser, check_options
-from pretraining.plan_sizes import fitted_sizes, read_plan
+from pretraining.plan_sizes import fitted_sizes, read_plan, shared_ct_intensities
 from pretraining.preset_files import load_preset
 
-from .nnunet_plans import REAL, H, plans_content, write_plans
+from .nnunet_plans import CT, REAL, H, plans_content, with_channels, write_plans
 
 
 @pytest.fixture
@@ -199,12 +200,17 @@ def test_the_training_command_after_preprocessing_has_the_same_plans():
     parsed = options("-p", "tiny", "--for", "501", "--for_plans", "myPlans", "--preprocess_only")
     command = "swinfuse_pretrain -d CTMR -p tiny --for 501 --for_plans myPlans --train_only"
     assert train_command(parsed, {}) == command
+    parsed = options("--for", "511", "--own_normalisation", "--ct_intensities", json.dumps(CT))
+    words = shlex.split(train_command(parsed, {"ct_intensities": CT}))
+    assert options(*words[3:]).own_normalisation
+    assert options(*words[3:]).ct_intensities == CT
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--for_plans", "myPlans"], "belong to --for DATASET"),
+        (["--own_normalisation"], "--own_normalisation belongs to --for DATASET"),
         (["--for", "501", "--depths", "2", "2", "--num_heads", "2", "4"], "leave out --depths and --num_heads"),
     ],
 )
@@ -212,3 +218,25 @@ def test_options_that_do_not_go_together(words, message, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["-d", "CTMR", *words])
     assert message in capsys.readouterr().err
+
+
+def test_ct_intensities_are_those_of_the_only_ct_channel(preprocessed):
+    def intensities(*datasets):
+        return shared_ct_intensities([read_plan(preprocessed, dataset) for dataset in datasets])
+
+    assert intensities("510", "511", "501") == intensities("511") == CT
+    assert intensities("510", "501") is None
+    assert intensities("502", "511") is None
+    # The second of two channels, as in PET/CT; then both.
+    file = preprocessed / "Dataset511_AbdomenCT" / "nnUNetPlans.json"
+    content = plans_content(**REAL["Dataset511_AbdomenCT"])
+    properties = with_channels(content, "ZScoreNormalization", "CTNormalization", mean=3.0)
+    properties["foreground_intensity_properties_per_channel"]["0"] = {}
+    file.write_text(json.dumps(properties))
+    assert intensities("511") == {**CT, "mean": 3.0}
+    file.write_text(json.dumps(with_channels(content, "CTNormalization", "CTNormalization")))
+    assert intensities("511") is None
+    # Plans without the properties.
+    file.write_text(json.dumps({**properties, "foreground_intensity_properties_per_channel": {}}))
+    with pytest.raises(InputError, match="cannot be used"):
+        intensities("511")

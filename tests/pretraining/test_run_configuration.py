@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
@@ -5,7 +7,7 @@ from pretraining.options import build_parser, check_options
 from pretraining.preset_files import load_preset
 from pretraining.run_configuration import new_configuration, resumed_configuration, run_folder
 
-from .nnunet_plans import write_plans
+from .nnunet_plans import CT, REAL, plans_content, with_channels, write_plans
 from .synthetic import tiny
 
 
@@ -32,6 +34,23 @@ def test_the_command_line_takes_sizes_from_plans_and_its_own_settings_win(prepro
     assert "For Dataset501_Hippocampus (nnUNetPlans, 3d_fullres): strides [[1, 1, 1], [2" in capsys.readouterr().out
     both = options("-p", "tiny", "--for", "501", "502", "--spacing", "2", "2", "2")
     assert new_configuration(both, {"spacing": [2, 2, 2]}).spacing == (2, 2, 2)
+
+
+def test_ct_is_normalised_as_the_only_ct_dataset(preprocessed, capsys):
+    def intensities(*words, **overrides):
+        return new_configuration(options("-p", "tiny", *words), overrides).ct_intensities
+
+    assert intensities("--for", "510", "511") == intensities("--for", "511", "--for_configuration", "3d_lowres") == CT
+    assert '"std": 43.5' in capsys.readouterr().out
+    assert intensities("--for", "510", "511", "--own_normalisation") is None
+    assert intensities("--for", "510") is intensities() is None
+    other = {**CT, "mean": 1.0}
+    assert intensities("--for", "511", ct_intensities=other) == other
+    assert "channels are CT" not in capsys.readouterr().out
+    second = with_channels(plans_content(**REAL["Dataset503_BrainMR"]), "CTNormalization")
+    (preprocessed / "Dataset503_BrainMR" / "nnUNetPlans.json").write_text(json.dumps(second))
+    assert intensities("--for", "502", "503", spacing=[3, 3, 3]) is None
+    assert "--for: 2 channels are CT; CT is normalised with the intensities of the coll" in capsys.readouterr().out
 
 
 def test_runs_for_datasets_have_folders_of_their_own():

@@ -76,11 +76,13 @@ def test_the_log_says_how_much_of_the_crops_is_padding(tmp_path):
 
 def test_settings_that_differ_are_named(tmp_path):
     collection = make(tmp_path)
-    assert collection.differences(None, 0.1) == []
-    assert collection.differences((1.0, 1.0, 1.0), 0.1) == []
-    assert collection.differences((2, 1, 1), 0.3) == [
+    assert collection.differences(None, 0.1, None) == []
+    assert collection.differences((1.0, 1.0, 1.0), 0.1, None) == []
+    assert collection.differences((2, 1, 1), 0.3, {"mean": 1.0}) == [
         "spacing 1 x 1 x 1 mm in the folder, 2 x 1 x 1 mm now",
         "validation_share 0.1 in the folder, 0.3 now",
+        'CT normalised with the intensities of the collection in the folder, {"mean": 1.0} now (--for a CT dataset '
+        "takes those of its plans, --own_normalisation those of the collection)",
     ]
 
 

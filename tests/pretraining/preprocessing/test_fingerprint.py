@@ -11,6 +11,7 @@ from pretraining.preprocessing.fingerprint import (
     samples_per_volume,
 )
 
+from ..nnunet_plans import CT
 from ..synthetic_volumes import SHAPE, ball, ct, mr, write
 
 
@@ -66,10 +67,11 @@ def test_mr_is_normalised_inside_its_mask_by_nnunets_rule(tmp_path, shares, mask
 
 
 def test_a_collection_without_ct_has_no_ct_intensities(tmp_path):
-    normalisation = Normalisation.of(
-        [Volume("MR", "MR", tmp_path)], [VolumeFingerprint(np.empty(0), 1.0)], (1.0, 1.0, 1.0)
-    )
-    assert (normalisation.ct, normalisation.mr_use_mask) == ({}, False)
+    for given in (None, CT):
+        normalisation = Normalisation.of(
+            [Volume("MR", "MR", tmp_path)], [VolumeFingerprint(np.empty(0), 1.0)], (1.0, 1.0, 1.0), given
+        )
+        assert (normalisation.ct, normalisation.mr_use_mask) == ({}, False)
 
 
 def test_samples_do_not_grow_with_the_number_of_volumes(tmp_path):

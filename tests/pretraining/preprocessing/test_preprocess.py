@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIOWithReorient
 
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.resolve import find_collection, find_collections
 from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessing import preprocess as preprocessing
 from pretraining.preprocessing.foreground import read_volume
 from pretraining.preprocessing.preprocess import preprocess
+from tests.pretraining.nnunet_plans import CT
 from tests.pretraining.preprocessing.runs import index_of, run, split_of, times_of, voxels_of
 from tests.pretraining.synthetic_volumes import SHAPE, ball, ct, mr, write, write_folder_pair
 
@@ -57,6 +59,26 @@ def test_intensities_are_normalised_as_nnunet_does(raw, tmp_path):
     clipped = np.clip(ct(0), properties["percentile_00_5"], properties["percentile_99_5"])
     assert np.allclose(voxels_of(folder / "p0_CT.b2nd"), (clipped - properties["mean"]) / properties["std"], atol=1e-4)
     assert np.allclose(voxels_of(folder / "p0_MR.b2nd"), (mr(0) - mr(0).mean()) / mr(0).std(), atol=1e-4)
+
+
+def test_ct_is_normalised_with_the_intensities_of_a_dataset_if_given(raw, tmp_path):
+    own = index_of(run(tmp_path))["normalisation"]
+    # Files that an interrupted run has normalised otherwise are written again.
+    (tmp_path / "preprocessed" / "A" / "swinfuse" / "index.json").unlink()
+    folder = run(tmp_path, ct_intensities=CT)
+    index = index_of(folder)
+    assert index["ct_intensities"] == index["normalisation"]["ct"] == CT != own["ct"]
+    clipped = np.clip(ct(0), CT["percentile_00_5"], CT["percentile_99_5"])
+    assert np.allclose(voxels_of(folder / "p0_CT.b2nd"), (clipped - CT["mean"]) / CT["std"], atol=1e-4)
+    assert np.allclose(voxels_of(folder / "p0_MR.b2nd"), (mr(0) - mr(0).mean()) / mr(0).std(), atol=1e-4)
+    times = times_of(folder)
+    assert times_of(run(tmp_path, ct_intensities=CT)) == times
+    for other in (None, {**CT, "std": 50.0}):
+        with pytest.raises(InputError, match=r"CT normalised with {.*} in the folder, .* now \(--for a CT data"):
+            run(tmp_path, ct_intensities=other)
+    assert index_of(run(tmp_path, overwrite=True))["normalisation"] == own
+    with pytest.raises(InputError, match=r'with the intensities of the collection in the folder, {"mean": 93.1'):
+        run(tmp_path, ct_intensities=CT)
 
 
 def test_mr_with_much_zero_around_is_cropped_and_normalised_inside(raw, tmp_path):

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from pretraining.checkpoint import CHECKPOINT, TrainingState, export_encoder, sa
 from pretraining.model import PretrainingModel
 from pretraining.voxel_probe.encoders import FrozenEncoder, collection_normalisation, read_encoder
 
+from ..nnunet_plans import CT
 from ..synthetic import RESENC, synthetic_collection, tiny
 
 SPACING = (2.0, 1.0, 1.0)
@@ -58,6 +60,9 @@ def test_the_newer_file_of_a_run_is_read_and_its_normalisation_looked_up(tmp_pat
     assert result.encoder.path == str(tmp_path / CHECKPOINT)
     assert result.normalisation.mr_use_mask is False
     assert collection_normalisation("SynthRAD", preprocessed) is not None
+    # Preprocessed with the intensities of the collection, which this run's were not.
+    checkpoint(tmp_path, model, replace(configuration, ct_intensities=CT))
+    assert read_encoder(str(tmp_path), preprocessed).normalisation is None
     with pytest.raises(InputError, match="missing or without"):
         collection_normalisation("Other", preprocessed)
 
