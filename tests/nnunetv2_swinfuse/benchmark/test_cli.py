@@ -69,6 +69,17 @@ def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkey
     assert "differs in length" in message
 
 
+def test_results_of_another_orientation_are_refused(raw, tmp_path):
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    before = make_experiment().to_dict()
+    # Written before there was this field.
+    assert before.pop("orientation") == "as_stored"
+    write_json(workspace.results / EXPERIMENT, before)
+    check_experiment(make_experiment(), workspace)
+    with pytest.raises(BenchmarkError, match="of an experiment that differs in orientation"):
+        check_experiment(make_experiment(orientation="RAS"), workspace)
+
+
 def test_only_the_budget_of_a_pretraining_changes_and_only_before_its_first_cell(raw, tmp_path):
     def experiment(**pretraining):
         values = {"collections": ["Pairs"], "preset": "tiny", **pretraining}
