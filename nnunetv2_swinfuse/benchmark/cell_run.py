@@ -23,7 +23,8 @@ from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import Dataset, encoder_of, file_digests, seen_cases
+from nnunetv2_swinfuse.benchmark.preparation import encoder_of, file_digests, seen_cases
+from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError

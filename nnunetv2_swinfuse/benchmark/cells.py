@@ -56,7 +56,7 @@ class Workspace:
 
     @property
     def raw(self) -> Path:
-        """nnU-Net's, for datasets that are planned and preprocessed with another reader; see oriented_dataset.py."""
+        """nnU-Net's, for datasets that are planned and preprocessed with another reader; see raw_dataset.py."""
         return self.root / "nnUNet_raw"
 
     def pretraining(self, run: PretrainingRun) -> Path:

@@ -9,7 +9,7 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.comparison import Comparison
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
-from nnunetv2_swinfuse.benchmark.preparation import find_dataset
+from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError
 
 COLUMNS = ("first", "second", "labels", "in distribution", "out of distribution")

@@ -7,7 +7,6 @@ import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json, write_text
-from nnunetv2_swinfuse.benchmark.oriented_dataset import describe_reoriented
 from nnunetv2_swinfuse.benchmark.places import Place
+from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset, describe_reoriented
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import RAW
 
@@ -39,52 +38,6 @@ SPACING, ORIENTATION = "spacing", "orientation"
 VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A raw dataset of nnU-Net.
-
-    Attributes:
-        number, name: such as 501 and `Dataset501_Hippocampus`.
-        folder: in nnUNet_raw.
-        images, label: files of each labelled case.
-    """
-
-    number: int
-    name: str
-    folder: Path
-    images: Mapping[str, tuple[Path, ...]]
-    label: Mapping[str, Path]
-
-    @property
-    def content(self) -> dict[str, Any]:
-        """Its dataset.json."""
-        return json.loads((self.folder / "dataset.json").read_text())
-
-
-def find_dataset(number: int) -> Dataset:
-    """Raises BenchmarkError when nnUNet_raw has no such dataset, or one without labelled cases."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    raw = Path(os.environ.get("nnUNet_raw", ""))
-    if not os.environ.get("nnUNet_raw") or not raw.is_dir():
-        raise BenchmarkError("nnUNet_raw is not set or no folder; for example: export nnUNet_raw=/data/nnUNet_raw")
-    folders = sorted(raw.glob(f"Dataset{number:03d}_*"))
-    if len(folders) != 1:
-        have = ", ".join(path.name for path in sorted(raw.glob("Dataset*"))) or "none"
-        raise BenchmarkError(f"{raw}: {len(folders)} folders are dataset {number}, expected one; it has {have}")
-    try:
-        cases = get_filenames_of_train_images_and_targets(str(folders[0]))
-    except (OSError, KeyError, ValueError, AssertionError) as error:
-        raise BenchmarkError(f"{folders[0]}: not a dataset of nnU-Net ({type(error).__name__}: {error})") from error
-    return Dataset(
-        number,
-        folders[0].name,
-        folders[0],
-        {str(name): tuple(map(Path, files["images"])) for name, files in cases.items()},
-        {str(name): Path(files["label"]) for name, files in cases.items()},
-    )
 
 
 def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:

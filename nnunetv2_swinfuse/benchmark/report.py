@@ -18,7 +18,7 @@ from nnunetv2_swinfuse.benchmark.distribution import PAPER
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
-from nnunetv2_swinfuse.benchmark.preparation import find_dataset
+from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 from nnunetv2_swinfuse.benchmark.tables import (
     TRANSDUCTIVE,
     comparison_table,

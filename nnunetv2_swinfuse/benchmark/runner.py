@@ -29,7 +29,8 @@ from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.places import Place, share_machine, whole_machine
-from nnunetv2_swinfuse.benchmark.preparation import Dataset, Preparation, find_dataset, pretraining_seconds
+from nnunetv2_swinfuse.benchmark.preparation import Preparation, pretraining_seconds
+from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset, find_dataset
 from nnunetv2_swinfuse.benchmark.schedule import Job, Schedule
 from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits
 from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_table

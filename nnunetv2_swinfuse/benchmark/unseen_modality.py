@@ -36,7 +36,7 @@ from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_expe
 from nnunetv2_swinfuse.benchmark.files import locked
 from nnunetv2_swinfuse.benchmark.metrics import emptiness
 from nnunetv2_swinfuse.benchmark.options import output_folder
-from nnunetv2_swinfuse.benchmark.preparation import Dataset
+from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.splits import key, store_splits
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table

@@ -16,10 +16,10 @@ from nnunetv2_swinfuse.benchmark.preparation import (
     Preparation,
     encoder_of,
     file_digests,
-    find_dataset,
     pretraining_seconds,
     seen_cases,
 )
+from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import RAW
 from pretraining.options import build_parser, check_options

@@ -1,4 +1,4 @@
-"""A raw dataset described so that nnU-Net reads it with the axes of pretraining; no image is copied.
+"""A raw dataset of nnU-Net: its files, and a description with which nnU-Net reads it with the axes of pretraining.
 
 nnU-Net takes the reader of a dataset from `overwrite_image_reader_writer` of its dataset.json. Fingerprint, plans and
 preprocessing then use that reader, and nnU-Net's validation writes predictions in the orientation of the files.
@@ -6,8 +6,12 @@ preprocessing then use that reader, and nnU-Net's validation writes predictions 
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.errors import BenchmarkError
@@ -15,10 +19,53 @@ from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
 
-if TYPE_CHECKING:
-    from nnunetv2_swinfuse.benchmark.preparation import Dataset
-
 READER = "SimpleITKIOWithReorient"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A raw dataset of nnU-Net.
+
+    Attributes:
+        number, name: such as 501 and `Dataset501_Hippocampus`.
+        folder: in nnUNet_raw.
+        images, label: files of each labelled case.
+    """
+
+    number: int
+    name: str
+    folder: Path
+    images: Mapping[str, tuple[Path, ...]]
+    label: Mapping[str, Path]
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """Its dataset.json."""
+        return json.loads((self.folder / "dataset.json").read_text())
+
+
+def find_dataset(number: int) -> Dataset:
+    """Raises BenchmarkError when nnUNet_raw has no such dataset, or one without labelled cases."""
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    raw = Path(os.environ.get("nnUNet_raw", ""))
+    if not os.environ.get("nnUNet_raw") or not raw.is_dir():
+        raise BenchmarkError("nnUNet_raw is not set or no folder; for example: export nnUNet_raw=/data/nnUNet_raw")
+    folders = sorted(raw.glob(f"Dataset{number:03d}_*"))
+    if len(folders) != 1:
+        have = ", ".join(path.name for path in sorted(raw.glob("Dataset*"))) or "none"
+        raise BenchmarkError(f"{raw}: {len(folders)} folders are dataset {number}, expected one; it has {have}")
+    try:
+        cases = get_filenames_of_train_images_and_targets(str(folders[0]))
+    except (OSError, KeyError, ValueError, AssertionError) as error:
+        raise BenchmarkError(f"{folders[0]}: not a dataset of nnU-Net ({type(error).__name__}: {error})") from error
+    return Dataset(
+        number,
+        folders[0].name,
+        folders[0],
+        {str(name): tuple(map(Path, files["images"])) for name, files in cases.items()},
+        {str(name): Path(files["label"]) for name, files in cases.items()},
+    )
 
 
 def describe_reoriented(dataset: Dataset, raw: Path) -> None:

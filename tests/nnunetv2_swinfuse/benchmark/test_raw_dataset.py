@@ -9,8 +9,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunetv2_swinfuse.benchmark.oriented_dataset import READER, describe_reoriented
-from nnunetv2_swinfuse.benchmark.preparation import find_dataset
+from nnunetv2_swinfuse.benchmark.raw_dataset import READER, describe_reoriented, find_dataset
 from nnunetv2_swinfuse.errors import BenchmarkError
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.foreground import read_volume
