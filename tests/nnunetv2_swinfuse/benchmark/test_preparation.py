@@ -29,27 +29,6 @@ from .tables import DATASET, make_experiment, read_json
 pytestmark = pytest.mark.slow
 
 
-def test_a_dataset_is_found_by_its_number(raw):
-    dataset = find_dataset(901)
-    assert (dataset.number, dataset.name, dataset.folder) == (901, DATASET, raw)
-    assert len(dataset.images) == len(dataset.label) == 12
-    assert dataset.images["case_003"] == (raw / "imagesTr" / "case_003_0000.nii.gz",)
-    assert dataset.label["case_003"] == raw / "labelsTr" / "case_003.nii.gz"
-    assert dataset.content["labels"]["core"] == 2
-
-
-def test_a_missing_folder_of_datasets_is_named(monkeypatch):
-    monkeypatch.delenv("nnUNet_raw", raising=False)
-    with pytest.raises(BenchmarkError, match="nnUNet_raw is not set or no folder"):
-        find_dataset(901)
-
-
-def test_a_dataset_without_its_description_is_refused(raw):
-    (raw / "dataset.json").unlink()
-    with pytest.raises(BenchmarkError, match=f"{DATASET}: not a dataset of nnU-Net"):
-        find_dataset(901)
-
-
 def test_files_are_known_by_what_they_hold(raw, tmp_path):
     dataset = find_dataset(901)
     images = [paths[0] for paths in dataset.images.values()]

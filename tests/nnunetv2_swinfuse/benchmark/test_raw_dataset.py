@@ -87,3 +87,24 @@ def test_labels_with_other_axes_than_their_image_are_refused(raw, tmp_path):
     store(raw / "labelsTr" / "case_003.nii.gz", np.zeros((2, 2, 2), np.uint8), "RAS")
     with pytest.raises(BenchmarkError, match=r"case_003: files of different orientation \(.*case_003_0000.nii.gz LPS"):
         describe_reoriented(find_dataset(901), tmp_path / "own")
+
+
+def test_a_dataset_is_found_by_its_number(raw):
+    dataset = find_dataset(901)
+    assert (dataset.number, dataset.name, dataset.folder) == (901, DATASET, raw)
+    assert len(dataset.images) == len(dataset.label) == 12
+    assert dataset.images["case_003"] == (raw / "imagesTr" / "case_003_0000.nii.gz",)
+    assert dataset.label["case_003"] == raw / "labelsTr" / "case_003.nii.gz"
+    assert dataset.content["labels"]["core"] == 2
+
+
+def test_a_missing_folder_of_datasets_is_named(monkeypatch):
+    monkeypatch.delenv("nnUNet_raw", raising=False)
+    with pytest.raises(BenchmarkError, match="nnUNet_raw is not set or no folder"):
+        find_dataset(901)
+
+
+def test_a_dataset_without_its_description_is_refused(raw):
+    (raw / "dataset.json").unlink()
+    with pytest.raises(BenchmarkError, match=f"{DATASET}: not a dataset of nnU-Net"):
+        find_dataset(901)

@@ -48,7 +48,12 @@ def test_air_is_marked():
     crops = synthetic.crop_sets()
     crops.first.crops[0].image.zero_()
     tokens, _ = sample_layers(lambda image: {"layer": image}, crops, 40, 0)["layer"]
-    # A single voxel does not vary, so all of them are air, and then all are used.
+    assert not tokens.tissue[0].any()
+    assert tokens.tissue[1:].all()
+    for crop in crops.first.crops:
+        crop.image.zero_()
+    tokens, _ = sample_layers(lambda image: {"layer": image}, crops, 40, 0)["layer"]
+    # All is air, and then all is used.
     assert not tokens.tissue.any()
     assert tokens.mask.all()
 
