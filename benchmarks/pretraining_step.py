@@ -66,7 +66,7 @@ def random_batch(configuration: Configuration) -> dict[str, Any]:
         for name in configuration.modalities
     }
     turnable = {f"{name}_turnable": torch.ones(batch, dtype=torch.bool) for name in crops}
-    whole = torch.stack([torch.zeros(3, dtype=torch.int64), torch.tensor(size)], dim=1).expand(batch, 3, 2)
+    whole = torch.tensor([[0, length] for length in size]).expand(batch, 3, 2)
     inside = {f"{name}_inside": whole for name in crops}
     return {**crops, **inside, **turnable, "registered": torch.arange(batch) % 2 == 0}
 

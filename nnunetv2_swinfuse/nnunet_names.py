@@ -20,6 +20,9 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 # Normalisation of CT in plans.
 CT_SCHEME = "CTNormalization"
 
+# The reader of images that turns them to RAS order, as pretraining does; named in dataset.json.
+REORIENTING_READER = "SimpleITKIOWithReorient"
+
 # Trainers.
 STOCK_TRAINER = "nnUNetTrainer"
 TRAINER = "nnUNetTrainerSwinFUSE"

@@ -17,9 +17,7 @@ from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
-
-READER = "SimpleITKIOWithReorient"
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, RAW, REORIENTING_READER
 
 
 @dataclass(frozen=True)
@@ -41,15 +39,15 @@ class Dataset:
     @property
     def content(self) -> dict[str, Any]:
         """Its dataset.json."""
-        return json.loads((self.folder / "dataset.json").read_text())
+        return json.loads((self.folder / DATASET_FILE).read_text())
 
 
 def find_dataset(number: int) -> Dataset:
     """Raises BenchmarkError when nnUNet_raw has no such dataset, or one without labelled cases."""
     from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-    raw = Path(os.environ.get("nnUNet_raw", ""))
-    if not os.environ.get("nnUNet_raw") or not raw.is_dir():
+    raw = Path(os.environ.get(RAW, ""))
+    if not os.environ.get(RAW) or not raw.is_dir():
         raise BenchmarkError("nnUNet_raw is not set or no folder; for example: export nnUNet_raw=/data/nnUNet_raw")
     folders = sorted(raw.glob(f"Dataset{number:03d}_*"))
     if len(folders) != 1:
@@ -92,7 +90,7 @@ def describe_reoriented(dataset: Dataset, raw: Path) -> None:
         case: {"images": [str(path.absolute()) for path in dataset.images[case]], "label": str(label.absolute())}
         for case, label in dataset.label.items()
     }
-    content = {**dataset.content, "dataset": files, "overwrite_image_reader_writer": READER}
+    content = {**dataset.content, "dataset": files, "overwrite_image_reader_writer": REORIENTING_READER}
     folder = raw / dataset.name
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / DATASET_FILE, content)

@@ -12,8 +12,9 @@ from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.inference.case_runner import CaseTask
 from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
-from nnunetv2_swinfuse.inference.loading import LoadedModel, file_hash
+from nnunetv2_swinfuse.inference.loading import LoadedModel
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, grid_as_read
+from nnunetv2_swinfuse.inference.model_files import file_hash
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.prediction_report import refuse_case
 

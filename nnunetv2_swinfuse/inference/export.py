@@ -22,9 +22,8 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.compatibility import PACKAGE
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.inference.check import add_model_arguments, model_folder
-from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
 from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card, not_measured
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model, read_json
@@ -56,16 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     parser.add_argument("--data_licence", help="licence of the training data; default: dataset.json's")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing zip")
     options = parser.parse_args(arguments)
-    try:
+    with errors_without_traceback(PROGRAM):
         digest = export_model(
             model_folder(options), options.o, options.f, options.chk,
             words={"intended_use": options.intended_use, "limits": options.limits},
             licences={"weights": options.weights_licence, "data": options.data_licence},
             overwrite=options.overwrite,
         )  # fmt: skip
-    except InputError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        raise SystemExit(EXIT_UNUSABLE) from None
     print(f"{options.o}: exported and verified; SHA-256 {digest}")
     print(f"Publish the hash beside the zip: swinfuse_verify {options.o.name} --sha256 {digest}")
     raise SystemExit(0)

@@ -14,7 +14,6 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_swinfuse.architecture.file_hash import file_hash as sha256
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.model_description import read_json
 from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, find_folds
@@ -86,18 +85,6 @@ def load_model(folder: Path, folds: Sequence[str] | None, checkpoint: str, predi
             f"({type(error).__name__}: {reason}); install the model again"
         ) from error
     return LoadedModel(predictor, configuration, tuple(fold.removeprefix("fold_") for fold in found), hashes)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        InputError: when it cannot be read.
-    """
-    try:
-        return sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _build(trainer: str, manager: PlansManager, configured: Any, dataset_json: dict[str, Any]) -> torch.nn.Module:

@@ -16,12 +16,12 @@ from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
 from nnunetv2_swinfuse.imaging.orientation import reoriented
 from nnunetv2_swinfuse.inference.model_files import compare_with_manifest
 from nnunetv2_swinfuse.inference.training_images import RECORD, find_orientations
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE, REORIENTING_READER
 
 # A plans.json of 40 stages has some 20 kB; what is larger than this is no such file.
 LARGEST_JSON = 64 * 1024**2
 # Readers of nnU-Net that turn every image the same way first: the stored orientation does not matter to them.
-REORIENTING = ("SimpleITKIOWithReorient", "NibabelIOWithReorient")
+REORIENTING = (REORIENTING_READER, "NibabelIOWithReorient")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.file_hash import file_hash
+from nnunetv2_swinfuse.architecture.file_hash import file_hash as sha256
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 
@@ -80,18 +80,27 @@ def compare_with_manifest(folder: Path, names: Iterable[str], progress: bool = F
     hashes = {}
     for name in tqdm(names, "checking hashes", disable=not progress or len(names) < 2):
         path = folder / name
-        try:
-            hashes[name] = file_hash(path)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: missing, but listed in {MANIFEST}; install the model again") from error
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        if not path.exists():
+            raise InputError(f"{path}: missing, but listed in {MANIFEST}; install the model again")
+        hashes[name] = file_hash(path)
         if name in listed and hashes[name] != listed[name]["sha256"]:
             raise InputError(
                 f"{path} has the SHA-256 {hashes[name]}, {MANIFEST} says {listed[name]['sha256']}: changed or damaged "
                 "since its export; install the model again"
             )
     return hashes
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        InputError: when it cannot be read.
+    """
+    try:
+        return sha256(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _unlisted(name: str, listed: Iterable[str]) -> str:

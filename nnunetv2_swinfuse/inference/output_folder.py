@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_t
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.cases import RECORDS
 from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folder
-from nnunetv2_swinfuse.inference.loading import file_hash
+from nnunetv2_swinfuse.inference.model_files import file_hash
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 
 

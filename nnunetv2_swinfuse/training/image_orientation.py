@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from nnunetv2_swinfuse.imaging.orientation import orientation_code
+from nnunetv2_swinfuse.nnunet_names import REORIENTING_READER
 
 # By the direction in which an index grows: to the right or left, to the front or back, to the head or feet.
 AXES = {"R": "left-right", "L": "left-right", "A": "back-front", "P": "back-front", "S": "feet-head", "I": "feet-head"}
@@ -21,7 +22,7 @@ AXES = {"R": "left-right", "L": "left-right", "A": "back-front", "P": "back-fron
 PRETRAINED = "SAR"
 TO_LPS = np.array([[-1.0], [-1.0], [1.0]])
 REMEDY = (
-    'Add "overwrite_image_reader_writer": "SimpleITKIOWithReorient" to dataset.json, then plan and preprocess again '
+    f'Add "overwrite_image_reader_writer": "{REORIENTING_READER}" to dataset.json, then plan and preprocess again '
     "(docs/nnunet.md, Orientation of the images)"
 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +15,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW
 from pretraining.collections.modalities import ModalityMap
 from pretraining.nnunet_paths import required_paths
@@ -74,11 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exits with 2 on bad input."""
     options = build_parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
-    try:
+    with errors_without_traceback("voxel_probe"):
         run(options)
-    except InputError as error:
-        print(f"voxel_probe: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def build_parser() -> argparse.ArgumentParser:

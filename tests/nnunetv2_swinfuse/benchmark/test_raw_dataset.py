@@ -9,8 +9,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from nnunetv2_swinfuse.benchmark.raw_dataset import READER, describe_reoriented, find_dataset
+from nnunetv2_swinfuse.benchmark.raw_dataset import describe_reoriented, find_dataset
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import REORIENTING_READER
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.foreground import read_volume
 
@@ -48,12 +49,14 @@ def test_nnunet_finds_the_files_and_reads_them_as_pretraining_does(raw, stored):
     assert cases == theirs
     assert content["labels"] == find_dataset(901).content["labels"]
     reader = determine_reader_writer_from_dataset_json(content, cases["case_000"]["images"][0], verbose=False)
-    assert reader.__name__ == READER
+    assert reader.__name__ == REORIENTING_READER
     read, _ = reader().read_images(cases["case_000"]["images"])
     np.testing.assert_array_equal(read[0], voxels)
     np.testing.assert_array_equal(read, read_volume(find_dataset(901).images["case_000"][0])[0])
     # As nnU-Net's preprocessing calls it, by the plans.
-    plans = PlansManager({**Normalisation((3.0, 2.0, 1.0), {}, False).plans(["MR"]), "image_reader_writer": READER})
+    plans = PlansManager(
+        {**Normalisation((3.0, 2.0, 1.0), {}, False).plans(["MR"]), "image_reader_writer": REORIENTING_READER}
+    )
     data, segmentation, _ = DefaultPreprocessor(verbose=False).run_case(
         cases["case_000"]["images"], cases["case_000"]["label"], plans, plans.get_configuration("swinfuse"), content
     )

@@ -7,7 +7,7 @@ import pytest
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
-from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, find_folds, read_manifest
+from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, file_hash, find_folds, read_manifest
 
 
 @pytest.mark.parametrize(
@@ -82,3 +82,8 @@ def test_changed_missing_and_unlisted_files_have_messages_of_their_own(folder):
     (folder / "fold_1" / "checkpoint_final.pth").touch()
     with pytest.raises(InputError, match=r"fold_1/checkpoint_final\.pth: not in .*another version.* \(-f 0\)$"):
         compare_with_manifest(folder, ["fold_0/checkpoint_final.pth", "fold_1/checkpoint_final.pth"])
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: cannot be read"):
+        file_hash(tmp_path / "nowhere")
