@@ -26,6 +26,7 @@ from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
+from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.compatibility import nnunet_warning
@@ -51,6 +52,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
 )
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
 from nnunetv2_swinfuse.training.settings import FROM_SCRATCH
+from nnunetv2_swinfuse.training.weight_changes import relative_changes
 
 # Images of one dataset are mostly stored alike; reading what nnU-Net noted of one takes milliseconds.
 IMAGES_LOOKED_AT = 50
@@ -130,6 +132,10 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         stages = self.provenance.pretrained_stages
         return {} if stages is None else pretrained_layers(unwrapped(self.network), stages)
 
+    @property
+    def _image_channels(self) -> int:
+        return len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
+
     def initialize(self) -> None:
         """Builds everything as nnU-Net does, then loads the pretrained encoder, unless a checkpoint is loaded next."""
         encoder = self._encoder_to_transfer()
@@ -137,9 +143,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         self.encoder = None
         super().initialize()
         if encoder is not None:
-            image_channels = len(self.dataset_json.get("channel_names", self.dataset_json.get("modality", {})))
             decoder = bool(self.settings.pretrained_decoder)
-            report = transfer_encoder(unwrapped(self.network), encoder, image_channels, decoder=decoder)
+            report = transfer_encoder(unwrapped(self.network), encoder, self._image_channels, decoder=decoder)
             self.print_to_log_file(
                 f"SwinFUSE: encoder {encoder.path}, SHA-256 {encoder.sha256}, pretrained on "
                 f"{encoder.collection.get('name', 'an unnamed collection')}"
@@ -257,6 +262,34 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 "without. Use the same file for all folds, or move the model folder away to start a new "
                 "cross-validation."
             )
+
+    def on_train_end(self) -> None:
+        """As nnU-Net; then the log says how far each pretrained part has moved."""
+        super().on_train_end()
+        if self.local_rank == 0 and not self.frozen and self._pretrained_layers():
+            self._log_weight_changes()
+
+    def _log_weight_changes(self) -> None:
+        file = self.provenance.kept_encoder
+        if file is None or self.provenance.pretrained_weights:
+            return
+        try:
+            encoder = load_pretrained(file)
+        except ValueError as error:
+            self.print_to_log_file(f"SwinFUSE: how far the pretrained weights have moved is not known: {error}")
+            return
+        if encoder.sha256 != self.provenance.encoder_sha256:
+            self.print_to_log_file(
+                f"SwinFUSE: how far the pretrained weights have moved is not known: {file} is another encoder now"
+            )
+            return
+        changes = relative_changes(
+            unwrapped(self.network), encoder, self._image_channels, self._pretrained_layers().keys()
+        )
+        self.print_to_log_file(
+            "SwinFUSE: change of the pretrained weights, relative to their norm: "
+            + ", ".join(f"{part} {change:.2g}" for part, change in changes.items())
+        )
 
     def on_train_epoch_start(self) -> None:
         """As nnU-Net, with the pretrained part frozen or unfrozen as the epoch demands, after a resume too."""

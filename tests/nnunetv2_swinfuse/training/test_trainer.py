@@ -48,6 +48,27 @@ def test_what_training_leaves_is_stock_nnunets(trained):
     assert sha256 in log
     assert "tensors matched" in log
     assert '"iterations_per_epoch": 2' in log
+    # Two iterations at a rate of 1e-4 or less: a small change of every part.
+    changes = re.search(r"change of the pretrained weights, relative to their norm: (.*)", log)[1]
+    values = dict(part.rsplit(" ", 1) for part in changes.strip().split(", "))
+    assert list(values) == ["patch embedding", "Domain Invariance Module", "encoder stage 0"]
+    assert all(0 < float(value) < 0.05 for value in values.values())
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_an_encoder_that_is_gone_or_replaced_leaves_the_end_of_the_training_as_it_is(published, capsys, gone):
+    trainer = make_trainer()
+    trainer.on_train_start()
+    source = published.encoder.parent / "run_0" / "encoder.pth"
+    if gone:
+        source.unlink()
+    else:
+        shutil.copyfile(publish_encoder(published.encoder, seed=1).source, source)
+    trainer.on_train_end()
+    output = capsys.readouterr().out
+    assert "how far the pretrained weights have moved is not known" in output
+    assert ("no such encoder file" if gone else "is another encoder now") in output
+    assert (published.model() / "fold_0" / "checkpoint_final.pth").is_file()
 
 
 def test_an_encoder_that_is_mostly_lost_is_a_warning_with_what_helps(workshop, capsys):
