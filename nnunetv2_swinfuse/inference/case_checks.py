@@ -36,7 +36,7 @@ CHECKS = {
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
 
-# What these checks refuse is no image; there is nothing that the other checks could look at.
+# What these checks refuse is no image; there is nothing that the other checks could look at. What the user accepts is one.
 NO_IMAGE = ("content", "label_map")
 
 
@@ -52,7 +52,7 @@ def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str]
     findings, performed, not_performed = list(case.problems), ["file_name", "channels"], dict[str, str]()
     if not findings:
         try:
-            _check_files(files, model, findings, performed, not_performed)
+            _check_files(files, model, accepted, findings, performed, not_performed)
         except Exception as error:
             # Any exception that a damaged file causes in a reader must refuse its case.
             findings.append(
@@ -70,6 +70,7 @@ def check_case(case: InputCase, model: ModelDescription, accepted: Sequence[str]
 def _check_files(
     files: Sequence[Path],
     model: ModelDescription,
+    accepted: Sequence[str],
     findings: list[Finding],
     performed: list[str],
     not_performed: dict[str, str],
@@ -84,7 +85,7 @@ def _check_files(
         volumes.append(volume)
         performed += ["readable", "header", "three_dimensional", "finite"]
         findings += _check_header(volume)
-        _check_volume(volume, channel, model, findings, performed, not_performed)
+        _check_volume(volume, channel, model, accepted, findings, performed, not_performed)
     for volume in volumes[1:]:
         if difference := volumes[0].grid.differs_from(volume.grid):
             findings.append(
@@ -97,7 +98,8 @@ def _check_files(
                 )
             )
     # A case that has no image, or not all channels on one grid, has no field of view.
-    if len(volumes) == len(files) and not any(finding.check in (*NO_IMAGE, "channels") for finding in findings):
+    fatal = {*NO_IMAGE, "channels"} - set(accepted)
+    if len(volumes) == len(files) and not any(finding.check in fatal for finding in findings):
         performed.append("field_of_view")
         finding = geometry_checks.check_field_of_view(volumes, model)
         findings += [finding] if finding is not None else []
@@ -120,6 +122,7 @@ def _check_volume(
     volume: VoxelVolume,
     channel: Channel,
     model: ModelDescription,
+    accepted: Sequence[str],
     findings: list[Finding],
     performed: list[str],
     not_performed: dict[str, str],
@@ -155,7 +158,7 @@ def _check_volume(
         findings.append(
             Finding(finding.check, finding.severity, finding.reason, finding.remedy, finding.file or str(volume.path))
         )
-        if name in NO_IMAGE:
+        if name in NO_IMAGE and name not in accepted:
             # The other checks need an image.
             break
 

@@ -66,6 +66,18 @@ CASES = {
 }  # fmt: skip
 
 
+def test_an_accepted_segmentation_still_gets_every_other_check(tmp_path, ct_model):
+    voxels = (ct_voxels() > 0).astype(np.uint8)
+    image = write_image(tmp_path / "a_0000.nii.gz", voxels, spacing=(0.003, 0.002, 0.0015), orientation="RPS")
+    refused = check_one(image, ct_model)
+    assert outcome(refused) == {"label_map": "REFUSED"}
+    assert "spacing" not in refused.performed
+    accepted = check_one(image, ct_model, ("label_map",))
+    assert set(accepted.performed) == set(CHECKS) - {"internal", "normalised"}
+    found = {"label_map": "WARNING", "spacing": "REFUSED", "orientation": "REFUSED", "field_of_view": "REFUSED"}
+    assert found.items() <= outcome(accepted).items()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_what_a_ct_model_says_of(tmp_path, ct_model, name):
     voxels, geometry, expected = CASES[name]
