@@ -36,7 +36,7 @@ CHECKS = {
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
 
-# What these checks refuse is no image; there is nothing that the other checks could look at. What the user accepts is one.
+# What these checks refuse is no image, unless the user accepts it: there is nothing that the other checks could look at.
 NO_IMAGE = ("content", "label_map")
 
 
