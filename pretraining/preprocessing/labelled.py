@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.collections.collection import Volume
+from nnunetv2_swinfuse.imaging.grid import read_grid
+from nnunetv2_swinfuse.imaging.orientation import reoriented
+from pretraining.collections.collection import ORIENTATION, Volume
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.foreground import body_mask, read_mask, read_volume
 from pretraining.preprocessing.image import run_case
@@ -44,6 +46,7 @@ def preprocess_labelled(volume: Volume, label_file: Path, normalisation: Normali
         )
     voxels, properties = read_volume(volume.path)
     labels = read_mask(volume, label_file, voxels)
+    _require_one_grid(volume.path, label_file)
     values = np.unique(labels)
     if values.min() < 0 or values.max() > 126 or (values != np.round(values)).any():
         raise InputError(
@@ -55,3 +58,13 @@ def preprocess_labelled(volume: Volume, label_file: Path, normalisation: Normali
     masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation[0] < 0).any())
     padding = 0.0 if masked else float(data.min())
     return LabelledImage(data[0], segmentation[0].clip(0).astype(np.int16), segmentation[1] > 0, padding)
+
+
+def _require_one_grid(image: Path, label_file: Path) -> None:
+    # Image and labels are brought to one order of axes by their own headers: another header would mirror the labels.
+    grids = [reoriented(read_grid(file), ORIENTATION) for file in (image, label_file)]
+    if difference := grids[0].differs_from(grids[1]):
+        raise InputError(
+            f"{image} and {label_file}: different grids ({difference}, axes in {ORIENTATION} order); resample the "
+            "labels, or if the voxels belong together, give them the image's header"
+        )

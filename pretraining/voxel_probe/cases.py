@@ -25,7 +25,7 @@ FOLDER = "voxel_probe"
 # A crop that is smaller than its image is moved by up to this share of its size, so that it is not centred exactly.
 SHIFT = 0.1
 # Changes when the content of the prepared files changes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

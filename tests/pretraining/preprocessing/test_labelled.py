@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Volume
@@ -48,3 +49,12 @@ def test_bad_labels_and_ct_without_a_ct_normalisation_are_refused(tmp_path):
         path = write(tmp_path / "bad.nii.gz", bad)
         with pytest.raises(InputError, match=r"bad\.nii\.gz"):
             preprocess_labelled(volume, path, Normalisation((1.0, 1.0, 1.0), CT, False))
+
+
+def test_labels_with_another_header_are_refused(tmp_path):
+    volume = Volume("MR", "MR", write(tmp_path / "mr.nii.gz", mr()))
+    # The same array of voxels, but by its header x and y run the other way.
+    label = tmp_path / "l.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray(organ()), str(label))
+    with pytest.raises(InputError, match=r"mr\.nii\.gz and .*l\.nii\.gz: different grids"):
+        preprocess_labelled(volume, label, Normalisation((1.0, 1.0, 1.0), {}, False))
