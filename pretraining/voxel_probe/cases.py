@@ -94,13 +94,12 @@ def make_case(
     padding = [(0, -size % multiple) for size, multiple in zip(voxels.shape, multiples, strict=True)]
     used = np.ones(labels.shape, bool) if ignored is None else labels != ignored
     padded = np.pad(voxels, padding, constant_values=image.padding).astype(np.float32)
+    halved = halve_labels(torch.from_numpy(np.pad(labels, padding).astype(np.int64)))
     half = [_halve(np.pad(mask, padding)) for mask in (used, body & used)]
-    return Case(
-        name,
-        torch.from_numpy(padded)[None, None],
-        halve_labels(torch.from_numpy(np.pad(labels, padding).astype(np.int64))),
-        *half,
-    )
+    if ignored is not None:
+        # The ignored value may be the most frequent of a block of which half is used.
+        half = [mask & (halved != ignored) for mask in half]
+    return Case(name, torch.from_numpy(padded)[None, None], halved, *half)
 
 
 def halve_labels(labels: Tensor) -> Tensor:

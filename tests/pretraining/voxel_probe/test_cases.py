@@ -50,6 +50,14 @@ def test_ignored_voxels_are_not_used():
     assert not case.body[~case.used].any()
 
 
+def test_a_block_of_mostly_ignored_voxels_is_not_used_as_background():
+    labels = np.array([3, 3, 3, 1, 1, 2, 2, 0], np.int16).reshape(2, 2, 2)
+    mixed = LabelledImage(np.zeros(labels.shape, np.float32), labels, np.ones(labels.shape, bool), 0.0)
+    case = make_case("a", mixed, (2, 2, 2), (2, 2, 2), ignored=3)
+    assert not case.used.any()
+    assert not case.body.any()
+
+
 def test_prepared_cases_are_kept_until_the_normalisation_changes(tmp_path, monkeypatch):
     synthetic.write_dataset(tmp_path / "raw", cases=1)
     dataset = find_dataset("501", tmp_path / "raw", ModalityMap())
