@@ -45,6 +45,13 @@ def read(name: str, root: Path, modalities: ModalityMap, unpaired: bool = False)
     ]
     if problems:
         raise InputError(_listing(root, problems))
+    problems = [
+        f"{case}: {len(files)} images are listed, but {len(names)} channels are in channel_names of {DESCRIPTION}"
+        for case, files in cases.items()
+        if set(files) - set(names)
+    ]
+    if problems:
+        raise InputError(_listing(root, problems))
     repeated = len(set(names.values())) < len(names)
     patients = []
     for case, files in sorted(cases.items()):
@@ -58,6 +65,12 @@ def read(name: str, root: Path, modalities: ModalityMap, unpaired: bool = False)
         if volumes:
             patients.append(Patient(case, volumes, paired))
     return Collection(name, LAYOUT, root, tuple(patients))
+
+
+def kept_channels(root: Path, modalities: ModalityMap) -> list[int]:
+    """The numbers of the channels whose volumes :func:`read` does not leave out, in the order of a case's volumes."""
+    names = _describe(root)["channel_names"]
+    return sorted(c for c, modality in names.items() if modalities.domain(modality, root / DESCRIPTION) is not None)
 
 
 def _describe(root: Path) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def test_images_may_be_listed_in_the_description(tmp_path, monkeypatch):
         read(make(root, ["CT"], (), dataset={"x": {}}))
 
 
+def test_more_listed_images_than_channels_are_named(tmp_path):
+    listed = {"x": {"images": ["a.nii.gz", "b.nii.gz"], "label": "x.nii.gz"}}
+    with pytest.raises(InputError, match=r"x: 2 images are listed, but 1 channels"):
+        read(make(tmp_path, ["CT"], dataset=listed))
+
+
 def test_the_old_name_of_channels_is_understood(tmp_path):
     make(tmp_path, ["MRI"])
     (tmp_path / "dataset.json").write_text('{"modality": {"0": "MRI"}}')
