@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import Volume, volume_stem
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.names import dataset_folders
-from pretraining.collections.nnunet_raw import DESCRIPTION, LABELS, read
+from pretraining.collections.nnunet_raw import DESCRIPTION, LABELS, kept_channels, read
 
 BACKGROUND = "background"
 IGNORE = "ignore"
@@ -108,12 +108,14 @@ def find_dataset(name: str, raw_root: Path, modalities: ModalityMap, channel: in
     collection = read(root.name, root, modalities)
     label_files = _label_files(root)
     labels, ignored = _labels(root)
+    kept = kept_channels(root, modalities)
+    if channel not in kept:
+        raise InputError(f"{root}: no channel {channel}; there are {', '.join(map(str, kept)) or 'none'}")
     cases, missing = [], []
     for patient in collection.patients:
-        if not 0 <= channel < len(patient.volumes):
-            raise InputError(f"{root}: case {patient.identifier} has {len(patient.volumes)} channels, no {channel}")
         if patient.identifier in label_files:
-            cases.append(LabelledCase(patient.identifier, patient.volumes[channel], label_files[patient.identifier]))
+            volume = patient.volumes[kept.index(channel)]
+            cases.append(LabelledCase(patient.identifier, volume, label_files[patient.identifier]))
         else:
             missing.append(patient.identifier)
     if missing:

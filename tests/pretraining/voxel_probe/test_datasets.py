@@ -13,6 +13,7 @@ from pretraining.voxel_probe.datasets import (
     stored_split,
 )
 
+from ..synthetic_volumes import mr, write
 from . import synthetic_labelled as synthetic
 
 
@@ -95,3 +96,17 @@ def test_unknown_unlabelled_and_region_datasets_are_refused(tmp_path):
     (folder / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"no label in labelsTr|regions"):
         find(tmp_path)
+
+
+def test_a_channel_keeps_its_number_when_others_are_left_out(tmp_path):
+    folder = synthetic.write_dataset(tmp_path, cases=2, modality="MR")
+    for case in ("c0", "c1"):
+        write(folder / "imagesTr" / f"{case}_0001.nii.gz", mr())
+    content = json.loads((folder / "dataset.json").read_text())
+    content["channel_names"] = {"0": "US", "1": "MR"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    modalities = ModalityMap.from_words(["US=none"])
+    dataset = find_dataset("501", tmp_path, modalities, channel=1)
+    assert [case.volume.path.name for case in dataset.cases] == ["c0_0001.nii.gz", "c1_0001.nii.gz"]
+    with pytest.raises(InputError, match="no channel 0; there are 1"):
+        find_dataset("501", tmp_path, modalities)
