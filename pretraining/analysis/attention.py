@@ -101,19 +101,22 @@ def attention_of_crops(network: FrozenEncoder, crops: CropSets, seed: int = 0) -
 
     Args:
         network: an encoder with a Domain Invariance Module.
-        crops: registered ones, neighbours of different patients.
+        crops: registered ones, of two patients or more.
         seed: of the permutation of the queries.
     """
     module = network.encoder.domain_invariance
     assert module is not None
     embeddings = [[network.patch_embed(crop.image) for crop in domain.crops] for domain in crops]
+    patients = crops.first.patients
     rows = []
     for number, (ct, mr) in enumerate(zip(*embeddings, strict=True)):
         grid = module.grid(triple(ct.shape[2:]))
         tissue = [foreground_tokens(domain.crops[number].image, grid)[0] for domain in crops]
         queries = (tissue[0] & tissue[1]).nonzero()[:, 0]
         if len(queries) >= 2:
-            others = embeddings[0][number - 1], embeddings[1][number - 1]
+            # The crop before; in front of the first one, the last one of another patient.
+            other = next(n for n in range(number - 1, number - len(patients), -1) if patients[n] != patients[number])
+            others = embeddings[0][other], embeddings[1][other]
             generator = torch.Generator().manual_seed(derived_seed(seed, number))
             measures = _measures(module, (ct, mr), others, queries, tissue, generator)
             rows.append((crops.first.crops[number].patient, measures))

@@ -122,10 +122,10 @@ def collection_crops(
                 "or more; use --split all, or another collection"
             )
     crops: list[list[Crop]] = [[], []]
-    for number in range(count):
+    in_turn = [_patients_in_turn(collection, of_domain, count) for of_domain in volumes]
+    for drawn in zip(*in_turn, strict=True):
         start = None
-        for domain_crops, of_domain in zip(crops, volumes, strict=True):
-            volume = int(of_domain[number % len(of_domain)])
+        for domain_crops, volume in zip(crops, drawn, strict=True):
             file = collection.file(volume)
             stored = open_volume(file)
             if start is None or not registered:
@@ -139,6 +139,19 @@ def collection_crops(
         "crop_size": list(crop_size), "crops": count, "patients": {d.name: len(set(d.patients)) for d in (ct, mr)},
     }  # fmt: skip
     return CropSets(ct, mr, registered, collection.spacing, {}, source)
+
+
+def _patients_in_turn(collection: PreprocessedCollection, volumes: Sequence[int], count: int) -> list[int]:
+    """Volumes to draw `count` crops from: one of each patient, then the next one of each patient, and so on."""
+    by_patient: dict[str, list[int]] = {}
+    for volume in volumes:
+        by_patient.setdefault(collection.patient(volume), []).append(int(volume))
+    of_patients = list(by_patient.values())
+    in_turn = []
+    for number in range(count):
+        turn, patient = divmod(number, len(of_patients))
+        in_turn.append(of_patients[patient][turn % len(of_patients[patient])])
+    return in_turn
 
 
 def labelled_crops(

@@ -88,6 +88,16 @@ def test_pairs_without_tissue_are_left_out():
     assert [patient for patient, _ in attention_of_crops(synthetic.network(), crops)] == ["p0", "p2", "p3"]
 
 
+def test_the_other_patient_is_another_one():
+    network = synthetic.network()
+    # The last of five crops is of the first patient again; before the first crop comes the second patient's last one.
+    (_, repeated), *_ = attention_of_crops(network, synthetic.crop_sets(count=5, patients=2))
+    shorter = synthetic.crop_sets(count=4, patients=2)
+    (_, measures), *_ = attention_of_crops(network, shorter)
+    assert repeated["other partner"] == pytest.approx(measures["other partner"], abs=1e-6)
+    assert repeated["unregistered"] == pytest.approx(measures["unregistered"], abs=1e-6)
+
+
 def test_attention_of_a_pair_has_a_row_for_each_cell():
     fused = pair_attention(synthetic.network(), synthetic.crop_sets(), 2)
     cells = math.prod(fused.grid)

@@ -6,12 +6,14 @@ import torch
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.analysis.crops import collection_crops, labelled_crops
+from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.collections.modalities import ModalityMap
+from pretraining.preprocessed.collection import PreprocessedCollection
 from pretraining.preprocessed.volume_file import open_volume, read_crop
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.voxel_probe.datasets import find_dataset
 
-from ..synthetic import synthetic_collection
+from ..synthetic import synthetic_collection, write_index
 from ..voxel_probe import synthetic_labelled
 
 SIZE = (16, 16, 16)
@@ -51,6 +53,21 @@ def test_neighbours_are_of_different_patients(collection):
     patients = collection_crops(collection, "train", SIZE, 9, 0).first.patients
     assert len(set(patients)) == 3
     assert all(one != other for one, other in pairwise(patients))
+
+
+def test_neighbours_are_of_different_patients_also_if_these_have_several_volumes(tmp_path):
+    whole = synthetic_collection(tmp_path)
+    patients = []
+    for number in (0, 1):
+        ct = [Volume("CT", "CT", whole.folder / f"1BA00{2 * number + n}_CT.b2nd") for n in (1, 2)]
+        mr = Volume("MR", "MR", whole.folder / f"1BA00{number + 1}_MR.b2nd")
+        patients.append(Patient(f"p{number}", (*ct, mr), paired=False))
+    members = Collection("Sessions", "nnssl", whole.folder, tuple(patients))
+    split = {"p0": "train", "p1": "train"}
+    write_index(whole.folder, members, split, tuple(whole.table.shape[0]), spacing=[1, 1, 1], crop_size=[16, 16, 16])
+    crops = collection_crops(PreprocessedCollection.open(whole.folder), "train", SIZE, 8, 0)
+    for domain in crops:
+        assert all(one != other for one, other in pairwise(domain.patients))
 
 
 def test_too_few_patients_are_refused_with_a_remedy(collection):
