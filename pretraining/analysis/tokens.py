@@ -49,8 +49,10 @@ class LayerTokens:
 
     @property
     def group(self) -> Tensor:
-        """Which of two groups of crops each token is from, bool (crops * samples,)."""
-        return (torch.arange(len(self.tokens)) % 2 == 0).repeat_interleave(self.tokens.shape[1])
+        """Which of two groups of patients each token is from, bool (crops * samples,)."""
+        numbers = {patient: number for number, patient in enumerate(dict.fromkeys(self.patients))}
+        of_crops = torch.tensor([numbers[patient] % 2 == 0 for patient in self.patients])
+        return of_crops.repeat_interleave(self.tokens.shape[1])
 
     @property
     def flat(self) -> Tensor:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from pretraining.analysis.tokens import classes_on_grid, sample_layers
@@ -58,9 +60,11 @@ def test_air_is_marked():
     assert tokens.mask.all()
 
 
-def test_groups_alternate_between_crops():
+def test_groups_alternate_between_patients():
     tokens = synthetic.layer_tokens(crops=3, samples=2)
     assert tokens.group.tolist() == [True, True, False, False, True, True]
+    again = replace(synthetic.layer_tokens(crops=6, samples=1), patients=["a", "b", "c", "a", "b", "c"])
+    assert again.group.tolist() == [True, False, True, True, False, True]
 
 
 def test_classes_are_those_at_the_centres_of_cells():
