@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
@@ -20,7 +21,7 @@ from pretraining.configuration import Configuration
 from pretraining.interruption import Interrupted
 from pretraining.loop import DivergedError, train
 from pretraining.monitoring.report import CONFIGURATION, REPORT, write_facts, write_report
-from pretraining.preprocessed.collection import PreprocessedCollection
+from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
 from pretraining.processes import Processes, process_group, was_restarted
 from pretraining.warm_start import load_initial
 
@@ -80,11 +81,7 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
         state, initial = None, None
         if run.resume or (restarted and run.checkpoint.exists()):
             state = load_checkpoint(run.checkpoint)
-            if state.collection["hash"] != volumes.hash:
-                raise InputError(
-                    f"{run.folder}: the run was started on {state.collection['name']} with other volumes than "
-                    f"{run.preprocessed} holds now. Restore them, or start again with --overwrite"
-                )
+            require_same_volumes(run, state, volumes)
         else:
             _, initial = load_initial(configuration)
         # All processes have read the files before the first one writes.
@@ -125,6 +122,21 @@ def prepare_organ_probe(run: Run) -> Callable[[PretrainingModel], dict[str, floa
     assert run.organs is not None
     normalisation = collection_normalisation(str(run.preprocessed), run.organs.preprocessed)
     return OrganProbe.prepare(run.organs, normalisation, run.configuration, run.folder).measure
+
+
+def require_same_volumes(run: Run, state: TrainingState, volumes: PreprocessedCollection) -> None:
+    """Raises InputError when a run would be resumed on other volumes, or on the same ones at another spacing."""
+    if state.collection["hash"] != volumes.hash:
+        raise InputError(
+            f"{run.folder}: the run was started on {state.collection['name']} with other volumes than "
+            f"{run.preprocessed} holds now. Restore them, or start again with --overwrite"
+        )
+    if not np.allclose(state.spacing, volumes.spacing, atol=1e-5):
+        raise InputError(
+            f"{run.folder}: the run was started at {format_spacing(state.spacing)}, but {run.preprocessed} holds "
+            f"{format_spacing(volumes.spacing)} now. Preprocess again with --spacing "
+            f"{' '.join(f'{distance:.6g}' for distance in state.spacing)}, or start again with --overwrite"
+        )
 
 
 def should_resume(checkpoint: Path, requested: bool) -> bool:

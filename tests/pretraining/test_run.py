@@ -1,15 +1,16 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.checkpoint import CHECKPOINT
+from pretraining.checkpoint import CHECKPOINT, TrainingState
 from pretraining.processes import Processes
-from pretraining.run import Run, find_device, prepare_folder, publish, should_resume
+from pretraining.run import Run, find_device, prepare_folder, publish, require_same_volumes, should_resume
 
-from .synthetic import tiny
+from .synthetic import synthetic_collection, tiny
 
 
 @pytest.fixture
@@ -70,6 +71,17 @@ def test_a_restarted_command_resumes_where_there_is_a_checkpoint(run, monkeypatc
     run.folder.mkdir()
     (run.folder / CHECKPOINT).touch()
     assert should_resume(run.checkpoint, requested=False)
+
+
+def test_a_run_is_resumed_only_on_its_volumes_at_its_spacing(run, tmp_path):
+    volumes = synthetic_collection(tmp_path)
+    identity = {"name": volumes.name, "hash": volumes.hash}
+    state = TrainingState(2, {}, {}, {}, run.configuration, identity, tuple(volumes.spacing))
+    require_same_volumes(run, state, volumes)
+    with pytest.raises(InputError, match="with other volumes"):
+        require_same_volumes(run, replace(state, collection={**identity, "hash": "another"}), volumes)
+    with pytest.raises(InputError, match=r"started at 1 x 2 x 2 mm.*--spacing 1 2 2"):
+        require_same_volumes(run, replace(state, spacing=(1.0, 2.0, 2.0)), volumes)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
