@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import filecmp
+import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections import folder_pair, nnssl, nnunet_raw, synthrad
-from pretraining.collections.collection import Collection, Patient
+from pretraining.collections.collection import Collection
 from pretraining.collections.modalities import ModalityMap
 from pretraining.collections.names import JOINT, dataset_folders, joint_name
 
 NNSSL_RAW = "nnssl_raw"
+# Of two files of the same size, to find out whether they can be equal.
+COMPARED_BYTES = 1 << 16
 LAYOUTS = (
     "Expected pretrain_data.json (nnssl), dataset.json and imagesTr/ (nnU-Net raw), folders ct/ and mr/, or a folder "
     "per patient with ct, mr and mask (SynthRAD); files of .nii.gz, .nii, .mha or .nrrd"
@@ -128,28 +132,21 @@ def search_roots(raw_root: Path) -> list[Path]:
 
 def _refuse_duplicates(collections: Sequence[Collection], different_patients: bool) -> None:
     """Raises InputError for a patient in two collections, who might be in training and in validation."""
-    seen: dict[str, tuple[Collection, Patient]] = {}
-    shared: list[str] = []
-    identical: list[str] = []
-    for collection in collections:
-        for patient in collection.patients:
-            # nnssl's dataset/subject without the dataset, whose numbers differ between collections.
-            subject = patient.identifier.rpartition("/")[2]
-            other_collection, other_patient = seen.setdefault(subject, (collection, patient))
-            if other_collection is collection:
-                continue
-            shared.append(f"{subject} ({other_collection.name} and {collection.name})")
-            identical += [
-                f"{other.path} and {volume.path}"
-                for volume in patient.volumes
-                for other in other_patient.volumes
-                if _same_file(volume.path, other.path)
-            ]
+    identical = [f"{first} and {second}" for first, second in _copies(collections)]
     if identical:
         raise InputError(
             f"{len(identical)} volume(s) are in two collections, so they could be in training and in validation: "
             f"{_first_few(identical)}. Leave one of the collections out, or remove the copies"
         )
+    seen: dict[str, Collection] = {}
+    shared: list[str] = []
+    for collection in collections:
+        for patient in collection.patients:
+            # nnssl's dataset/subject without the dataset, whose numbers differ between collections.
+            subject = patient.identifier.rpartition("/")[2]
+            other = seen.setdefault(subject, collection)
+            if other is not collection:
+                shared.append(f"{subject} ({other.name} and {collection.name})")
     if shared and not different_patients:
         raise InputError(
             f"{len(shared)} patient identifier(s) are in two collections: {_first_few(shared)}. If these are the same "
@@ -158,10 +155,32 @@ def _refuse_duplicates(collections: Sequence[Collection], different_patients: bo
         )
 
 
-def _same_file(first: Path, second: Path) -> bool:
-    if not (first.is_file() and second.is_file()):
-        return False
-    return first.stat().st_size == second.stat().st_size and filecmp.cmp(first, second, shallow=False)
+def _copies(collections: Sequence[Collection]) -> list[tuple[Path, Path]]:
+    """Pairs of equal files of different collections, whatever their names; unreadable ones are left to later checks."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for collection in collections:
+        for volume in collection.volumes:
+            if volume.path.is_file() and os.access(volume.path, os.R_OK):
+                by_size[volume.path.stat().st_size].append((collection.name, volume.path))
+    # Few files have the same size, and hardly any of these the same bytes in the middle: those are read completely.
+    by_content: dict[str, list[tuple[str, Path]]] = defaultdict(list)
+    for size, files in by_size.items():
+        if len({name for name, _ in files}) > 1:
+            for name, path in files:
+                by_content[f"{size} {_middle(path)}"].append((name, path))
+    return [
+        (first, second)
+        for files in by_content.values()
+        for (name, first), (other, second) in combinations(files, 2)
+        if name != other and filecmp.cmp(first, second, shallow=False)
+    ]
+
+
+def _middle(path: Path) -> str:
+    """Digest of the bytes in the middle of a file."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - COMPARED_BYTES, 0) // 2)
+        return hashlib.sha256(file.read(COMPARED_BYTES)).hexdigest()
 
 
 def _first_few(names: Sequence[str]) -> str:

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_a_dataset_is_found_by_its_number(tmp_path):
 
 def test_several_are_one_collection_with_their_patients_apart(tmp_path):
     write_folder_pair(tmp_path / "CTMR", pairs=1)
-    make_dataset(tmp_path, 501, ["a", "b"])
+    make_dataset(tmp_path, 501, ["a", "b"], first=1)
     collection = find_collections(["501", "CTMR"], tmp_path)
     assert collection.name == "Joint+CTMR+Dataset501_Made"
     assert [patient.identifier for patient in collection.patients] == [
@@ -109,6 +110,16 @@ def test_shared_identifiers_must_be_explained_and_copies_are_never_taken(tmp_pat
     make_dataset(tmp_path, 503, ["b"], first=1)
     with pytest.raises(InputError, match=r"1 volume\(s\) are in two collections.*501.*b_0000.*503.*b_0000"):
         find_collections(["501", "503"], tmp_path, different_patients=True)
+
+
+def test_a_copy_with_another_name_is_found(tmp_path):
+    make_dataset(tmp_path, 501, ["a", "b"])
+    write_folder_pair(tmp_path / "Other", mr_only=1)
+    shutil.copy(
+        tmp_path / "Dataset501_Made" / "imagesTr" / "b_0000.nii.gz", tmp_path / "Other" / "mr" / "renamed.nii.gz"
+    )
+    with pytest.raises(InputError, match=r"1 volume\(s\) are in two collections.*b_0000.*renamed"):
+        find_collections(["501", "Other"], tmp_path)
 
 
 def test_nnssls_folder_is_searched_too(tmp_path, monkeypatch):
