@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,8 +15,9 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import Collection, Patient, Volume
-from pretraining.preprocessed.collection import INDEX_VERSION
+from pretraining.preprocessed.collection import INDEX_VERSION, format_spacing
 from pretraining.preprocessed.volume_file import NativeGrid, StoredGrid, VolumeMetadata, grid_if_complete, write_volume
 from pretraining.preprocessing.files import file_name
 from pretraining.preprocessing.fingerprint import Normalisation, signature
@@ -23,6 +25,10 @@ from pretraining.preprocessing.foreground import body_mask, read_volume
 
 # Of the body, stored in each file: crops are centred on them.
 FOREGROUND_POINTS = 1_000
+
+
+# Of a resampled volume: points of the body are stored as int16, and nnU-Net holds several copies in memory.
+MOST_VOXELS_PER_AXIS, MOST_VOXELS = 2**15 - 1, 2**31
 
 
 class Image(NamedTuple):
@@ -44,6 +50,26 @@ def images_of(collection: Collection) -> list[Image]:
         groups = [patient.volumes] if patient.paired else [(volume,) for volume in patient.volumes]
         images += [Image(patient, volumes) for volumes in groups]
     return images
+
+
+def resampling_problem(path: Path, grid: Grid, spacing: Sequence[float]) -> str | None:
+    """Why a volume cannot be brought to a spacing, such as a voxel size in metres; None where it can.
+
+    Args:
+        path: path of the volume.
+        grid: its grid, with the axes in the order of ORIENTATION.
+        spacing: mm (z, y, x).
+    """
+    size, native = grid.size[::-1], grid.spacing[::-1]
+    # As nnU-Net rounds it.
+    resampled = [round(n * old / new) for n, old, new in zip(size, native, spacing, strict=True)]
+    if min(resampled) >= 1 and max(resampled) <= MOST_VOXELS_PER_AXIS and math.prod(resampled) <= MOST_VOXELS:
+        return None
+    return (
+        f"{path}: its {' x '.join(map(str, size))} voxels of {format_spacing(native)} (z y x) would become "
+        f"{' x '.join(map(str, resampled))} voxels of {format_spacing(spacing)}; correct the voxel size in its header, "
+        "choose another --spacing, or remove it"
+    )
 
 
 def preprocess_image(

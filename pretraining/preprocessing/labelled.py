@@ -8,12 +8,12 @@ from typing import NamedTuple
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.imaging.grid import read_grid
+from nnunetv2_swinfuse.imaging.grid import Grid, read_grid
 from nnunetv2_swinfuse.imaging.orientation import reoriented
 from pretraining.collections.collection import ORIENTATION, Volume
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.preprocessing.foreground import body_mask, read_mask, read_volume
-from pretraining.preprocessing.image import run_case
+from pretraining.preprocessing.image import resampling_problem, run_case
 
 
 class LabelledImage(NamedTuple):
@@ -46,7 +46,9 @@ def preprocess_labelled(volume: Volume, label_file: Path, normalisation: Normali
         )
     voxels, properties = read_volume(volume.path)
     labels = read_mask(volume, label_file, voxels)
-    _require_one_grid(volume.path, label_file)
+    grid = _common_grid(volume.path, label_file)
+    if problem := resampling_problem(volume.path, grid, normalisation.spacing):
+        raise InputError(problem)
     values = np.unique(labels)
     if values.min() < 0 or values.max() > 126 or (values != np.round(values)).any():
         raise InputError(
@@ -60,7 +62,7 @@ def preprocess_labelled(volume: Volume, label_file: Path, normalisation: Normali
     return LabelledImage(data[0], segmentation[0].clip(0).astype(np.int16), segmentation[1] > 0, padding)
 
 
-def _require_one_grid(image: Path, label_file: Path) -> None:
+def _common_grid(image: Path, label_file: Path) -> Grid:
     # Image and labels are brought to one order of axes by their own headers: another header would mirror the labels.
     grids = [reoriented(read_grid(file), ORIENTATION) for file in (image, label_file)]
     if difference := grids[0].differs_from(grids[1]):
@@ -68,3 +70,4 @@ def _require_one_grid(image: Path, label_file: Path) -> None:
             f"{image} and {label_file}: different grids ({difference}, axes in {ORIENTATION} order); resample the "
             "labels, or if the voxels belong together, give them the image's header"
         )
+    return grids[0]

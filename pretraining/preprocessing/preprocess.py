@@ -29,7 +29,7 @@ from pretraining.preprocessing.fingerprint import (
     fingerprint_volume,
     samples_per_volume,
 )
-from pretraining.preprocessing.image import images_of, preprocess_image
+from pretraining.preprocessing.image import images_of, preprocess_image, resampling_problem
 from pretraining.preprocessing.worker_pool import Workers
 
 # No data set can have this name: their names do not begin with a dot.
@@ -79,11 +79,13 @@ def preprocess(
         The folder of the preprocessed volumes; with `index.json` once all parts are done.
 
     Raises:
-        InputError: for unusable volumes (all are named, after all others are read), a folder that was completed with
+        InputError: for volumes that the spacing makes empty or huge, before any work; for other unusable volumes (all
+            are named, after all others are read), a folder that was completed with
             another spacing, other intensities or other volumes, too few patients to split, or a full or read-only disk.
     """
     folder = preprocessed_root / collection.name / FOLDER
-    spacing = spacing or median_spacing(collection, check(collection, processes) if grids is None else grids)
+    grids = check(collection, processes) if grids is None else grids
+    spacing = spacing or median_spacing(collection, grids)
     names = file_names(collection)
 
     def recorded_split() -> tuple[dict[str, str] | None, bool]:
@@ -92,6 +94,10 @@ def preprocess(
 
     if not overwrite and recorded_split()[1]:
         return folder
+    problems = [resampling_problem(volume.path, grids[volume.path], spacing) for volume in collection.volumes]
+    if found := [problem for problem in problems if problem]:
+        listing = "\n  ".join(found)
+        raise InputError(f"collection {collection.name}: {len(found)} problem(s), nothing was changed:\n  {listing}")
     with explain_disk_errors(folder), nullcontext() if parts > 1 else only_process(folder):
         if overwrite and folder.exists():
             shutil.rmtree(folder)

@@ -197,6 +197,15 @@ def test_several_processes_give_the_same_files(raw, tmp_path):
     assert all(np.array_equal(voxels_of(folder / name), voxels) for name, voxels in expected.items())
 
 
+@pytest.mark.parametrize(("distance", "voxels"), [(0.001, "0 x 0 x 0"), (5000.0, "90000 x 110000 x 100000")])
+def test_a_voxel_size_that_cannot_be_meant_is_refused_before_any_work(tmp_path, distance, voxels):
+    write_folder_pair(tmp_path / "raw" / "A", ct_only=2, mr_only=2)
+    write(tmp_path / "raw" / "A" / "ct" / "odd.mha", ct(), spacing=(distance,) * 3)
+    with pytest.raises(InputError, match=rf"1 problem.*\n.*odd\.mha.*would become {voxels} voxels of 1 x 1 x 1 mm"):
+        run(tmp_path)
+    assert not (tmp_path / "preprocessed").exists()
+
+
 def test_a_body_that_resampling_loses_leaves_no_points(tmp_path):
     root = tmp_path / "raw" / "A"
     speck = np.zeros(SHAPE, np.uint8)
