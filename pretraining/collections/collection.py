@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -15,6 +15,8 @@ DOMAINS: tuple[Domain, ...] = get_args(Domain)
 # Of all preprocessed volumes; nnU-Net's reorienting readers use the same.
 ORIENTATION = "RAS"
 ENDINGS = (".nii.gz", ".nii", ".mha", ".nrrd")
+# Of images that are not read.
+OTHER_ENDINGS = (".mhd", ".nhdr", ".hdr", ".img", ".mgz", ".mgh", ".mnc", ".dcm", ".ima", ".mif", ".nii.bz2", ".nii.xz")
 
 
 @dataclass(frozen=True)
@@ -142,3 +144,13 @@ def volume_stem(path: Path) -> str | None:
         if path.name.lower().endswith(ending) and not path.name.startswith("."):
             return path.name[: -len(ending)]
     return None
+
+
+def refuse_other_formats(files: Iterable[Path]) -> None:
+    """Raises InputError for images in formats that are not read, which would be left out silently."""
+    others = [file for file in files if file.name.lower().endswith(OTHER_ENDINGS) and not file.name.startswith(".")]
+    if others:
+        raise InputError(
+            f"{len(others)} image(s) in formats that are not read, such as {others[0]}; convert them to one of "
+            f"{', '.join(ENDINGS)}, or move them away"
+        )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
+from pretraining.collections.collection import (
+    Collection,
+    Domain,
+    Patient,
+    Volume,
+    refuse_other_formats,
+    volume_stem,
+)
 
 LAYOUT = "folder pair"
 FOLDERS: dict[str, Domain] = {"ct": "CT", "mr": "MR"}
@@ -23,9 +30,14 @@ def read(name: str, root: Path, unpaired: bool = False) -> Collection:
         name: name of the collection.
         root: folder that holds `ct/` and `mr/`.
         unpaired: files of the same name belong to one patient but are not registered.
+
+    Raises:
+        InputError: for two files of one volume, and for images that would not be read: other formats, inner folders.
     """
     volumes: dict[str, list[Volume]] = {}
     for folder, domain in FOLDERS.items():
+        if (root / folder).is_dir():
+            _refuse_what_is_not_read(root / folder)
         for stem, path in _volumes(root / folder).items():
             volumes.setdefault(stem, []).append(Volume(domain, domain, path))
     return Collection(
@@ -34,6 +46,17 @@ def read(name: str, root: Path, unpaired: bool = False) -> Collection:
         root,
         tuple(Patient(stem, tuple(pair), len(pair) == 2 and not unpaired) for stem, pair in sorted(volumes.items())),
     )
+
+
+def _refuse_what_is_not_read(folder: Path) -> None:
+    entries = sorted(folder.iterdir())
+    refuse_other_formats(entries)
+    for child in entries:
+        if child.is_dir() and not child.name.startswith(".") and any(volume_stem(path) for path in child.iterdir()):
+            raise InputError(
+                f"{child}: a folder with volumes inside of {folder.name}/, where only files are read; move its volumes "
+                f"to {folder}, or the folder away"
+            )
 
 
 def _volumes(folder: Path) -> dict[str, Path]:

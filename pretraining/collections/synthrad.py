@@ -9,7 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.collections.collection import Collection, Domain, Patient, Volume, volume_stem
+from pretraining.collections.collection import (
+    Collection,
+    Domain,
+    Patient,
+    Volume,
+    refuse_other_formats,
+    volume_stem,
+)
 
 LAYOUT = "SynthRAD"
 MODALITIES: dict[str, tuple[str, Domain]] = {"ct": ("CT", "CT"), "cbct": ("CBCT", "CT"), "mr": ("MR", "MR")}
@@ -26,10 +33,12 @@ def read(name: str, root: Path) -> Collection:
 
     Raises:
         InputError: when two folders have the same patient name, or a patient has a modality or the mask twice, or only
-            a mask.
+            a mask; and for images in formats that are not read.
     """
     patients: dict[str, tuple[Path, Patient]] = {}
     for folder in _folders(root):
+        named = [path for path in sorted(folder.iterdir()) if path.name.lower().split(".")[0] in (*MODALITIES, "mask")]
+        refuse_other_formats(named)
         files = _named_volumes(folder)
         masks = [path for path in sorted(folder.iterdir()) if volume_stem(path) == "mask"]
         if len(masks) > 1:

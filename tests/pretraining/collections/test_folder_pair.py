@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
@@ -42,3 +44,17 @@ def test_a_synthrad_patient_is_no_folder_pair(tmp_path):
     write(tmp_path / "ct" / "ct.nii.gz", ct())
     write(tmp_path / "ct" / "mr.nii.gz", mr())
     assert not folder_pair.matches(tmp_path)
+
+
+def test_what_would_not_be_read_is_refused(tmp_path):
+    write_folder_pair(tmp_path, ct_only=1)
+    header = write(tmp_path / "ct" / "b.mhd", ct())
+    with pytest.raises(InputError, match=r"1 image\(s\) in formats that are not read.*b\.mhd"):
+        folder_pair.read("CTMR", tmp_path)
+    header.unlink()
+    write(tmp_path / "mr" / "more" / "c.nii.gz", mr())
+    with pytest.raises(InputError, match=r"more: a folder with volumes inside of mr/"):
+        folder_pair.read("CTMR", tmp_path)
+    shutil.rmtree(tmp_path / "mr")
+    (tmp_path / "ct" / "README.txt").touch()
+    assert len(folder_pair.read("CTMR", tmp_path).patients) == 1

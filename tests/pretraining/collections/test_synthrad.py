@@ -83,3 +83,10 @@ def test_one_modality_in_two_files_is_refused(tmp_path):
 def test_other_folders_do_not_match(tmp_path):
     write(tmp_path / "imagesTr" / "case_0000.nii.gz", ct())
     assert not synthrad.matches(tmp_path)
+
+
+def test_a_modality_in_a_format_that_is_not_read_is_refused(tmp_path):
+    write(tmp_path / "1BA001" / "mr.nii.gz", mr())
+    write(tmp_path / "1BA001" / "ct.mhd", ct())
+    with pytest.raises(InputError, match=r"formats that are not read.*ct\.mhd"):
+        synthrad.read("A", tmp_path)
