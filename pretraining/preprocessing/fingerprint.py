@@ -22,6 +22,8 @@ SAMPLES_PER_VOLUME = 10_000
 SAMPLES = 10_000_000
 # nnU-Net's rule: if cropping to nonzero keeps a smaller share of the voxels, intensities are normalised in the mask.
 NONZERO_SHARE_FOR_MASK = 0.75
+# The median of a body in HU is far below this, that of unsigned values with an offset of 1000 or 1024 far above.
+LARGEST_MEDIAN_HU = 500
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,28 @@ def fingerprint_volume(volume: Volume, cache: Path, samples: int = SAMPLES_PER_V
     with atomic_write(cached) as temporary:
         np.savez(temporary, intensities=result.intensities, nonzero_share=result.nonzero_share)
     return VolumeFingerprint(result.intensities[:samples], result.nonzero_share)
+
+
+def unit_warning(
+    volumes: Sequence[Volume], fingerprints: Sequence[VolumeFingerprint], ct_intensities: Mapping[str, float] | None
+) -> str | None:
+    """A warning where CTs do not have one unit, or not that of the intensities that they are normalised with.
+
+    Args:
+        volumes: all volumes.
+        fingerprints: their fingerprints, in the same order.
+        ct_intensities: intensities of a dataset's plans, taken to be in HU; None for those of the volumes.
+    """
+    measured = [(v.path, f.intensities) for v, f in zip(volumes, fingerprints, strict=True) if v.domain == "CT"]
+    others = [path for path, intensities in measured if np.median(intensities) > LARGEST_MEDIAN_HU]
+    if not others or (len(others) == len(measured) and ct_intensities is None):
+        return None
+    return (
+        f"WARNING: {len(others)} of {len(measured)} CT volumes, such as {others[0]}, are not in Hounsfield units: half "
+        f"of the body is above {LARGEST_MEDIAN_HU}. Unsigned files often have an offset of 1000 or 1024. All CT is "
+        "normalised with the same intensities, so subtract the offset"
+        + ("" if ct_intensities is None else ", or give --own_normalisation if all CT has it")
+    )
 
 
 def samples_per_volume(volumes: Sequence[Volume]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,7 @@ from pretraining.preprocessing.fingerprint import (
     VolumeFingerprint,
     fingerprint_volume,
     samples_per_volume,
+    unit_warning,
 )
 from pretraining.preprocessing.image import images_of, preprocess_image, resampling_problem
 from pretraining.preprocessing.worker_pool import Workers
@@ -112,6 +114,8 @@ def preprocess(
             remove_temporary(folder)
         with Workers(processes) as workers:
             fingerprints = _measure_fingerprints(collection, cache, workers, part, parts)
+            if warning := unit_warning(collection.volumes, fingerprints, ct_intensities):
+                print(warning, file=sys.stderr, flush=True)
             normalisation = Normalisation.of(collection.volumes, fingerprints, spacing, ct_intensities)
             stored = _write_images(collection, folder, names, normalisation, crop_size, workers, part, parts)
         if stored is None:

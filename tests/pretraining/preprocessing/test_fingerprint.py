@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from pretraining.preprocessing.fingerprint import (
     fingerprint_volume,
     intensity_properties,
     samples_per_volume,
+    unit_warning,
 )
 
 from ..nnunet_plans import CT
@@ -84,3 +87,18 @@ def test_samples_do_not_grow_with_the_number_of_volumes(tmp_path):
     fewer = fingerprint_volume(volume, tmp_path / "memory", samples=50).intensities
     assert np.array_equal(fewer, whole[:50])
     assert np.array_equal(fingerprint_volume(volume, tmp_path / "other", samples=50).intensities, fewer)
+
+
+def test_cts_in_different_units_are_named():
+    volumes = [Volume("CT", "CT", Path(f"{name}.mha")) for name in "abc"] + [Volume("MR", "MR", Path("m.mha"))]
+    hounsfield, unsigned = (np.random.default_rng(0).normal(mean, 100, 1000) for mean in (40, 1064))
+    mr = VolumeFingerprint(np.empty(0, np.float32), 1.0)
+
+    def warning(*of_ct, intensities=None):
+        return unit_warning(volumes, [*(VolumeFingerprint(values, 1.0) for values in of_ct), mr], intensities)
+
+    assert warning(hounsfield, hounsfield, hounsfield) is None
+    # All alike: they are normalised with their own intensities.
+    assert warning(unsigned, unsigned, unsigned) is None
+    assert "1 of 3 CT volumes, such as b.mha," in warning(hounsfield, unsigned, hounsfield)
+    assert "--own_normalisation" in warning(unsigned, unsigned, unsigned, intensities={"mean": 40.0})
