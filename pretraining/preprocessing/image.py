@@ -15,6 +15,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import Collection, Patient, Volume
 from pretraining.preprocessed.collection import INDEX_VERSION, format_spacing
@@ -131,7 +132,7 @@ def _run_nnunet(
     # The body mask is passed as a segmentation: nnU-Net crops and resamples it, and samples its voxels.
     data, segmentation = run_case(
         np.concatenate(channels), np.maximum.reduce(masks).astype(np.int8), properties,
-        [volume.domain for volume in volumes], normalisation,
+        [volume.domain for volume in volumes], normalisation, volumes[0].path,
     )  # fmt: skip
     points = np.asarray(properties["class_locations"][1], dtype=np.int64).reshape(-1, 4)[:, 1:]
     step = max(1, -(-len(points) // FOREGROUND_POINTS))
@@ -140,7 +141,7 @@ def _run_nnunet(
 
 def run_case(
     data: np.ndarray, segmentation: np.ndarray, properties: dict[str, Any], domains: Sequence[str],
-    normalisation: Normalisation,
+    normalisation: Normalisation, path: Path,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """nnU-Net's cropping to nonzero, normalisation and resampling.
 
@@ -150,15 +151,29 @@ def run_case(
         properties: properties from the reader; `class_locations` of label 1 are added.
         domains: domains of the channels.
         normalisation: normalisation of the collection.
+        path: path of the volume, for the error message.
+
+    Raises:
+        InputError: when the spacing leaves no voxel of what is not zero.
 
     Returns:
         Channels float32 (C, z, y, x) and segmentation (S, z, y, x).
     """
     plans = PlansManager(normalisation.plans(domains))
-    preprocessed, segmentation, _ = DefaultPreprocessor(verbose=False).run_case_npy(
-        data, segmentation, properties, plans, plans.get_configuration("swinfuse"),
-        {"labels": {"background": 0, "body": 1}},
-    )  # fmt: skip
+    try:
+        preprocessed, segmentation, _ = DefaultPreprocessor(verbose=False).run_case_npy(
+            data, segmentation, properties, plans, plans.get_configuration("swinfuse"),
+            {"labels": {"background": 0, "body": 1}},
+        )  # fmt: skip
+    except ValueError as error:
+        cropped = properties.get("shape_after_cropping_and_before_resampling", data.shape[1:])
+        sizes = zip(cropped, properties["spacing"], normalisation.spacing, strict=True)
+        if all(round(size * old / new) >= 1 for size, old, new in sizes):
+            raise
+        raise InputError(
+            f"{path}: all but {' x '.join(map(str, cropped))} voxels (z y x) are zero, and at "
+            f"{format_spacing(normalisation.spacing)} none remains; remove it, or choose another --spacing"
+        ) from error
     return preprocessed.astype(np.float32), segmentation
 
 

@@ -55,7 +55,7 @@ def preprocess_labelled(volume: Volume, label_file: Path, normalisation: Normali
             f"{label_file}: values from {values.min():g} to {values.max():g}; expected whole numbers from 0 to 126"
         )
     segmentations = np.concatenate([labels, body_mask(volume, voxels)]).astype(np.int8)
-    data, segmentation = run_case(voxels, segmentations, properties, [volume.domain], normalisation)
+    data, segmentation = run_case(voxels, segmentations, properties, [volume.domain], normalisation, volume.path)
     # As preprocess_image: nnU-Net leaves voxels outside the mask at zero if it normalised inside the mask.
     masked = volume.domain == "MR" and normalisation.mr_use_mask and bool((segmentation[0] < 0).any())
     padding = 0.0 if masked else float(data.min())

@@ -206,6 +206,15 @@ def test_a_voxel_size_that_cannot_be_meant_is_refused_before_any_work(tmp_path, 
     assert not (tmp_path / "preprocessed").exists()
 
 
+def test_a_volume_whose_only_slice_is_lost_is_named(tmp_path):
+    write_folder_pair(tmp_path / "raw" / "A", ct_only=2, mr_only=2)
+    voxels = np.zeros_like(mr())
+    voxels[9] = mr()[9] + 1
+    write(tmp_path / "raw" / "A" / "mr" / "odd.nii.gz", voxels)
+    with pytest.raises(InputError, match=r"odd\.nii\.gz: all but 1 x .* none remains"):
+        run(tmp_path, spacing=(3.0, 1.0, 1.0))
+
+
 def test_a_body_that_resampling_loses_leaves_no_points(tmp_path):
     root = tmp_path / "raw" / "A"
     speck = np.zeros(SHAPE, np.uint8)
