@@ -164,14 +164,18 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     comparable = {(group.dataset, group.labels): group.scores.arms for group in groups}
     comparisons = {}
     for metric in METRICS:
-        family = []
-        for dataset, labels, first, second in pairs:
-            arms_of_pair = [first, second]
-            if experiment.baseline in comparable.get((dataset, labels), ()):
-                arms_of_pair = list(dict.fromkeys([first, second, experiment.baseline]))
-            family.append((case_scores(rows, dataset, labels, metric, arms_of_pair), first, second))
+        # Of the two arms alone: a class that a third one invents counts in neither.
+        family = [
+            (case_scores(rows, dataset, labels, metric, [first, second]), first, second)
+            for dataset, labels, first, second in pairs
+        ]
+        baselines = {
+            group: case_scores(rows, *group, metric, [experiment.baseline])
+            for group, together_with in comparable.items()
+            if experiment.baseline in together_with
+        }
         declared = len(experiment.comparisons) * len(by_group)
-        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha, declared)
+        comparisons[metric] = compare(family, experiment.baseline, experiment.alpha, declared, baselines)
     means = means_table(rows)
     modalities = {dataset: dataset_modality(dataset) for dataset, _ in by_group}
     return Analysis(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -148,22 +148,29 @@ def case_scores(rows: pd.DataFrame, dataset: str, labels: str, metric: str, arms
 
 
 def compare(
-    family: Sequence[tuple[Scores, str, str]], baseline: str, alpha: float = 0.05, declared: int = 0
+    family: Sequence[tuple[Scores, str, str]],
+    baseline: str,
+    alpha: float = 0.05,
+    declared: int = 0,
+    baselines: Mapping[tuple[str, str], Scores] | None = None,
 ) -> list[Comparison]:
     """All pairs of a family, in which Holm's method keeps the error rate.
 
     Args:
-        family: scores of one metric, and the two arms in them to compare.
+        family: scores of one metric and of two arms, which are to be compared. Scores of further arms would change
+            which classes count; see :func:`case_scores`.
         baseline: the arm whose runs show the noise; the pair's second where it has no scores.
         alpha: family-wise error rate.
         declared: size of the family, if some of its comparisons cannot be made yet: these count as p = 1, so that a
             look before the end is not easier to pass.
+        baselines: scores of the baseline, by dataset and labels, for pairs without it.
     """
     pairs = []
     for score, first, second in family:
         differences = [a - b for a, b in zip(score.of(first), score.of(second), strict=True)]
         by_case = np.concatenate(differences, axis=1).mean(axis=0)
-        noisy = score.run_means(baseline if baseline in score.arms else second)
+        of_baseline = score if baseline in score.arms else (baselines or {}).get((score.dataset, score.labels), score)
+        noisy = of_baseline.run_means(baseline if baseline in of_baseline.arms else second)
         drawn = crossed_bootstrap(differences, BOOTSTRAP_DRAWS)
         low, high = (float(limit) for limit in np.quantile(drawn, [0.025, 0.975]))
         pairs.append((score, first, second, estimate(differences), by_case, noisy, (low, high)))

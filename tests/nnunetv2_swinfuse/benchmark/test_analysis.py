@@ -53,3 +53,22 @@ def test_verdicts_rest_on_dice_and_other_metrics_stand_beside_them(plain_analysi
     # HD95 of these tables is 10 (1 - Dice).
     dice, distance = content["verdicts"][0]["estimate"], content["other_metrics"][0]["estimate"]
     assert distance["mean"] == pytest.approx(-10 * dice["mean"], abs=1e-4)
+
+
+@pytest.mark.parametrize("inventor", ["nnunet", "resenc_m"])
+def test_a_class_that_a_third_arm_invents_changes_no_difference(tmp_path, inventor):
+    def values(cell, cases):
+        return np.full(len(cases), 0.9 if cell.arm == "swin_unetr" else 0.8)
+
+    def empty(cell):
+        verdict = "invented" if cell.arm == inventor else "both"
+        return {(f"case_{i:03d}", "core"): verdict for i in range(30)}
+
+    experiment = make_experiment(
+        arms=["nnunet", "resenc_m", "resenc_l", "swin_unetr"], comparisons=[["swin_unetr", "resenc_l"]]
+    )
+    _, _, analysis = analysed(tmp_path, values, experiment, empty=empty)
+    (found,) = analysis.comparisons["Dice"]
+    # Of the class that both arms have; nnunet is the baseline.
+    assert found.estimate.mean == pytest.approx(0.1)
+    assert found.noise == pytest.approx(0.0)
