@@ -94,9 +94,16 @@ class Comparison:
     alpha: float
 
     @property
+    def contradictory(self) -> bool:
+        """Whether mean and ranks differ in sign: a few cases differ much, most of the others the other way round."""
+        return self.estimate.mean * self.effect <= 0
+
+    @property
     def verdict(self) -> Verdict:
-        """Both tests must agree, and there must be runs enough to see how much they differ."""
+        """Both tests must agree, also on the sign, and there must be runs enough to see how much they differ."""
         if self.estimate.clusters < FEWEST_CLUSTERS or max(self.p, self.wilcoxon_adjusted) >= self.alpha:
+            return "not shown"
+        if self.contradictory:
             return "not shown"
         return "better" if (self.estimate.mean > 0) == HIGHER_IS_BETTER[self.metric] else "worse"
 
@@ -248,6 +255,11 @@ def sentence(comparison: Comparison) -> str:
         )
     if error.mean == 0:
         more = "The arms do not differ at all."
+    elif max(comparison.p, comparison.wilcoxon_adjusted) < comparison.alpha:
+        more = (
+            f"Mean and ranks contradict each other (rank-biserial correlation {comparison.effect:+.2f}): few cases make "
+            "the mean, most differ the other way round. Look at the cases."
+        )
     elif smallest_wilcoxon_p(error.cases, comparison.family) >= comparison.alpha:
         family = f" in a family of {comparison.family} comparisons" if comparison.family > 1 else ""
         more = f"The Wilcoxon test cannot reach p < {comparison.alpha:g} with {error.cases} test cases{family}."

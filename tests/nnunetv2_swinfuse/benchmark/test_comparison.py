@@ -72,6 +72,19 @@ def test_ties_everywhere(tmp_path):
     assert "do not differ at all" in sentence(found)
 
 
+def test_few_cases_that_outweigh_most_others_give_no_verdict(tmp_path):
+    def values(cell, cases):
+        by_case = np.where(np.arange(len(cases)) < 4, 0.5, -0.001 - 1e-5 * np.arange(len(cases)))
+        return 0.4 + np.random.default_rng(cell.seed).normal(0, 1e-4) + by_case * (cell.arm == "resenc_m")
+
+    found, _ = compared(tmp_path, values, test_cases=27)
+    # Both tests are significant: the mean is above 0, the ranks below.
+    assert found.estimate.mean > 0 > found.effect
+    assert max(found.p, found.wilcoxon) < 0.05
+    assert found.verdict == "not shown"
+    assert "Mean and ranks contradict each other" in sentence(found)
+
+
 def test_one_lucky_run_proves_nothing(tmp_path):
     def values(cell, cases):
         lucky = cell.arm == "resenc_m" and cell.seed == 1
