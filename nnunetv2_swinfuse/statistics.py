@@ -12,7 +12,7 @@ makes them from its per-case table, the voxel probe from its rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -116,6 +116,23 @@ def estimate(folds: Sequence[np.ndarray]) -> Estimate:
         return Estimate(mean, 0.0, runs - 1.0, 0.0, 0.0, 0.0, runs, cases, len(folds))
     degrees = variance**2 / uncertainty
     return Estimate(mean, variance, degrees, run, case, rest, runs, cases, len(folds))
+
+
+def relative_change(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> Estimate | None:
+    """The mean of the first divided by that of the second, minus 1, with its error; None where that mean is 0.
+
+    Delta method: the error of a ratio r of means is that of the mean of `first - r * second`, divided by the mean of
+    the second. Dividing the interval of the difference instead would treat the second mean as known.
+
+    Args:
+        first, second: values (runs, cases) of each fold, paired.
+    """
+    means = [float(np.concatenate(folds, axis=1).mean()) for folds in (first, second)]
+    if means[1] == 0:
+        return None
+    ratio = means[0] / means[1]
+    error = estimate([(a - ratio * b) / means[1] for a, b in zip(first, second, strict=True)])
+    return replace(error, mean=ratio - 1)
 
 
 def _mean_squares(fold: np.ndarray) -> list[tuple[float, int]]:

@@ -17,6 +17,7 @@ from nnunetv2_swinfuse.statistics import (
     crossed_bootstrap,
     estimate,
     rank_biserial,
+    relative_change,
     runs_needed,
     wilcoxon_p,
 )
@@ -68,6 +69,7 @@ class Comparison:
 
     Attributes:
         estimate: the difference and its error.
+        relative: the difference divided by the second arm's mean; None where that is 0.
         bootstrap: limits of the percentile bootstrap over runs and cases, 95 %; the verdict does not rest on them.
         wilcoxon: p of the signed-rank test over the cases, averaged over runs.
         p, wilcoxon_adjusted: both after Holm over the family.
@@ -83,6 +85,7 @@ class Comparison:
     labels: str
     metric: str
     estimate: Estimate
+    relative: Estimate | None
     bootstrap: tuple[float, float]
     wilcoxon: float
     p: float
@@ -196,6 +199,7 @@ def compare(
             score.labels,
             score.metric,
             error,
+            relative_change(score.of(first), score.of(second)),
             bootstrap,
             of_ranks[index],
             adjusted[index],
@@ -257,8 +261,8 @@ def sentence(comparison: Comparison) -> str:
         more = "The arms do not differ at all."
     elif max(comparison.p, comparison.wilcoxon_adjusted) < comparison.alpha:
         more = (
-            f"Mean and ranks contradict each other (rank-biserial correlation {comparison.effect:+.2f}): few cases make "
-            "the mean, most differ the other way round. Look at the cases."
+            f"Mean and ranks contradict each other (rank-biserial correlation {comparison.effect:+.2f}): few cases "
+            "make the mean, most differ the other way round. Look at the cases."
         )
     elif smallest_wilcoxon_p(error.cases, comparison.family) >= comparison.alpha:
         family = f" in a family of {comparison.family} comparisons" if comparison.family > 1 else ""

@@ -15,8 +15,8 @@ from nnunetv2_swinfuse.errors import BenchmarkError, InputError
 COLUMNS = ("first", "second", "labels", "in distribution", "out of distribution")
 PAPER = (
     "The paper (arXiv 2405.12781) reports a loss of 1 to 2 % against pretraining on the dataset's own modality alone "
-    "(in distribution), and a gain of up to 27 % against pretraining on the other one (out of distribution). Relative "
-    "changes are those of the difference and its interval, divided by the second arm's mean."
+    "(in distribution), and a gain of up to 27 % against pretraining on the other one (out of distribution). A "
+    "relative change is the difference divided by the second arm's mean; its 95 % interval covers the error of both."
 )
 
 
@@ -82,10 +82,10 @@ def distribution_table(
 
 
 def _cell(comparison: Comparison, first: float, second: float) -> str:
-    difference = comparison.estimate
-    low, high = difference.interval()
-    relative = [f"{100 * value / second:+.1f}" for value in (difference.mean, low, high)] if second else ["?"] * 3
+    change = comparison.relative
+    values = (change.mean, *change.interval()) if change else ()
+    relative = [f"{100 * value:+.1f}" for value in values] or ["?"] * 3
     return (
-        f"{comparison.dataset}: {first:.3f} against {second:.3f}, {difference.mean:+.4f}, that is {relative[0]} % "
-        f"({relative[1]} to {relative[2]} %), {comparison.verdict}"
+        f"{comparison.dataset}: {first:.3f} against {second:.3f}, {comparison.estimate.mean:+.4f}, that is "
+        f"{relative[0]} % ({relative[1]} to {relative[2]} %), {comparison.verdict}"
     )

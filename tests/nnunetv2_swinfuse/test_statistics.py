@@ -7,6 +7,7 @@ from nnunetv2_swinfuse.statistics import (
     crossed_bootstrap,
     estimate,
     rank_biserial,
+    relative_change,
     runs_needed,
     wilcoxon_p,
 )
@@ -161,6 +162,28 @@ def test_so_many_runs_show_a_difference_of_this_size_four_times_in_five():
     assert 4 < runs < 12
     shown = np.mean([estimate([crossed(generator, runs, 40, *components, mean=0.025)]).p < 0.05 for _ in range(600)])
     assert 0.74 < shown < 0.92
+
+
+def test_the_interval_of_a_relative_change_holds_the_true_one_although_the_second_mean_is_uncertain():
+    generator = np.random.default_rng(4)
+    held = naive = 0
+    trials = 600
+    for _ in range(trials):
+        common = generator.normal(0.0, 0.2, (1, 40))
+        first = 0.6 + common + crossed(generator, 3, 40, 0.01, 0.02, 0.03, mean=0.0)
+        second = 0.3 + common + crossed(generator, 3, 40, 0.01, 0.02, 0.03, mean=0.0)
+        change = relative_change([first], [second])
+        assert change.mean == pytest.approx(first.mean() / second.mean() - 1)
+        held += change.interval()[0] <= 1.0 <= change.interval()[1]
+        low, high = (limit / second.mean() for limit in estimate([first - second]).interval())
+        naive += low <= 1.0 <= high
+    assert held / trials > 0.92
+    assert naive / trials < 0.8
+
+
+def test_a_relative_change_needs_a_mean_to_divide_by():
+    assert relative_change([np.ones((2, 3))], [np.zeros((2, 3))]) is None
+    assert str(relative_change([np.full((2, 3), 0.6)], [np.full((2, 3), 0.5)])) == "+0.200 [+0.200, +0.200]"
 
 
 def test_no_number_of_runs_is_enough_where_cases_differ_too_much():
