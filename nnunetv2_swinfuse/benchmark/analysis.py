@@ -166,7 +166,7 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     for metric in METRICS:
         # Of the two arms alone: a class that a third one invents counts in neither.
         family = [
-            (case_scores(rows, dataset, labels, metric, [first, second]), first, second)
+            (pair_scores(experiment, rows, dataset, labels, metric, first, second), first, second)
             for dataset, labels, first, second in pairs
         ]
         baselines = {
@@ -193,6 +193,14 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     )
 
 
+def pair_scores(
+    experiment: Experiment, rows: pd.DataFrame, dataset: str, labels: str, metric: str, first: str, second: str
+) -> Scores:
+    """Scores of two arms, as differences between them are estimated from them."""
+    scores = case_scores(rows, dataset, labels, metric, [first, second])
+    return scores.with_crossed_folds() if experiment.folds_share_encoders(first, second) else scores
+
+
 def _claims(experiment: Experiment) -> tuple[tuple[str, str, int], ...]:
     return experiment.no_loss.pairs if experiment.no_loss else ()
 
@@ -202,7 +210,7 @@ def _no_loss(experiment: Experiment, rows: pd.DataFrame, claims: Sequence[Pair])
     if experiment.no_loss is None:
         return []
     family = [
-        (case_scores(rows, dataset, labels, PRIMARY, [first, second]), first, second)
+        (pair_scores(experiment, rows, dataset, labels, PRIMARY, first, second), first, second)
         for dataset, labels, first, second in claims
     ]
     declared = len(experiment.no_loss.pairs) * len(experiment.labels)

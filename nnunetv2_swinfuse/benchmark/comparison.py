@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,14 @@ class Scores:
         """(runs, cases) for each fold."""
         index = self.arms.index(arm)
         return [fold[index] for fold in self.folds]
+
+    def with_crossed_folds(self) -> Scores:
+        """All folds as one, for seeds whose folds all begin with the same encoder, so that a run has an effect in all.
+
+        Folds would be taken for independent trainings otherwise.
+        """
+        cases = tuple(case for names in self.cases for case in names)
+        return replace(self, cases=(cases,), folds=(np.concatenate(self.folds, axis=2),))
 
     def run_means(self, arm: str) -> np.ndarray:
         """Mean over the cases of all folds, for each run."""
@@ -255,7 +263,8 @@ def sentence(comparison: Comparison) -> str:
     if error.clusters < FEWEST_CLUSTERS:
         return (
             f"{subject}: not shown ({error.runs} run(s) of each arm; {comparison.metric} {error.mean:+.4f}). How much "
-            "runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds."
+            "runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds (or seeds, where all "
+            "folds of a seed begin with one encoder)."
         )
     if error.mean == 0:
         more = "The arms do not differ at all."

@@ -256,6 +256,11 @@ class Experiment:
         settings = {**self.pretraining.settings, **arm.pretraining}
         return PretrainingRun(arm.recipe, settings, arm.pretraining, seed if self.pretraining.per_seed else None)
 
+    def folds_share_encoders(self, *arms: str) -> bool:
+        """Whether all folds of a seed, but not all seeds, begin with the same encoder, in one of these arms."""
+        per_seed = self.pretraining is not None and self.pretraining.per_seed
+        return per_seed and any(self.arm(name).recipe and self.arm(name).pretrained for name in arms)
+
     @property
     def pretraining_runs(self) -> tuple[PretrainingRun, ...]:
         """The pretrainings that all runs need, each once; those of a seed before those of the next."""

@@ -27,6 +27,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tqdm import tqdm
 
+from nnunetv2_swinfuse.benchmark.analysis import pair_scores
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.commands import base_environment
@@ -229,7 +230,8 @@ def format_comparisons(
             if reasons:
                 refused.append(f"{first} and {second}, {dataset}, {labels} labels are not compared: {reasons[0]}")
             else:
-                family.append((case_scores(table, dataset, labels, METRIC, [first, second]), first, second))
+                scores = pair_scores(runner.experiment, table, dataset, labels, METRIC, first, second)
+                family.append((scores, first, second))
     lines = []
     for score, result in zip([entry[0] for entry in family], compare(family, "", runner.experiment.alpha), strict=True):
         runs = ", ".join(f"{d:+.3f}" for d in score.run_means(result.first) - score.run_means(result.second))

@@ -7,7 +7,7 @@ from nnunetv2_swinfuse.benchmark.analysis import means_table
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.benchmark.tables import markdown_report
 
-from .tables import COMMAND, DATASET, analysed, fill, make_experiment
+from .tables import COMMAND, DATASET, analysed, fill, make_experiment, noisy
 
 
 def test_json_is_strict_also_with_one_run(tmp_path):
@@ -72,3 +72,21 @@ def test_a_class_that_a_third_arm_invents_changes_no_difference(tmp_path, invent
     # Of the class that both arms have; nnunet is the baseline.
     assert found.estimate.mean == pytest.approx(0.1)
     assert found.noise == pytest.approx(0.0)
+
+
+@pytest.mark.parametrize(("arm", "verdict"), [("swinfuse", "not shown"), ("scratch", "better")])
+def test_folds_that_begin_with_one_encoder_are_not_independent(tmp_path, arm, verdict):
+    """The encoder of a seed is good or bad in all five folds: with three seeds that is three differences, not 15."""
+
+    def values(cell, cases):
+        of_encoder = (0.001, 0.02, 0.05)[cell.seed] if cell.arm == arm else 0.0
+        return noisy(cell, cases, run=0.0, rest=0.001) + of_encoder
+
+    experiment = make_experiment(
+        arms=["nnunet", arm], folds=[0, 1, 2, 3, 4], test_cases=None,
+        pretraining={"collections": ["Pairs"], "steps": 1, "per_seed": True},
+    )  # fmt: skip
+    _, _, analysis = analysed(tmp_path, values, experiment)
+    (found,) = analysis.comparisons["Dice"]
+    assert found.estimate.cases == 30
+    assert found.verdict == verdict
