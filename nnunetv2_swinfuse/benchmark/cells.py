@@ -102,12 +102,16 @@ def measured_seconds(cells: Sequence[Cell], results: Mapping[str, Mapping[str, A
 
 
 def read_results(workspace: Workspace, cells: Sequence[Cell]) -> dict[str, dict[str, Any]]:
-    """The records of finished cells, by name, from earlier sessions and from the cells' folders."""
+    """The records of finished cells, by name, from earlier sessions and from the cells' folders.
+
+    A kept record is never replaced: it belongs to the rows that were kept with it, and the folder of another machine
+    may hold another training of the cell.
+    """
     from nnunetv2_swinfuse.benchmark.table import read_kept
 
     results = dict(read_kept(workspace.results))
     for cell in cells:
         path = workspace.cell(cell) / RESULT
-        if path.is_file():
+        if cell.name not in results and path.is_file():
             results[cell.name] = json.loads(path.read_text())
     return results

@@ -10,6 +10,7 @@ from nnunetv2_swinfuse.benchmark.cells import (
     read_results,
 )
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.table import read_kept
 
 from .tables import DATASET, fill, make_experiment, noisy
 
@@ -68,3 +69,6 @@ def test_results_are_of_earlier_sittings_and_of_the_folders(tmp_path):
     assert set(read_results(workspace, cells)) == {cell.name for cell in cells} - {late}
     write_json(workspace.root / "cells" / late / RESULT, {"seconds": 5})
     assert read_results(workspace, cells)[late] == {"seconds": 5}
+    # That of a kept cell stays with its rows.
+    write_json(workspace.root / "cells" / cells[0].name / RESULT, {"seconds": 5})
+    assert read_results(workspace, cells)[cells[0].name] == read_kept(workspace.results)[cells[0].name]
