@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
+from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace
 from nnunetv2_swinfuse.benchmark.comparability import Refusal, check_rows, reasons_against
 from nnunetv2_swinfuse.benchmark.comparison import (
     Comparison,
@@ -28,7 +28,7 @@ from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, dataset_n
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
 from nnunetv2_swinfuse.benchmark.noninferiority import NonInferiority, rule_out_loss
-from nnunetv2_swinfuse.benchmark.table import read_rows
+from nnunetv2_swinfuse.benchmark.table import read_kept, read_rows
 from nnunetv2_swinfuse.statistics import critical_difference
 
 PRIMARY = "Dice"
@@ -125,7 +125,8 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     Raises:
         BenchmarkError: when the kept table does not hold what the splits say.
     """
-    results = read_results(workspace, cells)
+    # Those whose rows are in the table.
+    results = read_kept(workspace.results)
     rows = read_rows(workspace.results)
     rows = rows[rows["cell"].isin([cell.name for cell in cells])]
     check_rows(rows, cells, workspace.results)

@@ -68,7 +68,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"Look at {root / 'cells.sbatch'}, then: {write_slurm(root, command, waiting, experiment.device)}")
         return 0
     failed = 0
-    if not options.report_only:
+    if options.report_only:
+        runner.keep_finished()
+    else:
         cells = find_cells(runner.cells, options.cell) if options.cell else runner.cells
         results = read_results(workspace, cells)
         waiting = [cell for cell in cells if cell.name not in results]

@@ -119,7 +119,7 @@ class Runner:
         start = time.monotonic()
         results = read_results(self.workspace, self.cells)
         waiting = [cell for cell in cells if cell.name not in results]
-        self._keep_finished()
+        self.keep_finished()
         schedule = Schedule(waiting, self._pretrainings(waiting), self.preparation.finished_pretrainings())
         outcome = Outcome()
         places = self._places()
@@ -152,6 +152,19 @@ class Runner:
                 raise
         outcome.left = schedule.waiting
         return outcome
+
+    def keep_finished(self) -> None:
+        """Adds cells that a killed runner had finished, but not yet added, to the kept results."""
+        kept = read_kept(self.workspace.results)
+        finished: dict[str, Finished] = {}
+        for cell in self.cells:
+            folder = self.workspace.cell(cell)
+            if cell.name not in kept and (folder / RESULT).is_file():
+                finished[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
+        if finished:
+            # Not there where the results folder is a new one; a table without it says nothing.
+            store_splits(self.workspace.results, self.splits)
+        keep(self.workspace.results, finished)
 
     def cell_run(self, cell: Cell) -> CellRun:
         """A cell with its dataset and splits."""
@@ -219,13 +232,3 @@ class Runner:
         results[job.name] = finished[0]
         outcome.done.append(job)
         tqdm.write(f"done   {job.name}: Dice {finished[0]['foreground_mean']:.3f}, {finished[0]['seconds']:.0f} s")
-
-    def _keep_finished(self) -> None:
-        """Adds cells that a killed runner had finished, but not yet added, to the kept results."""
-        kept = read_kept(self.workspace.results)
-        finished: dict[str, Finished] = {}
-        for cell in self.cells:
-            folder = self.workspace.cell(cell)
-            if cell.name not in kept and (folder / RESULT).is_file():
-                finished[cell.name] = json.loads((folder / RESULT).read_text()), read_table(folder / CASES)
-        keep(self.workspace.results, finished)

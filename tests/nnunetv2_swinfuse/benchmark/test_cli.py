@@ -3,11 +3,12 @@ import signal
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.benchmark.cells import FAILURE, Workspace, all_cells
+from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, RESULT, Workspace, all_cells
 from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cells, hopeless, listing, main
 from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.benchmark.metrics import METRICS
 from nnunetv2_swinfuse.benchmark.runner import Runner
-from nnunetv2_swinfuse.benchmark.table import keep
+from nnunetv2_swinfuse.benchmark.table import keep, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .runners import make_runner
@@ -67,6 +68,24 @@ def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkey
     status, message = run("--epochs", "3")
     assert status == 2
     assert "differs in length" in message
+
+
+@pytest.mark.parametrize("option", [["--report_only"], []])
+def test_a_report_has_the_cells_that_a_killed_run_finished_but_did_not_keep(raw, tmp_path, option):
+    # Also with a results folder that is new, and has no splits.
+    experiment = make_experiment(test_cases=4, seeds=[0])
+    runner = Runner(experiment, Workspace(tmp_path / "work", tmp_path / "work" / "results"))
+    for cell in runner.cells:
+        cases = list(runner.splits_of(cell)[0].test)
+        write_table(rows_of(cell, dict.fromkeys(METRICS, np.full(4, 0.5)), cases), runner.workspace.cell(cell) / CASES)
+        write_json(runner.workspace.cell(cell) / RESULT, result_of(cell))
+    write_json(tmp_path / "made.json", experiment.to_dict())
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path / "made.json"), "-o", str(runner.workspace.root), "--without_pictures", *option])
+    assert ended.value.code == 0
+    report = (runner.workspace.results / "report.md").read_text()
+    assert "2 of 2 cells are done" in report
+    assert "resenc_m against nnunet" in report
 
 
 def test_results_of_another_orientation_are_refused(raw, tmp_path):
