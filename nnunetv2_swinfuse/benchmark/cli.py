@@ -14,6 +14,7 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark import signals
 from nnunetv2_swinfuse.benchmark.arms import takes_weights
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
+from nnunetv2_swinfuse.benchmark.comparability import check_records
 from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
@@ -26,6 +27,8 @@ from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
 
 EXPERIMENT = "experiment.json"
+# A user's own file in the output folder may have that name.
+OF_CELLS = "experiment_of_cells.json"
 # These fields may change between sessions: they select and compare cells, but do not change what a cell trains.
 FREE = {
     "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "no_loss", "baseline", "alpha",
@@ -55,11 +58,14 @@ def run(options: argparse.Namespace) -> int:
     workspace = Workspace(root, (options.results or root / "results").absolute())
     runner = Runner(experiment, workspace, options.num_workers)
     check_experiment(experiment, workspace)
+    check_records(experiment, runner.cells, read_results(workspace, runner.cells))
     command = typed_command(options, workspace)
     if options.list:
         print(listing(runner, command))
         return 0
-    write_json(workspace.results / EXPERIMENT, experiment.to_dict())
+    # Both, as cells can be used with another results folder.
+    for path in records(workspace):
+        write_json(path, experiment.to_dict())
     if options.slurm:
         results = read_results(workspace, runner.cells)
         waiting = [cell for cell in runner.cells if cell.name not in results]
@@ -93,14 +99,20 @@ def run(options: argparse.Namespace) -> int:
     return int(bool(failed))
 
 
+def records(workspace: Workspace) -> tuple[Path, Path]:
+    """Files that say which experiment the results, and the cells in the output folder, are of."""
+    return workspace.results / EXPERIMENT, workspace.root / OF_CELLS
+
+
 def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
-    """Refuses an experiment whose cells would differ from kept ones of the same name.
+    """Refuses an experiment whose cells would differ from those of the same name that are kept, or begun.
 
     Raises:
         BenchmarkError: naming what changed.
     """
-    path = workspace.results / EXPERIMENT
-    if path.is_file():
+    for path in records(workspace):
+        if not path.is_file():
+            continue
         before = from_dict(json.loads(path.read_text()), str(path)).to_dict()
         now = experiment.to_dict()
         changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
@@ -111,8 +123,8 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
         changed += [f"arm {arm['name']}" for arm in now["arms"] if arms.get(arm["name"], arm) != arm]
         if changed:
             raise BenchmarkError(
-                f"{workspace.results}: its results are of an experiment that differs in {', '.join(changed)}. Use "
-                "another name, or other folders (-o, --results)"
+                f"{path.parent}: its results are of an experiment that differs in {', '.join(changed)}. Use another "
+                "name, or other folders (-o, --results)"
             )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ EQUAL_BETWEEN_ARMS = {
 }
 # Values of entries that the records of earlier versions do not have.
 BEFORE_ENTRY_EXISTED = {"mirrored_training": True, "orientation": AS_STORED}
+# Must be as the experiment says.
+OF_EXPERIMENT = (
+    "configuration", "spacing", "orientation", "length", "device", "mirroring", "mirrored_training", "plans",
+    "settings", "tolerance_mm",
+)  # fmt: skip
 # Must be equal in all cells of an arm on a dataset. Value: how the entry is described.
 EQUAL_WITHIN_ARM = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
 
@@ -93,6 +98,37 @@ def reasons_against(
                 )
     # Without repetitions, in order.
     return tuple(dict.fromkeys(reasons))
+
+
+def check_records(experiment: Experiment, cells: Iterable[Cell], results: Results) -> None:
+    """Checks that finished cells are those of this experiment, not of another one with cells of the same names.
+
+    experiment.json tells what the last session was; a folder of cells may be older, or be used with other results, and
+    an arm may have been another one before it was left out for a session.
+
+    Raises:
+        BenchmarkError: naming a cell and what differs.
+    """
+    now = json.loads(json.dumps(asdict(experiment)))
+    for cell in cells:
+        record = results.get(cell.name)
+        if record is None:
+            continue
+        # Entries that a record does not have were not written by the version that made it.
+        different = [name for name in OF_EXPERIMENT if record.get(name, _before(name, now[name])) != now[name]]
+        arm = json.loads(json.dumps(asdict(experiment.arm(cell.arm))))
+        arm["encoder"] = Path(arm["encoder"]).name
+        recorded = {"pretraining": {}, **record.get("arm", {})}
+        different += [f"{name} of the arm" for name, value in recorded.items() if arm.get(name, value) != value]
+        if different:
+            raise BenchmarkError(
+                f"{cell.name} is done, but of an experiment that differs in {', '.join(different)}. Use another "
+                "name, or other folders (-o, --results)"
+            )
+
+
+def _before(name: str, default: Any) -> Any:
+    return BEFORE_ENTRY_EXISTED.get(name, default)
 
 
 def _reasons_within_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment: Experiment) -> list[str]:

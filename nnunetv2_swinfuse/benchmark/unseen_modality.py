@@ -31,7 +31,7 @@ from nnunetv2_swinfuse.benchmark.analysis import pair_scores
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.commands import base_environment
-from nnunetv2_swinfuse.benchmark.comparability import reasons_against
+from nnunetv2_swinfuse.benchmark.comparability import check_records, reasons_against
 from nnunetv2_swinfuse.benchmark.comparison import Scores, case_scores, compare
 from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_experiment
 from nnunetv2_swinfuse.benchmark.files import locked
@@ -281,6 +281,7 @@ def run(options: argparse.Namespace) -> None:
     os.environ[EXTERNAL_TRAINERS] = base_environment(experiment.device, 0)[EXTERNAL_TRAINERS]
     path = workspace.results / TABLE
     results = read_results(workspace, runner.cells)
+    check_records(experiment, runner.cells, results)
     known = set(read_rows(path)[["cell", "dataset"]].itertuples(index=False, name=None))
     left = [(c, d) for c, d in pairs_to_test(runner, results) if (c.name, c.dataset + SEPARATOR + d.name) not in known]
     waiting = [(cell, tested) for cell, tested in left if (runner.cell_run(cell).model / FINAL).is_file()]

@@ -17,6 +17,7 @@ from nnunetv2_swinfuse.benchmark.table import keep, rows_frame
 
 DATASET = "Dataset901_Made"
 CLASSES = ("shell", "core")
+LENGTH = {"epochs": 1, "iterations": 2, "validation_iterations": 1}
 COMMAND = ["swinfuse_benchmark", "made.json"]
 
 
@@ -63,7 +64,7 @@ def result_of(cell: Cell, **changes) -> dict:
         "checkpoint": FINAL,
         "mirroring": True,
         "tolerance_mm": 1.0,
-        "length": {"epochs": 1, "iterations": 2, "validation_iterations": 1},
+        "length": LENGTH,
         "settings": {},
         "encoder": None,
         "versions": {"nnunetv2": "2.8.1", "torch": "2.8", "nnunetv2-swinfuse": "0.1.0"},

@@ -12,7 +12,7 @@ from nnunetv2_swinfuse.benchmark.table import keep, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 from .runners import make_runner
-from .tables import DATASET, make_experiment, result_of, rows_of
+from .tables import DATASET, LENGTH, make_experiment, result_of, rows_of
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +73,7 @@ def test_a_changed_experiment_does_not_mix_with_what_is_kept(raw, capsys, monkey
 @pytest.mark.parametrize("option", [["--report_only"], []])
 def test_a_report_has_the_cells_that_a_killed_run_finished_but_did_not_keep(raw, tmp_path, option):
     # Also with a results folder that is new, and has no splits.
-    experiment = make_experiment(test_cases=4, seeds=[0])
+    experiment = make_experiment(test_cases=4, seeds=[0], length=LENGTH)
     runner = Runner(experiment, Workspace(tmp_path / "work", tmp_path / "work" / "results"))
     for cell in runner.cells:
         cases = list(runner.splits_of(cell)[0].test)
@@ -86,6 +86,16 @@ def test_a_report_has_the_cells_that_a_killed_run_finished_but_did_not_keep(raw,
     report = (runner.workspace.results / "report.md").read_text()
     assert "2 of 2 cells are done" in report
     assert "resenc_m against nnunet" in report
+
+
+def test_a_changed_experiment_does_not_continue_the_cells_for_other_results(raw, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(Runner, "prepare", lambda self, cells: None)
+    flags = ["-d", "901", "--arms", "nnunet", "--labels", "3", "--test_cases", "4", "-device", "cpu", "--prepare_only"]
+    for epochs, results, status in (("2", "one", 0), ("3", "two", 2), ("2", "two", 0)):
+        with pytest.raises(SystemExit) as ended:
+            main([*flags, "--epochs", epochs, "-o", str(tmp_path / "work"), "--results", str(tmp_path / results)])
+        assert ended.value.code == status
+        assert ("differs in length" in capsys.readouterr().err) == bool(status)
 
 
 def test_results_of_another_orientation_are_refused(raw, tmp_path):

@@ -1,11 +1,11 @@
 import pytest
 
-from nnunetv2_swinfuse.benchmark.cells import read_results
-from nnunetv2_swinfuse.benchmark.comparability import check_rows, reasons_against
+from nnunetv2_swinfuse.benchmark.cells import all_cells, read_results
+from nnunetv2_swinfuse.benchmark.comparability import check_records, check_rows, reasons_against
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError
 
-from .tables import fill, make_experiment, noisy
+from .tables import DATASET, LENGTH, fill, make_experiment, noisy, result_of
 
 COMMAND = ["swinfuse_benchmark", "made.json"]
 SAW = {"sha256": "e" * 64, "saw": ["Dataset901_Made/case_001"], "recipe": "swinfuse", "seconds": 1.0}
@@ -123,3 +123,26 @@ def test_rows_of_other_cases_than_the_splits(tmp_path):
     (workspace.results / "splits.json").unlink()
     with pytest.raises(BenchmarkError, match="kept and committed with the per-case table"):
         check_rows(rows, cells, workspace.results)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "message"),
+    [
+        ({}, ""),
+        ({"length": {**LENGTH, "epochs": 2}}, "length"),
+        ({"plans": {"batch_size": 4}, "spacing": [1.0, 1.0, 1.0]}, "spacing, plans"),
+        ({"arm": {"name": "nnunet", "trainer": "nnUNetTrainerDA5"}}, "trainer of the arm"),
+        ({"arm": {"name": "nnunet", "pretraining": {"dim": "none"}}}, "pretraining of the arm"),
+    ],
+)
+def test_finished_cells_must_be_those_of_the_experiment(recorded, message):
+    experiment = make_experiment(arms=["nnunet"], length=LENGTH)
+    cells = all_cells(experiment, [DATASET])
+    results = {cells[1].name: result_of(cells[1], **recorded)}
+    if not message:
+        check_records(experiment, cells, results)
+        return
+    with pytest.raises(
+        BenchmarkError, match=f"{cells[1].name} is done, but of an experiment that differs in {message}. Use"
+    ):
+        check_records(experiment, cells, results)

@@ -32,7 +32,7 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN
 
 from .runners import make_runner
-from .tables import DATASET, result_of
+from .tables import DATASET, LENGTH, result_of
 
 OTHER = "Dataset902_Other"
 BOTH = f"{DATASET}{SEPARATOR}{OTHER}"
@@ -201,7 +201,7 @@ def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tm
 @pytest.fixture
 def one_model(two_datasets, tmp_path):
     """A finished cell of each dataset; the model of the first is there."""
-    runner = make_runner(tmp_path, datasets=[901, 902], arms=["nnunet"], seeds=[0])
+    runner = make_runner(tmp_path, datasets=[901, 902], arms=["nnunet"], seeds=[0], length=LENGTH)
     for cell in runner.cells:
         write_json(runner.workspace.cell(cell) / RESULT, result_of(cell))
     model = runner.cell_run(runner.cells[0]).model
