@@ -207,9 +207,10 @@ class Experiment:
             )
         for plans in (self.plans, *(arm.plans for arm in self.arms)):
             _refuse_unknown("plans", plans, PLANS_CHANGES)
-        for name in ("tolerance_mm", "alpha"):
-            if not getattr(self, name) > 0:
-                raise BenchmarkError(f"{name} is {getattr(self, name)}; expected more than 0")
+        if not self.tolerance_mm > 0:
+            raise BenchmarkError(f"tolerance_mm is {self.tolerance_mm}; expected more than 0")
+        if not 0 < self.alpha < 1:
+            raise BenchmarkError(f"alpha is {self.alpha}; expected a probability such as 0.05")
         self._check_arms()
 
     def _check_split(self) -> None:

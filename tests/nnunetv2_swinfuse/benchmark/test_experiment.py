@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"orientation": "LPS"}, r"orientation is 'LPS'; expected one of \['as_stored', 'RAS'\]"),
         ({"configuration": "2d"}, "3D network"),
         ({"mirrored_training": False}, "mirroring is true; expected false where mirrored_training is"),
+        ({"alpha": 5}, "alpha is 5; expected a probability"),
+        ({"tolerance_mm": 0}, "tolerance_mm is 0; expected more than 0"),
         ({"spacing": [2, 2]}, r"spacing is \[2.0, 2.0\]; expected three numbers above 0"),
         ({"spacing": [2, 2, 2], "configuration": "3d_lowres"}, "with configuration 3d_fullres"),
         ({"comparisons": [["nnunet", "swinfuse"]]}, "'swinfuse' is no arm of this experiment; it has nnunet, resenc_m"),
