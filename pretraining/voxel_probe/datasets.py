@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,8 +192,10 @@ def common_labels(first: LabelledDataset, second: LabelledDataset) -> tuple[Labe
 
 
 def label_key(name: str) -> LabelKey:
-    """What identifies a label across datasets: the words of its name, in lower case, sorted."""
-    return tuple(sorted(re.findall(r"[a-z0-9]+", name.lower())))
+    """What identifies a label across datasets: the words of its name, in any script, in lower case, sorted."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", name).casefold())
+    # Names of signs only are not all the same.
+    return tuple(sorted(words)) or (name,)
 
 
 def check_numbers(dataset: LabelledDataset, split: CaseSplit, labelled: Sequence[int]) -> None:

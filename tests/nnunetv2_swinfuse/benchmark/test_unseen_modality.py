@@ -89,6 +89,7 @@ def test_classes_are_matched_by_name():
     tested = {"background": 0, "Spleen": 1, "Right kidney": 5, "ignore": 6, "whole": [1, 5]}
     assert common_classes(trained, tested) == {"kidney_right": (2, 5), "spleen": (3, 1)}
     assert common_classes({"background": 0, "tumour": 1}, tested) == {}
+    assert common_classes({"background": 0, "肝臓": 1}, {"background": 0, "脾臓": 1}) == {}
     assert common_classes({"background": 0, "whole": [1, 2], "spleen": 2}, tested) == {}
 
 

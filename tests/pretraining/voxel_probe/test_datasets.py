@@ -77,6 +77,11 @@ def test_impossible_numbers_are_refused():
 
 def test_labels_are_matched_by_their_words():
     assert label_key("Right kidney") == label_key("kidney_right")
+    # Not only of Latin letters.
+    assert label_key("肝臓") != label_key("脾臓")
+    assert label_key("печень левая") == label_key("Левая печень")
+    assert label_key("Nävus") != label_key("N vus")
+    assert label_key("+") != label_key("-")
     first = synthetic.dataset(names=("liver", "kidney_right"))
     second = synthetic.dataset("Dataset502_Other", names=("Kidney right", "aorta"))
     assert common_labels(first, second) == (("kidney", "right"),)
