@@ -193,6 +193,13 @@ def add_rows(path: Path, rows: pd.DataFrame) -> None:
         write_table(table.drop_duplicates(unique, keep="last").sort_values(unique, kind="stable"), path)
 
 
+def rows_of_experiment(table: pd.DataFrame, runner: Runner) -> pd.DataFrame:
+    """The rows of the experiment's cells; the table may have those of seeds or arms that it had before."""
+    names = {cell.name for cell in runner.cells}
+    tested = table["dataset"].str.split(SEPARATOR, regex=False).str[-1]
+    return table[table["cell"].isin(names) & tested.isin(list(runner.datasets))]
+
+
 def groups(table: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
     """Datasets, number of labels, and the arms with rows."""
     by_group = table.groupby(["dataset", "labels"], sort=True)
@@ -200,11 +207,17 @@ def groups(table: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
 
 
 def format_means(table: pd.DataFrame) -> str:
-    """A Markdown table of the mean Dice of each arm, with that of each run."""
+    """A Markdown table of the mean Dice of each arm, with that of each run that has all folds of the others."""
     lines = []
     for dataset, labels, arms in groups(table):
         for arm in arms:
-            runs = case_scores(table, dataset, labels, METRIC, [arm]).run_means(arm)
+            of_arm = table[(table["dataset"] == dataset) & (table["labels"] == labels) & (table["arm"] == arm)]
+            folds = of_arm.groupby("seed")["fold"].agg(set)
+            complete = folds[folds == set(of_arm["fold"])].index
+            if not len(complete):
+                lines.append([*dataset.split(SEPARATOR), labels, arm, "-", "no seed has all folds"])
+                continue
+            runs = case_scores(of_arm[of_arm["seed"].isin(complete)], dataset, labels, METRIC, [arm]).run_means(arm)
             of_runs = ", ".join(f"{run:.3f}" for run in runs)
             lines.append([*dataset.split(SEPARATOR), labels, arm, f"{runs.mean():.3f}", of_runs])
     return markdown_table(["trained on", "tested on", "labels", "arm", METRIC, "of each run"], lines)
@@ -215,8 +228,11 @@ def format_comparisons(
 ) -> str:
     """A Markdown table of differences with 95 % intervals that cover runs and cases, and what is not compared, and why.
 
-    Verdicts are those of the benchmark, with Holm's correction over the pairs given.
+    Verdicts are those of the benchmark, with Holm's correction over the pairs given, on all datasets and numbers of
+    labels of the experiment, also those that cannot be compared yet.
     """
+    possible = pairs_to_test(runner, {cell.name: None for cell in runner.cells})
+    declared = len(pairs) * len({(cell.dataset, tested.name, cell.labels) for cell, tested in possible})
     family: list[tuple[Scores, str, str]] = []
     refused = []
     for dataset, labels, _ in groups(table):
@@ -224,7 +240,8 @@ def format_comparisons(
         for first, second in pairs:
             of_first, of_second = ([cell for cell in cells if cell.arm == arm] for arm in (first, second))
             reasons = reasons_against(of_first, of_second, results, runner.experiment, ["swinfuse_benchmark"])
-            untested = sorted({cell.name for cell in (*of_first, *of_second)} - set(table["cell"]))
+            tested_here = set(table.loc[table["dataset"] == dataset, "cell"])
+            untested = sorted({cell.name for cell in (*of_first, *of_second)} - tested_here)
             if not reasons and untested:
                 reasons = (f"no model of {untested[0]} was here to be tested",)
             if reasons:
@@ -233,7 +250,8 @@ def format_comparisons(
                 scores = pair_scores(runner.experiment, table, dataset, labels, METRIC, first, second)
                 family.append((scores, first, second))
     lines = []
-    for score, result in zip([entry[0] for entry in family], compare(family, "", runner.experiment.alpha), strict=True):
+    compared = compare(family, "", runner.experiment.alpha, declared)
+    for score, result in zip([entry[0] for entry in family], compared, strict=True):
         runs = ", ".join(f"{d:+.3f}" for d in score.run_means(result.first) - score.run_means(result.second))
         names = [f"{result.first} minus {result.second}", *score.dataset.split(SEPARATOR), score.labels]
         lines.append([*names, str(result.estimate), runs, result.verdict])
@@ -297,7 +315,7 @@ def run(options: argparse.Namespace) -> None:
             bar.set_description(f"{cell.name}{SEPARATOR}{tested.number}")
             device = options.device or experiment.device
             add_rows(path, rows_of_cell(runner.cell_run(cell), tested, cases, device, bar))
-    table = read_rows(path)
+    table = rows_of_experiment(read_rows(path), runner)
     notice = f"{TRANSDUCTIVE}\n\n" if experiment.transductive else ""
     print(f"{notice}{format_means(table)}")
     if options.compare:

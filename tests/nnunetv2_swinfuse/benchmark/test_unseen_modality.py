@@ -3,6 +3,7 @@ import shutil
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
@@ -27,6 +28,7 @@ from nnunetv2_swinfuse.benchmark.unseen_modality import (
     pairs_to_test,
     read_case,
     read_rows,
+    rows_of_experiment,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN
@@ -187,6 +189,38 @@ def test_folds_have_other_cases_and_all_count(two_datasets, tmp_path):
         add_rows(tmp_path / TABLE, rows(runner, arm, difference))
     compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results)
     assert "+0.050 [+0.050, +0.050]" in compared
+    # As long as a fold of a seed is not there, the seed has no mean and the arms are not compared.
+    table = read_rows(tmp_path / TABLE)
+    late = next(cell.name for cell in runner.cells if (cell.arm, cell.seed, cell.fold) == ("resenc_m", 2, 1))
+    table = table[table["cell"] != late]
+    assert "| resenc_m | 0.600 | 0.600, 0.600 " in format_means(table)
+    assert f"no model of {late}" in format_comparisons(table, [("resenc_m", "nnunet")], runner, results)
+    table = table[~((table["fold"] == 0) & (table["seed"] < 2))]
+    assert "no seed has all folds" in format_means(table)
+
+
+def test_comparisons_that_cannot_be_made_yet_belong_to_the_family(two_datasets, tmp_path):
+    def verdict(**changes):
+        runner = make_runner(tmp_path, datasets=[901, 902], **changes)
+        results = {cell.name: result_of(cell) for cell in runner.cells}
+        tables = [rows(runner, arm, shift, cases=7) for arm, shift in (("nnunet", 0.0), ("resenc_m", 0.05))]
+        table = pd.concat(tables, ignore_index=True)
+        if "labels" in changes:
+            table = table[table["labels"] == "3"]
+        return format_comparisons(table, [("resenc_m", "nnunet")], runner, results).splitlines()[2]
+
+    # With 7 cases, p is 2 ** -6 by Wilcoxon. Trained on either dataset, that is a family of two, or with a second
+    # number of labels of four.
+    assert verdict().endswith("| better  |")
+    assert "not shown" in verdict(labels=[3, 4])
+
+
+def test_rows_of_what_the_experiment_does_not_have_any_more_do_not_count(two_datasets, tmp_path):
+    before = make_runner(tmp_path, datasets=[901, 902])
+    table = rows(before, "nnunet", 0.0)
+    runner = make_runner(tmp_path, datasets=[901, 902], seeds=[0, 1])
+    assert set(rows_of_experiment(table, runner)["seed"]) == {0, 1}
+    assert rows_of_experiment(table, make_runner(tmp_path)).empty
 
 
 def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tmp_path):
