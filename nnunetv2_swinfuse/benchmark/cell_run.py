@@ -194,8 +194,9 @@ class CellRun:
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
         images, label, test = self.dataset.images, self.dataset.label, self.split.test
+        files = {case: (*images[case], label[case]) for case in (*self.split.train, *test)}
         digests = file_digests(
-            [path for case in test for path in (*images[case], label[case])], self.workspace.root / "digests.json"
+            [path for of_case in files.values() for path in of_case], self.workspace.root / "digests.json"
         )
         encoder = self.encoder()
         if encoder is not None:
@@ -211,6 +212,9 @@ class CellRun:
             "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},
             "plans_sha256": content_sha256(plans),
             "split_sha256": self.split.sha256,
+            "training_sha256": joined_sha256(
+                f"{case} {digests[str(path)]}" for case in self.split.train for path in files[case]
+            ),
             "labels_sha256": joined_sha256(f"{case} {digests[str(label[case])]}" for case in test),
             "images_sha256": joined_sha256(f"{case} {digests[str(path)]}" for case in test for path in images[case]),
             "checkpoint": FINAL,

@@ -25,6 +25,7 @@ Results = Mapping[str, Mapping[str, Any]]
 # Must be equal in two cells of the same run (seed, fold). Value: how a difference is described.
 EQUAL_BETWEEN_ARMS = {
     "split_sha256": "different training or test cases",
+    "training_sha256": "different training images or labels (SHA-256 of the files)",
     "labels_sha256": "different reference labels (SHA-256 of the files)",
     "images_sha256": "different test images (SHA-256 of the files)",
     "mirroring": "different test-time augmentation",
@@ -37,6 +38,8 @@ EQUAL_BETWEEN_ARMS = {
 }
 # Values of entries that the records of earlier versions do not have.
 BEFORE_ENTRY_EXISTED = {"mirrored_training": True, "orientation": AS_STORED}
+# What such a record does not tell is not compared.
+NOT_RECORDED_BEFORE = ("training_sha256",)
 # Must be as the experiment says.
 OF_EXPERIMENT = (
     "configuration", "spacing", "orientation", "length", "device", "mirroring", "mirrored_training", "plans",
@@ -92,6 +95,8 @@ def reasons_against(
         a, b = results[one.name], results[other.name]
         for name, description in EQUAL_BETWEEN_ARMS.items():
             values = [result.get(name, BEFORE_ENTRY_EXISTED.get(name)) for result in (a, b)]
+            if name in NOT_RECORDED_BEFORE and None in values:
+                continue
             if values[0] != values[1]:
                 reasons.append(
                     f"seed {one.seed}, fold {one.fold}: {description} ({_short(values[0])}, {_short(values[1])})"

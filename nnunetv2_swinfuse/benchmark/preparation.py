@@ -18,7 +18,7 @@ from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
-from nnunetv2_swinfuse.benchmark.files import content_sha256, locked, write_json, write_text
+from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset, describe_reoriented
 from nnunetv2_swinfuse.errors import BenchmarkError
@@ -32,9 +32,10 @@ ENCODER = "encoder.json"
 # Within the folder of a pretraining.
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
-# In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own, and the
-# orientation, which earlier versions did not write.
-SPACING, ORIENTATION = "spacing", "orientation"
+# In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own; the orientation,
+# and the digest of all files, which earlier versions did not write.
+SPACING, ORIENTATION, FILES = "spacing", "orientation", "files_sha256"
+DIGESTS = "digests.json"
 VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
@@ -53,6 +54,13 @@ def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:
     if changed:
         write_json(cache, known)
     return {str(path): known[str(path)][2] for path in paths}
+
+
+def files_digest(dataset: Dataset, cache: Path) -> str:
+    """One SHA-256 of the names, images and labels of all labelled cases."""
+    files = [(case, path) for case in dataset.label for path in (*dataset.images[case], dataset.label[case])]
+    digests = file_digests([path for _, path in files], cache)
+    return joined_sha256(f"{case} {digests[str(path)]}" for case, path in files)
 
 
 class Preparation:
@@ -103,6 +111,12 @@ class Preparation:
                     f"{folder}: prepared with the orientation {oriented}, the experiment now says {orientation}. Use "
                     "another output folder (-o)"
                 )
+            digest = files_digest(dataset, self.workspace.root / DIGESTS)
+            if done.get(FILES, digest) != digest:
+                raise BenchmarkError(
+                    f"{folder}: prepared from other images or labels than those that are in {dataset.folder} now "
+                    "(SHA-256 of the files). Restore them, or use another output folder (-o)"
+                )
             if name in done:
                 return
             raw: dict[str, str] = {}
@@ -130,7 +144,7 @@ class Preparation:
             identifier = _data_identifier(plans, configuration)
             if planner != SWINFUSE_PLANNER and identifier not in done.values():
                 call("nnUNetv2_preprocess", *options, "-plans_name", PLANS[planner], "-c", configuration, *processes)
-            write_json(record, {**done, name: identifier, SPACING: spacing, ORIENTATION: orientation})
+            write_json(record, {**done, name: identifier, SPACING: spacing, ORIENTATION: orientation, FILES: digest})
 
     def finished_pretrainings(self) -> list[str]:
         """Names of the experiment's pretrainings that are done."""
@@ -230,7 +244,7 @@ class Preparation:
         assert self.experiment.pretraining is not None
         names = list(self.experiment.pretraining.collections)
         whole = find_collections(names, Path(os.environ["nnUNet_raw"]), ModalityMap.from_words([]), False, False)
-        cache = self.workspace.root / "digests.json"
+        cache = self.workspace.root / DIGESTS
         tested = set(file_digests(self.test_images, cache).values())
         digests = file_digests([volume.path for volume in whole.volumes], cache)
         left_out = [
@@ -277,7 +291,7 @@ class Preparation:
         preset = load_preset(self.experiment.pretraining.preset, run.recipe)
         domains = {**preset, **run.settings}.get("modalities", DOMAINS)
         volumes = [volume.path for volume in collection.volumes if volume.domain in domains]
-        return sorted(set(file_digests(volumes, self.workspace.root / "digests.json").values()))
+        return sorted(set(file_digests(volumes, self.workspace.root / DIGESTS).values()))
 
 
 def seen_cases(folder: Path, images: Mapping[str, Sequence[str]]) -> list[str]:

@@ -59,6 +59,7 @@ def result_of(cell: Cell, **changes) -> dict:
         "arm": {"name": cell.arm, "trainer": "nnUNetTrainer"},
         "plans_sha256": "p" * 64,
         "split_sha256": f"{cell.seed}{cell.fold}" + "s" * 62,
+        "training_sha256": "t" * 64,
         "labels_sha256": "l" * 64,
         "images_sha256": "i" * 64,
         "checkpoint": FINAL,

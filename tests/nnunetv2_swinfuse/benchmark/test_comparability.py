@@ -26,6 +26,7 @@ def test_what_is_the_same_may_be_compared(tmp_path):
     ("change", "message"),
     [
         ({"split_sha256": "x"}, "different training or test cases"),
+        ({"training_sha256": "x"}, "different training images or labels"),
         ({"labels_sha256": "x"}, "different reference labels"),
         ({"images_sha256": "x"}, "different test images"),
         ({"mirroring": False}, "different test-time augmentation (false, true)"),
@@ -49,6 +50,8 @@ def test_refusals(tmp_path, change, message):
 def test_records_of_before_an_entry_existed_are_compared_by_what_it_was(tmp_path):
     before = {"mirrored_training": True, "orientation": "as_stored"}
     assert reasons(tmp_path, lambda cell: before if cell.arm == "resenc_m" else {}) == ()
+    unknown = {"training_sha256": None}
+    assert reasons(tmp_path / "other", lambda cell: unknown if cell.arm == "resenc_m" else {}) == ()
 
 
 def test_two_machines_with_different_plans(tmp_path):

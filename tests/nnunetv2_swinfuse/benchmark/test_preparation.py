@@ -91,6 +91,22 @@ def test_nnunets_own_spacing_is_the_default(raw, planned, tmp_path):
         preprocess(tmp_path, spacing=[8, 4, 4])
 
 
+def test_changed_files_are_not_mixed_with_what_is_prepared(raw, planned, tmp_path):
+    preprocess(tmp_path)
+    labels = sorted((raw / "labelsTr").iterdir())
+    before = labels[0].read_bytes()
+    labels[0].write_bytes(labels[1].read_bytes())
+    with pytest.raises(BenchmarkError, match=f"prepared from other images or labels than those that are in {raw}"):
+        preprocess(tmp_path)
+    labels[0].write_bytes(before)
+    preprocess(tmp_path)
+    # The record of an earlier version.
+    record = tmp_path / "work" / "nnUNet_preprocessed" / DATASET / "prepared.json"
+    write_json(record, {name: value for name, value in read_json(record).items() if name != "files_sha256"})
+    labels[0].write_bytes(labels[1].read_bytes())
+    preprocess(tmp_path)
+
+
 def test_every_planner_reads_the_images_in_the_orientation_of_the_experiment(raw, tmp_path, monkeypatch):
     raws = []
     monkeypatch.setattr(Processes, "call", lambda self, command, environment, *rest: raws.append(environment[RAW]))
