@@ -157,10 +157,10 @@ class Preparation:
         Raises:
             BenchmarkError: naming what differs, or what is missing.
         """
-        records = [self.workspace.pretraining(run) / ENCODER for run in runs]
-        for record in records:
-            self._check_pretraining(record)
-        if not all(record.is_file() for record in records):
+        wanted = list(runs)
+        for run in wanted:
+            self._check_pretraining(run)
+        if not all((self.workspace.pretraining(run) / ENCODER).is_file() for run in wanted):
             self._collection()
 
     def pretrain(self, run: PretrainingRun, place: Place) -> None:
@@ -174,7 +174,7 @@ class Preparation:
         folder = self.workspace.pretraining(run)
         with self._locked(folder.parent / f"{folder.name}.lock") as lock:
             record = folder / ENCODER
-            self._check_pretraining(record)
+            self._check_pretraining(run)
             if record.is_file():
                 return
             collection, left_out = self._collection()
@@ -220,14 +220,22 @@ class Preparation:
                 },
             )
 
-    def _check_pretraining(self, record: Path) -> None:
+    def _check_pretraining(self, run: PretrainingRun) -> None:
         """Raises BenchmarkError when the encoder was pretrained in another way than the experiment says now."""
+        record = self.workspace.pretraining(run) / ENCODER
         before = json.loads(record.read_text()) if record.is_file() else {}
         if before and Pretraining(**before["pretraining"]) != self.experiment.pretraining:
             asked = json.dumps(pretraining_settings(self.experiment))
             raise BenchmarkError(
                 f"{record.parent}: pretrained with {json.dumps(before['pretraining'])}, the experiment now says "
                 f"{asked}. Move the folder away to pretrain again, or restore the experiment"
+            )
+        # Names of folders leave signs out; records of earlier versions have no settings.
+        settings = json.loads(json.dumps(dict(run.settings)))
+        if before and before.get("settings", settings) != settings:
+            raise BenchmarkError(
+                f"{record.parent}: pretrained with the settings {json.dumps(before['settings'])}, an arm now has "
+                f"{json.dumps(settings)}. Move the folder away to pretrain again, or restore the arm"
             )
 
     def _collection(self) -> tuple[Collection, list[str]]:

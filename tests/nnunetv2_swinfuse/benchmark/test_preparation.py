@@ -298,6 +298,24 @@ def test_an_encoder_of_another_pretraining_is_not_used(tmp_path):
         prepared(steps=3).check([run])
 
 
+def test_an_encoder_of_other_settings_in_a_folder_of_the_same_name_is_not_used(tmp_path):
+    def prepared(strength):
+        arm = {"name": "own", "like": "swinfuse", "pretraining": {"dim_initial_scale": strength}}
+        return Preparation(
+            make_experiment(arms=[arm], pretraining={"collections": ["Pairs"], "steps": 1}), workspace, Processes()
+        )
+
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    first, other = prepared(0.5), prepared(-0.5)
+    (run,), (changed,) = first.experiment.pretraining_runs, other.experiment.pretraining_runs
+    assert run.name == changed.name
+    record = {"settings": dict(run.settings), "pretraining": first.experiment.to_dict()["pretraining"]}
+    write_json(workspace.pretraining(run) / "encoder.json", record)
+    first.check([run])
+    with pytest.raises(BenchmarkError, match=r"pretrained with the settings .*0.5.*an arm now has .*-0.5"):
+        other.check([changed])
+
+
 def test_an_unfinished_pretraining_is_named(tmp_path):
     experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
     workspace = Workspace(tmp_path, tmp_path / "results")
