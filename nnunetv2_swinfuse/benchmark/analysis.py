@@ -84,6 +84,16 @@ class Analysis:
             claim.sentence for claim in self.no_loss
         ]
 
+    @property
+    def unchecked_encoders(self) -> list[str]:
+        """Arms whose encoder was given as a file, so that nobody knows which images it has seen."""
+        found = set()
+        for cell in self.cells:
+            encoder = self.results.get(cell.name, {}).get("encoder")
+            if encoder and encoder.get("saw") is None:
+                found.add(cell.arm)
+        return sorted(found)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; what is not defined is None."""
         return {
@@ -111,6 +121,7 @@ class Analysis:
             "means": _plain(self.means.to_dict("records")),
             "empty": self.empties.to_dict("records"),
             "absent_classes": self.absent,
+            "unchecked_encoders": self.unchecked_encoders,
             "cost": _plain(self.costs.to_dict("records")),
         }
 

@@ -26,6 +26,7 @@ from nnunetv2_swinfuse.benchmark.tables import (
     markdown_report,
     surroundings,
     table_rows,
+    unchecked,
     wide_means,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
@@ -95,18 +96,8 @@ def _warnings(analysis: Analysis) -> str:
         parts.append(page.box("Not compared", [str(refusal) for refusal in analysis.refusals], warning=True))
     if analysis.absent:
         parts.append(page.box("No test case has these classes; nothing can be said of them", analysis.absent, True))
-    unknown = sorted(
-        {
-            cell.arm
-            for cell in analysis.cells
-            if (encoder := analysis.results.get(cell.name, {}).get("encoder")) and encoder.get("saw") is None
-        }
-    )
-    if unknown:
-        names = ", ".join(unknown)
-        parts.append(
-            page.box(f"What the encoder of {names} was pretrained on was not checked: a file was named", (), True)
-        )
+    if analysis.unchecked_encoders:
+        parts.append(page.box(unchecked(analysis.unchecked_encoders), (), True))
     return "\n".join(parts)
 
 

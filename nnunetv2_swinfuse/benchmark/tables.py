@@ -39,6 +39,11 @@ def wide_means(analysis: Analysis) -> pd.DataFrame:
     return table[columns].rename(columns=arrowed).reset_index().rename_axis(columns=None)
 
 
+def unchecked(arms: Sequence[str]) -> str:
+    """What is not known of encoders that are given as files."""
+    return f"What the encoder of {', '.join(arms)} was pretrained on was not checked: a file was named"
+
+
 def arrowed(metric: str) -> str:
     """The metric with the direction in which it is better."""
     return f"{metric} ({'higher' if HIGHER_IS_BETTER[metric] else 'lower'} is better)"
@@ -101,6 +106,8 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
     lines += ["## Verdicts", "", *note, *(f"- {text}" for text in analysis.sentences)]
     lines += [f"- {refusal}" for refusal in analysis.refusals]
     lines += [f"- No test case has {name}; nothing can be said of it." for name in analysis.absent]
+    if analysis.unchecked_encoders:
+        lines += [f"- {unchecked(analysis.unchecked_encoders)}."]
     if len(analysis.distribution):
         lines += ["", "## In and out of distribution", "", PAPER, "", *note, markdown_table(analysis.distribution)]
     lines += ["", "## Means", "", *note, markdown_table(wide_means(analysis))]

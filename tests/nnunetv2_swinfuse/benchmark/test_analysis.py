@@ -90,3 +90,12 @@ def test_folds_that_begin_with_one_encoder_are_not_independent(tmp_path, arm, ve
     (found,) = analysis.comparisons["Dice"]
     assert found.estimate.cases == 30
     assert found.verdict == verdict
+
+
+def test_what_an_encoder_file_was_pretrained_on_is_not_known_and_every_report_says_so(tmp_path):
+    def encoder(cell):
+        return {"encoder": {"sha256": "e", "saw": None}} if cell.arm == "nnunet" else {}
+
+    experiment, _, analysis = analysed(tmp_path, changes=encoder)
+    assert analysis.to_dict()["unchecked_encoders"] == ["nnunet"]
+    assert "the encoder of nnunet was pretrained on was not checked" in markdown_report(experiment, analysis, COMMAND)
