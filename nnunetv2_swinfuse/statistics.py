@@ -28,8 +28,8 @@ class Estimate:
     Attributes:
         mean: over cases and runs.
         variance: variance of the mean.
-        degrees: degrees of freedom of that variance (Satterthwaite); 0 with a single run of a single fold, which says
-            nothing about others.
+        degrees: degrees of freedom of that variance (Satterthwaite); 0 with a single run of a single fold, or a single
+            case, which say nothing about others.
         run, case, rest: variance components, never below 0.
         runs, cases, folds: how many; a run is one training of each arm in each fold.
     """
@@ -50,7 +50,7 @@ class Estimate:
         return self.folds * (self.runs - 1) if self.runs > 1 else self.folds - 1
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval by Student's t distribution; infinite with one run of one fold."""
+        """Confidence interval by Student's t distribution; infinite with one run of one fold, and with one case."""
         half = self.half_width(level)
         return self.mean - half, self.mean + half
 
@@ -66,7 +66,7 @@ class Estimate:
 
     @property
     def p(self) -> float:
-        """Two-sided p-value of no difference; 1 with one run of one fold."""
+        """Two-sided p-value of no difference; 1 with one run of one fold, and with one case."""
         if self.degrees <= 0 or self.mean == 0:
             return 1.0
         if self.variance == 0:
@@ -113,8 +113,8 @@ def estimate(folds: Sequence[np.ndarray]) -> Estimate:
         rest += weight * rest_square
     if variance <= (1e-9 * abs(mean)) ** 2:
         # The same difference in every run and case, but for rounding.
-        return Estimate(mean, 0.0, runs - 1.0, 0.0, 0.0, 0.0, runs, cases, len(folds))
-    degrees = variance**2 / uncertainty
+        return Estimate(mean, 0.0, runs - 1.0 if cases > 1 else 0.0, 0.0, 0.0, 0.0, runs, cases, len(folds))
+    degrees = variance**2 / uncertainty if cases > 1 else 0.0
     return Estimate(mean, variance, degrees, run, case, rest, runs, cases, len(folds))
 
 

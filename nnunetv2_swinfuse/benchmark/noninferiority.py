@@ -48,7 +48,7 @@ class NonInferiority:
 def margin_p(difference: Estimate, margin: float) -> float:
     """Twice the one-sided p-value of a difference of `-margin` or less.
 
-    Twice, so that it is below 0.05 where the whole 95 % interval lies above `-margin`. 1 with one run.
+    Twice, so that it is below 0.05 where the whole 95 % interval lies above `-margin`. 1 with one run or one case.
     """
     if difference.degrees <= 0:
         return 1.0

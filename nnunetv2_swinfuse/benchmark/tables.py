@@ -61,7 +61,9 @@ def comparison_table(comparisons: Sequence[Comparison]) -> pd.DataFrame:
                 comparison.dataset,
                 comparison.labels,
                 f"{comparison.estimate.mean:+.4f}",
-                f"{low:+.4f} to {high:+.4f}" if math.isfinite(low) else "unknown: one run",
+                f"{low:+.4f} to {high:+.4f}"
+                if math.isfinite(low)
+                else f"unknown: one {'case' if comparison.estimate.clusters else 'run'}",
                 "{:+.4f} to {:+.4f}".format(*comparison.bootstrap),
                 _p(comparison.p),
                 _p(comparison.wilcoxon_adjusted),

@@ -68,6 +68,13 @@ def test_one_run_shows_nothing_of_other_runs():
     assert (found.p, found.clusters) == (1.0, 0)
 
 
+@pytest.mark.parametrize("differences", [[[0.1], [0.2], [0.3]], [[0.1], [0.1], [0.1]]])
+def test_one_case_shows_nothing_of_other_cases(differences):
+    found = estimate([np.array(differences)])
+    assert found.interval() == (-np.inf, np.inf)
+    assert found.p == 1.0
+
+
 def test_one_run_of_five_folds_is_the_t_test_of_the_folds():
     generator = np.random.default_rng(0)
     folds = [generator.normal(value, 0.1, (1, 8)) for value in (0.1, 0.2, 0.3, 0.2, 0.1)]
