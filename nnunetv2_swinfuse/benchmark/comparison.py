@@ -154,6 +154,14 @@ def case_scores(rows: pd.DataFrame, dataset: str, labels: str, metric: str, arms
         )
     everywhere = (absent == 1).all(axis=1)
     table = table.mask(absent == 1, PERFECT[metric])[~everywhere]
+    # A mean would leave the class out for the arms and runs that lack it.
+    lacking = table.index[table.isna().any(axis=1)]
+    if len(lacking):
+        fold, case, name = lacking[0]
+        raise BenchmarkError(
+            f"{dataset}, {labels} labels: case {case}, class {name}, fold {fold} has no value of {metric} although the "
+            "class is there; the per-case table is damaged"
+        )
     if table.empty:
         raise BenchmarkError(f"{dataset}, {labels} labels: no test case has any class, in reference or prediction")
     by_case = table.groupby(level=["fold", "case"], observed=True).mean()

@@ -209,6 +209,15 @@ def test_a_missing_value_is_named(tmp_path):
         case_scores(rows, DATASET, "3", "Dice", ARMS)
 
 
+def test_a_class_without_a_value_is_named(tmp_path):
+    workspace, _ = fill(make_experiment(), tmp_path, noisy)
+    rows = read_rows(workspace.results)
+    row = rows.index[rows["metric"] == "Dice"][0]
+    rows.loc[row, "value"] = np.nan
+    with pytest.raises(BenchmarkError, match=f"case {rows.loc[row, 'case']}, class core.*has no value of Dice"):
+        case_scores(rows, DATASET, "3", "Dice", ARMS)
+
+
 def test_without_the_extra_the_message_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
     with pytest.raises(BenchmarkError, match=r'is not installed: .*pip install "\.\[benchmark\]" in a checkout'):
