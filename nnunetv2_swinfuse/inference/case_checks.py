@@ -36,7 +36,7 @@ CHECKS = {
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
 
-# What these checks refuse is no image, unless the user accepts it: there is nothing that the other checks could look at.
+# What these checks refuse is no image, unless the user accepts it; the other checks would have nothing to look at.
 NO_IMAGE = ("content", "label_map")
 
 
