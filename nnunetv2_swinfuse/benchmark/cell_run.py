@@ -19,11 +19,12 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
+from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import encoder_of, file_digests, seen_cases
+from nnunetv2_swinfuse.benchmark.preparation import file_digests
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table

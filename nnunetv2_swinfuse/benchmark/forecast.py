@@ -27,8 +27,8 @@ from nnunetv2_swinfuse.architecture.registry import build_network, planned_backb
 from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm
 from nnunetv2_swinfuse.benchmark.cell_run import change_plans
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, measured_seconds
+from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, pretraining_seconds
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Length, PretrainingRun
-from nnunetv2_swinfuse.benchmark.preparation import ENCODER, PUBLISHED_ENCODER, pretraining_seconds
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.swin_unetr import MULTIPLE, PaddedSwinUNETR
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError

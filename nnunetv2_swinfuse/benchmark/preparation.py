@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED
 from nnunetv2_swinfuse.architecture.file_hash import file_hash
-from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, Arm
+from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
+from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, VOLUMES, training_seconds
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.places import Place
@@ -28,15 +27,11 @@ if TYPE_CHECKING:
     from pretraining.collections.collection import Collection
 
 TIMED_STEPS = 20
-ENCODER = "encoder.json"
-# Within the folder of a pretraining.
-PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 PREPARED = "prepared.json"
 # In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own; the orientation,
 # and the digest of all files, which earlier versions did not write.
 SPACING, ORIENTATION, FILES = "spacing", "orientation", "files_sha256"
 DIGESTS = "digests.json"
-VOLUMES = "volumes.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
 
@@ -198,7 +193,7 @@ class Preparation:
                 assert pretraining.minutes is not None
                 timing = ["--steps", str(TIMED_STEPS), "--warmup_steps", "1", "--overwrite", "--train_only"]
                 call(timing, folder / "timing")
-                per_step = _training_seconds(folder / "timing") / TIMED_STEPS
+                per_step = training_seconds(folder / "timing") / TIMED_STEPS
                 steps = max(1, round(pretraining.minutes * 60 / per_step))
             tqdm.write(f"Pretraining: {run.name}, {steps} steps{told}")
             results = folder / "nnUNet_results"
@@ -214,7 +209,7 @@ class Preparation:
                     "collections": list(pretraining.collections),
                     "left_out": left_out,
                     "steps": steps,
-                    "seconds": _training_seconds(results),
+                    "seconds": training_seconds(results),
                     "sha256": file_hash(folder / PUBLISHED_ENCODER),
                     "pretraining": pretraining_settings(self.experiment),
                 },
@@ -302,52 +297,6 @@ class Preparation:
         return sorted(set(file_digests(volumes, self.workspace.root / DIGESTS).values()))
 
 
-def seen_cases(folder: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
-    """Which cases a pretraining learnt from an image of.
-
-    Args:
-        folder: of the pretraining.
-        images: SHA-256 of what the images of each case hold.
-    """
-    learnt = set(json.loads((folder / VOLUMES).read_text()))
-    return sorted(case for case, digests in images.items() if learnt & set(digests))
-
-
-def encoder_of(experiment: Experiment, arm: Arm, seed: int, workspace: Workspace) -> dict[str, Any] | None:
-    """The record of the encoder that a run of an arm begins with, None for an arm without one.
-
-    Raises:
-        BenchmarkError: when its pretraining is not done.
-    """
-    if arm.encoder:
-        path = Path(arm.encoder).absolute()
-        return {"recipe": "", "path": str(path), "sha256": file_hash(path), "collections": None}
-    run = experiment.pretraining_run(arm, seed)
-    if run is None:
-        return None
-    folder = workspace.pretraining(run)
-    if not (folder / ENCODER).is_file():
-        raise BenchmarkError(f"{folder / ENCODER}: missing; the pretraining {run.name} is not done")
-    return {**json.loads((folder / ENCODER).read_text()), "path": str(folder / PUBLISHED_ENCODER)}
-
-
-def pretraining_seconds(experiment: Experiment, workspace: Workspace, run: PretrainingRun) -> float | None:
-    """Median duration of the finished pretrainings that differ in their seed only, else the budget in minutes.
-
-    None where there is neither.
-    """
-    alike = []
-    for path in workspace.root.glob(f"pretraining/*/{ENCODER}"):
-        record = json.loads(path.read_text())
-        # Records of earlier versions have no settings.
-        if (record["recipe"], record.get("settings")) == (run.recipe, dict(run.settings)):
-            alike.append(float(record["seconds"]))
-    if alike:
-        return statistics.median(alike)
-    minutes = experiment.pretraining.minutes if experiment.pretraining else None
-    return None if minutes is None else minutes * 60
-
-
 def pretraining_settings(experiment: Experiment) -> Any:
     """The experiment's block `pretraining`, as plain values."""
     return experiment.to_dict()["pretraining"]
@@ -359,13 +308,3 @@ def _data_identifier(plans: Path, configuration: str) -> str:
     if configuration not in configurations:
         raise BenchmarkError(f"{plans}: nnU-Net planned no {configuration}; it has {', '.join(configurations)}")
     return str(configurations[configuration]["data_identifier"])
-
-
-def _training_seconds(results: Path) -> float:
-    from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
-    from pretraining.checkpoint import CHECKPOINT
-
-    checkpoints = list(results.glob(f"*/swinfuse__*/{CHECKPOINT}"))
-    if len(checkpoints) != 1:
-        raise BenchmarkError(f"{results}: {len(checkpoints)} runs with a checkpoint, expected 1; move others away")
-    return float(map_torch_file(checkpoints[0])["seconds"])

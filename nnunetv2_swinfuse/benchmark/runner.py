@@ -26,10 +26,11 @@ from nnunetv2_swinfuse.benchmark.cells import (
     read_results,
 )
 from nnunetv2_swinfuse.benchmark.commands import Processes
+from nnunetv2_swinfuse.benchmark.encoder_records import pretraining_seconds
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.places import Place, share_machine, whole_machine
-from nnunetv2_swinfuse.benchmark.preparation import Preparation, pretraining_seconds
+from nnunetv2_swinfuse.benchmark.preparation import Preparation
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset, find_dataset
 from nnunetv2_swinfuse.benchmark.schedule import Job, Schedule
 from nnunetv2_swinfuse.benchmark.splits import Split, draw_splits, key, store_splits

@@ -1,7 +1,6 @@
 import gzip
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,10 @@ from nnunetv2_swinfuse.benchmark import preparation
 from nnunetv2_swinfuse.benchmark.arms import DEFAULT_PLANNER, PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes
+from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
 from nnunetv2_swinfuse.benchmark.files import content_sha256, write_json
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import (
-    Preparation,
-    encoder_of,
-    file_digests,
-    pretraining_seconds,
-    seen_cases,
-)
+from nnunetv2_swinfuse.benchmark.preparation import Preparation, file_digests
 from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import RAW
@@ -164,7 +158,7 @@ def pretrained(monkeypatch, preprocessed):
         encoder.write_text(" ".join(command))
 
     monkeypatch.setattr(Processes, "call", call)
-    monkeypatch.setattr(preparation, "_training_seconds", lambda results: 1.0)
+    monkeypatch.setattr(preparation, "training_seconds", lambda results: 1.0)
     return commands
 
 
@@ -207,20 +201,6 @@ def test_a_budget_in_minutes_becomes_the_steps_that_fit_into_it(raw, pairs, pret
     assert [option(command, "--steps") for command in pretrained] == ["20", "600"]
     (run,) = experiment.pretraining_runs
     assert read_json(workspace.pretraining(run) / "encoder.json")["steps"] == 600
-
-
-def test_a_pretraining_takes_as_long_as_those_of_other_seeds(raw, pairs, pretrained, tmp_path, monkeypatch):
-    seconds = iter([100.0, 300.0, 120.0])
-    monkeypatch.setattr(preparation, "_training_seconds", lambda results: next(seconds))
-    changes = {"arms": ["swinfuse"], "pretraining": {"per_seed": True}}
-    experiment, workspace = prepare(tmp_path, seeds=[0, 1, 2], **changes)
-    (run, *_) = experiment.pretraining_runs
-    assert pretraining_seconds(experiment, workspace, replace(run, seed=9)) == 120
-    assert pretraining_seconds(experiment, workspace, replace(run, settings={"feature_size": 8})) is None
-    # Records of earlier versions have no settings.
-    record = workspace.pretraining(run) / "encoder.json"
-    write_json(record, {name: value for name, value in read_json(record).items() if name != "settings"})
-    assert pretraining_seconds(experiment, workspace, run) == 210
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):
@@ -314,11 +294,3 @@ def test_an_encoder_of_other_settings_in_a_folder_of_the_same_name_is_not_used(t
     first.check([run])
     with pytest.raises(BenchmarkError, match=r"pretrained with the settings .*0.5.*an arm now has .*-0.5"):
         other.check([changed])
-
-
-def test_an_unfinished_pretraining_is_named(tmp_path):
-    experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
-    workspace = Workspace(tmp_path, tmp_path / "results")
-    assert encoder_of(experiment, experiment.arm("nnunet"), 0, workspace) is None
-    with pytest.raises(BenchmarkError, match="the pretraining swinfuse is not done"):
-        encoder_of(experiment, experiment.arm("swinfuse"), 0, workspace)

@@ -1,0 +1,54 @@
+from dataclasses import replace
+
+import pytest
+
+from nnunetv2_swinfuse.benchmark.cells import Workspace
+from nnunetv2_swinfuse.benchmark.encoder_records import (
+    encoder_of,
+    pretraining_seconds,
+    seen_cases,
+    training_seconds,
+)
+from nnunetv2_swinfuse.benchmark.files import write_json
+from nnunetv2_swinfuse.errors import BenchmarkError
+
+from .tables import make_experiment, read_json
+
+
+def test_a_case_is_seen_if_any_of_its_images_is(tmp_path):
+    write_json(tmp_path / "volumes.json", ["a", "b", "c"])
+    images = {"one": ["x", "b"], "two": ["x"], "three": ["c"], "four": []}
+    assert seen_cases(tmp_path, images) == ["one", "three"]
+
+
+def test_a_pretraining_takes_as_long_as_those_of_other_seeds(tmp_path):
+    experiment = make_experiment(
+        arms=["swinfuse"],
+        seeds=[0, 1, 2],
+        pretraining={"collections": ["Pairs"], "steps": 1, "per_seed": True},
+    )
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    run = experiment.pretraining_runs[0]
+    assert pretraining_seconds(experiment, workspace, run) is None
+    for seeded, seconds in zip(experiment.pretraining_runs, (100.0, 300.0, 120.0), strict=True):
+        record = {"recipe": seeded.recipe, "settings": dict(seeded.settings), "seconds": seconds}
+        write_json(workspace.pretraining(seeded) / "encoder.json", record)
+    assert pretraining_seconds(experiment, workspace, replace(run, seed=9)) == 120
+    assert pretraining_seconds(experiment, workspace, replace(run, settings={"feature_size": 8})) is None
+    # Records of earlier versions have no settings.
+    record = workspace.pretraining(run) / "encoder.json"
+    write_json(record, {name: value for name, value in read_json(record).items() if name != "settings"})
+    assert pretraining_seconds(experiment, workspace, run) == 210
+
+
+def test_an_unfinished_pretraining_is_named(tmp_path):
+    experiment = make_experiment(arms=["swinfuse", "nnunet"], pretraining={"collections": ["Pairs"], "steps": 1})
+    workspace = Workspace(tmp_path, tmp_path / "results")
+    assert encoder_of(experiment, experiment.arm("nnunet"), 0, workspace) is None
+    with pytest.raises(BenchmarkError, match="the pretraining swinfuse is not done"):
+        encoder_of(experiment, experiment.arm("swinfuse"), 0, workspace)
+
+
+def test_several_runs_have_no_one_duration(tmp_path):
+    with pytest.raises(BenchmarkError, match="0 runs with a checkpoint, expected 1"):
+        training_seconds(tmp_path)
