@@ -41,7 +41,7 @@ class TrainingState:
         optimizer: state of the optimiser.
         averages: running averages of the density loss, by level: bandwidth and floor.
         configuration: settings of the run.
-        collection: name and hash of the collection.
+        collection: name and hash of the collection, and hash of its split, which earlier versions did not write.
         spacing: voxel spacing of the preprocessed volumes in mm (z, y, x).
         seconds: time spent in steps so far.
         versions: versions of the packages that wrote it.

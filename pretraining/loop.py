@@ -123,7 +123,7 @@ class Training:
             optimizer=self.optimizer.state_dict(),
             averages=self.averages,
             configuration=configuration,
-            collection={"name": collection.name, "hash": collection.hash},
+            collection={"name": collection.name, "hash": collection.hash, "split": collection.split_hash},
             spacing=tuple(collection.spacing),
             seconds=self.seconds,
         )

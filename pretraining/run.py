@@ -125,7 +125,7 @@ def prepare_organ_probe(run: Run) -> Callable[[PretrainingModel], dict[str, floa
 
 
 def require_same_volumes(run: Run, state: TrainingState, volumes: PreprocessedCollection) -> None:
-    """Raises InputError when a run would be resumed on other volumes, or on the same ones at another spacing."""
+    """Raises InputError when a run would be resumed on other volumes, at another spacing, or with another split."""
     if state.collection["hash"] != volumes.hash:
         raise InputError(
             f"{run.folder}: the run was started on {state.collection['name']} with other volumes than "
@@ -136,6 +136,11 @@ def require_same_volumes(run: Run, state: TrainingState, volumes: PreprocessedCo
             f"{run.folder}: the run was started at {format_spacing(state.spacing)}, but {run.preprocessed} holds "
             f"{format_spacing(volumes.spacing)} now. Preprocess again with --spacing "
             f"{' '.join(f'{distance:.6g}' for distance in state.spacing)}, or start again with --overwrite"
+        )
+    if state.collection.get("split", volumes.split_hash) != volumes.split_hash:
+        raise InputError(
+            f"{run.folder}: the run was started with other patients in validation than {run.preprocessed} has now, so "
+            "that patients would be in both. Preprocess again with the first --seed, or start again with --overwrite"
         )
 
 

@@ -19,6 +19,7 @@ Columns of `index.npz` (version 3), volumes in the order of their patients:
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -252,6 +253,11 @@ class PreprocessedCollection:
             np.flatnonzero(selected & is_ct & ~paired),
             np.flatnonzero(selected & ~is_ct & ~paired),
         )
+
+    @property
+    def split_hash(self) -> str:
+        """SHA-256 of which patients are in validation, among collections of the same :attr:`hash`."""
+        return hashlib.sha256(np.packbits(self.table.validation).tobytes()).hexdigest()
 
     def split_by_patient(self) -> dict[str, str]:
         """`train` or `validation` by patient identifier."""

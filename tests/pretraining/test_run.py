@@ -82,6 +82,13 @@ def test_a_run_is_resumed_only_on_its_volumes_at_its_spacing(run, tmp_path):
         require_same_volumes(run, replace(state, collection={**identity, "hash": "another"}), volumes)
     with pytest.raises(InputError, match=r"started at 1 x 2 x 2 mm.*--spacing 1 2 2"):
         require_same_volumes(run, replace(state, spacing=(1.0, 2.0, 2.0)), volumes)
+    split = {**identity, "split": volumes.split_hash}
+    require_same_volumes(run, replace(state, collection=split), volumes)
+    volumes.table.validation[:] = ~volumes.table.validation
+    with pytest.raises(InputError, match="with other patients in validation"):
+        require_same_volumes(run, replace(state, collection=split), volumes)
+    # Checkpoints of earlier versions do not tell.
+    require_same_volumes(run, state, volumes)
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
