@@ -24,7 +24,7 @@ from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import file_digests
+from nnunetv2_swinfuse.benchmark.preparation import DIGESTS, file_digests
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
@@ -196,9 +196,7 @@ class CellRun:
 
         images, label, test = self.dataset.images, self.dataset.label, self.split.test
         files = {case: (*images[case], label[case]) for case in (*self.split.train, *test)}
-        digests = file_digests(
-            [path for of_case in files.values() for path in of_case], self.workspace.root / "digests.json"
-        )
+        digests = file_digests([path for of_case in files.values() for path in of_case], self.workspace.root / DIGESTS)
         encoder = self.encoder()
         if encoder is not None:
             # A path on this machine says nothing elsewhere; the SHA-256 does. The rest is in experiment.json.

@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
     workspace = Workspace(root, (options.results or root / "results").absolute())
     runner = Runner(experiment, workspace, options.num_workers)
     check_experiment(experiment, workspace)
-    check_records(experiment, runner.cells, read_results(workspace, runner.cells))
+    results = read_results(workspace, runner.cells)
+    check_records(experiment, runner.cells, results)
     command = typed_command(options, workspace)
     if options.list:
         print(listing(runner, command))
@@ -67,7 +68,6 @@ def run(options: argparse.Namespace) -> int:
     for path in records(workspace):
         write_json(path, experiment.to_dict())
     if options.slurm:
-        results = read_results(workspace, runner.cells)
         waiting = [cell for cell in runner.cells if cell.name not in results]
         if not waiting:
             raise BenchmarkError("--slurm: all cells are done; write the report with --report_only")
@@ -78,7 +78,6 @@ def run(options: argparse.Namespace) -> int:
         runner.keep_finished()
     else:
         cells = find_cells(runner.cells, options.cell) if options.cell else runner.cells
-        results = read_results(workspace, cells)
         waiting = [cell for cell in cells if cell.name not in results]
         if options.prepare_only or waiting:
             runner.prepare(waiting)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,26 +114,22 @@ def check_records(experiment: Experiment, cells: Iterable[Cell], results: Result
     Raises:
         BenchmarkError: naming a cell and what differs.
     """
-    now = json.loads(json.dumps(asdict(experiment)))
+    now = experiment.to_dict()
+    before = {**now, **BEFORE_ENTRY_EXISTED}
+    arms = {arm["name"]: {**arm, "encoder": Path(arm["encoder"]).name} for arm in now["arms"]}
     for cell in cells:
         record = results.get(cell.name)
         if record is None:
             continue
         # Entries that a record does not have were not written by the version that made it.
-        different = [name for name in OF_EXPERIMENT if record.get(name, _before(name, now[name])) != now[name]]
-        arm = json.loads(json.dumps(asdict(experiment.arm(cell.arm))))
-        arm["encoder"] = Path(arm["encoder"]).name
-        recorded = {"pretraining": {}, **record.get("arm", {})}
+        different = [name for name in OF_EXPERIMENT if record.get(name, before[name]) != now[name]]
+        arm, recorded = arms[cell.arm], {"pretraining": {}, **record.get("arm", {})}
         different += [f"{name} of the arm" for name, value in recorded.items() if arm.get(name, value) != value]
         if different:
             raise BenchmarkError(
                 f"{cell.name} is done, but of an experiment that differs in {', '.join(different)}. Use another "
                 "name, or other folders (-o, --results)"
             )
-
-
-def _before(name: str, default: Any) -> Any:
-    return BEFORE_ENTRY_EXISTED.get(name, default)
 
 
 def _reasons_within_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment: Experiment) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.training.dataloading.nnunet_dataset import comp_blosc2_params
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -62,8 +63,8 @@ def resampling_problem(path: Path, grid: Grid, spacing: Sequence[float]) -> str 
         spacing: mm (z, y, x).
     """
     size, native = grid.size[::-1], grid.spacing[::-1]
-    # As nnU-Net rounds it.
-    resampled = [round(n * old / new) for n, old, new in zip(size, native, spacing, strict=True)]
+    # Python's integers: the product of sizes that cannot be meant is too large for numpy's.
+    resampled = [int(side) for side in compute_new_shape(size, native, spacing)]
     if min(resampled) >= 1 and max(resampled) <= MOST_VOXELS_PER_AXIS and math.prod(resampled) <= MOST_VOXELS:
         return None
     return (
@@ -167,8 +168,7 @@ def run_case(
         )  # fmt: skip
     except ValueError as error:
         cropped = properties.get("shape_after_cropping_and_before_resampling", data.shape[1:])
-        sizes = zip(cropped, properties["spacing"], normalisation.spacing, strict=True)
-        if all(round(size * old / new) >= 1 for size, old, new in sizes):
+        if compute_new_shape(cropped, properties["spacing"], normalisation.spacing).min() >= 1:
             raise
         raise InputError(
             f"{path}: all but {' x '.join(map(str, cropped))} voxels (z y x) are zero, and at "
