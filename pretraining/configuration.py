@@ -35,7 +35,7 @@ NOT_NEGATIVE = (
 )
 # Of one channel in nnU-Net's plans (`foreground_intensity_properties_per_channel`).
 INTENSITY_PROPERTIES = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
-POSITIVE = ("learning_rate", "gradient_clip", "temperature", "density_dimensions")
+POSITIVE = ("learning_rate", "gradient_clip", "temperature", "density_bandwidth", "density_dimensions")
 SHARES = ("validation_share", "foreground_share", "random_contrast", "drop_path_rate")
 
 

@@ -13,7 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
 from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings, Fusion
 from pretraining.collections.collection import DOMAINS, Domain
-from pretraining.losses.density import DensityLoss
+from pretraining.losses.density import BANDWIDTH_SHARE, DensityLoss
 from pretraining.views import Masking
 
 Task = Literal["inpainting", "contrastive", "rotation"]
@@ -266,6 +266,10 @@ class Settings:
     )
     density_warmup_steps: int = field(
         default=5_000, metadata=_about("losses", "steps over which the weight of density matching rises from 0")
+    )
+    density_bandwidth: float = field(
+        default=BANDWIDTH_SHARE,
+        metadata=_about("losses", "width of the density's kernel, relative to the median distance of two tokens"),
     )
     density_dimensions: int = field(
         default=8, metadata=_about("losses", "dimensions to which tokens are projected for density matching")

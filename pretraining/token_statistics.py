@@ -83,6 +83,7 @@ class LevelSamples:
             ct_groups=ct.group,
             mr_groups=mr.group,
             bandwidth=None if average is None else average[0],
+            bandwidth_share=self.configuration.density_bandwidth,
             floor=None if average is None else average[1],
             dimensions=self.configuration.density_dimensions,
             generator=generator,

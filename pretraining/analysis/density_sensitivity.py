@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pretraining.analysis.figures import colour_of, marker_of, new_figure, save
 from pretraining.analysis.tokens import LayerTokens
-from pretraining.losses.density import BANDWIDTH_SHARE, DensityMatch, density_matching
+from pretraining.losses.density import BANDWIDTH_SHARE, density_matching
 from pretraining.randomness import derived_seed
 
 # Random projections, each with tokens of its own, that a value is averaged over.
@@ -60,7 +60,7 @@ def estimate(
 
     Args:
         first, second: of the domains.
-        bandwidth: relative to the median distance; the loss uses 0.5.
+        bandwidth: relative to the median distance of two tokens; the loss uses 0.5 by default.
         dimensions: of the random projection.
         tokens: of each domain, drawn among those that show tissue; all if there are fewer.
         seed: of the repetitions, which are the same for all settings.
@@ -69,10 +69,10 @@ def estimate(
     for repetition in range(REPETITIONS):
         ct, mr = (_draw(side, tokens, derived_seed(seed, repetition, n)) for n, side in enumerate((first, second)))
         used = min(used, len(ct[0]), len(mr[0]))
-        projection = derived_seed(seed, repetition)
-        # The median distance is that of the projected tokens, so the first call finds it.
-        median = _match(ct, mr, None, dimensions, projection).median_bandwidth / BANDWIDTH_SHARE
-        result = _match(ct, mr, bandwidth * median, dimensions, projection)
+        result = density_matching(
+            ct[0], mr[0], ct_groups=ct[1], mr_groups=mr[1], bandwidth_share=bandwidth, dimensions=dimensions,
+            generator=torch.Generator().manual_seed(derived_seed(seed, repetition)),
+        )  # fmt: skip
         divergences.append(float(result.divergence) / math.log(2))
         assert result.floor is not None
         floors.append(float(result.floor) / math.log(2))
@@ -142,15 +142,6 @@ def draw_sweeps(path: Path, sweeps: Mapping[str, Sweep], title: str) -> Path:
         "crops of one domain; vertical line: the loss", fontsize=9,
     )  # fmt: skip
     return save(figure, path)
-
-
-def _match(
-    ct: tuple[Tensor, Tensor], mr: tuple[Tensor, Tensor], bandwidth: Tensor | None, dimensions: int, seed: int
-) -> DensityMatch:
-    return density_matching(
-        ct[0], mr[0], ct_groups=ct[1], mr_groups=mr[1], bandwidth=bandwidth, dimensions=dimensions,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
 
 
 def _draw(side: LayerTokens, count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -25,8 +25,8 @@ from pretraining.losses.sliced_wasserstein import sliced_wasserstein
 from pretraining.losses.weighted import median_distance, weighted_mean, weighted_variance, weights_of
 
 DensityLoss = Literal["kde_jsd", "mmd", "coral", "sliced_wasserstein"]
-# Width of the kernel relative to the median distance of two tokens. Narrower kernels saturate earlier: at 0.35, freely
-# movable tokens in 4 dimensions did not reach the other set within 300 steps; at 0.5 they did in 4 to 48 dimensions.
+# Default width of the kernel relative to the median distance of two tokens. Narrower kernels saturate earlier: at 0.35,
+# freely movable tokens in 4 dimensions did not reach the other set within 300 steps; at 0.5 they did in 4 to 48.
 BANDWIDTH_SHARE = 0.5
 # Of standardised tokens: keeps the kernel from degenerating if all tokens coincide.
 MIN_BANDWIDTH = 1e-2
@@ -62,6 +62,7 @@ def density_matching(
     ct_groups: Tensor | None = None,
     mr_groups: Tensor | None = None,
     bandwidth: Tensor | None = None,
+    bandwidth_share: float = BANDWIDTH_SHARE,
     floor: Tensor | None = None,
     dimensions: int = 8,
     generator: torch.Generator | None = None,
@@ -77,6 +78,7 @@ def density_matching(
         ct_groups, mr_groups: bool (N,) and (M,), dividing the crops that the tokens come from into two groups, between
             which the floor is measured; not measured when None.
         bandwidth: kernel width to use, such as a running average; that of this batch when None.
+        bandwidth_share: kernel width of this batch, relative to the median distance of two of its tokens.
         floor: divergence below which there is nothing to learn, such as a running average of measured floors; the loss
             and its gradient are 0 there. 0 when None.
         dimensions: tokens with more channels are projected to this many by a random orthonormal matrix.
@@ -106,7 +108,7 @@ def density_matching(
         if ct.shape[1] > dimensions:
             projection = send(_orthonormal(ct.shape[1], dimensions, generator), ct.device, ct.dtype)
             ct, mr = ct @ projection, mr @ projection
-        batch_bandwidth = median_bandwidth(torch.cat([ct, mr]).detach(), weights)
+        batch_bandwidth = median_bandwidth(torch.cat([ct, mr]).detach(), weights, bandwidth_share)
         width = batch_bandwidth
         if bandwidth is not None:
             width = bandwidth.to(batch_bandwidth).clamp_min(MIN_BANDWIDTH)
@@ -158,15 +160,16 @@ def jensen_shannon_divergence(
     return _divergence(torch.cat([first, second]), members, bandwidth)
 
 
-def median_bandwidth(samples: Tensor, weights: Tensor | None = None) -> Tensor:
-    """`BANDWIDTH_SHARE` times the median distance between two of the samples (N, D), at least `MIN_BANDWIDTH`.
+def median_bandwidth(samples: Tensor, weights: Tensor | None = None, share: float = BANDWIDTH_SHARE) -> Tensor:
+    """`share` times the median distance between two of the samples (N, D), at least `MIN_BANDWIDTH`.
 
     Args:
         samples: (N, D).
         weights: (N,), 1 for samples to use, 0 for samples to ignore; all 1 when None.
+        share: width of the kernel relative to the median distance.
     """
     weights = weights_of(samples, None) if weights is None else weights
-    return (BANDWIDTH_SHARE * median_distance(samples, weights)).clamp_min(MIN_BANDWIDTH)
+    return (share * median_distance(samples, weights)).clamp_min(MIN_BANDWIDTH)
 
 
 def running_average(running: Tensor | None, batch: Tensor, momentum: float = 0.9) -> Tensor:

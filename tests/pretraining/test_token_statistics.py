@@ -78,6 +78,17 @@ def test_which_levels_are_matched(chosen, expected):
     assert matched_levels(names, tiny(density_levels=chosen)) == expected
 
 
+def test_the_bandwidth_is_the_configured_share_of_the_median_distance():
+    torch.manual_seed(0)
+    tokens = {"stage_1": {"CT": torch.randn(2, 16, 6), "MR": torch.randn(2, 16, 6) + 1}}
+    half, twice = (
+        samples_of(tokens, density_bandwidth=share).match_densities("stage_1", None, None) for share in (0.5, 2.0)
+    )
+    assert twice.median_bandwidth.item() == pytest.approx(4 * half.median_bandwidth.item())
+    # A wider kernel sees less of the difference.
+    assert 0 < twice.divergence < half.divergence
+
+
 def test_averages_and_health_are_kept_by_level():
     torch.manual_seed(0)
     tokens = {"CT": torch.randn(2, 16, 6), "MR": torch.randn(2, 16, 6) + 1}

@@ -211,6 +211,8 @@ def test_bandwidth_follows_distances_and_is_floored_and_averaged():
     points = torch.randn(100, 4)
     torch.testing.assert_close(median_bandwidth(3 * points), 3 * median_bandwidth(points))
     assert median_bandwidth(torch.zeros(10, 4)) == pytest.approx(1e-2)
+    # Two points at a distance of 5.
+    assert median_bandwidth(torch.tensor([[0.0, 0.0], [3.0, 4.0]]), share=0.2) == pytest.approx(1.0)
     assert running_average(None, torch.tensor(2.0)).item() == 2.0
     assert running_average(torch.tensor(1.0), torch.tensor(2.0)).item() == pytest.approx(1.1)
 
