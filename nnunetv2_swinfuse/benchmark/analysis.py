@@ -11,23 +11,21 @@ import pandas as pd
 
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace
 from nnunetv2_swinfuse.benchmark.comparability import Refusal, check_rows, reasons_against
-from nnunetv2_swinfuse.benchmark.comparison import (
-    Comparison,
-    Scores,
-    absent_classes,
-    case_scores,
-    compare,
-    emptiness_counts,
-    foreground_means,
-    mean_ranks,
-    sentence,
-    summary_means,
-)
+from nnunetv2_swinfuse.benchmark.comparison import Comparison, compare, sentence
 from nnunetv2_swinfuse.benchmark.cost import cost_table
 from nnunetv2_swinfuse.benchmark.distribution import dataset_modality, dataset_number, distribution_table
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
 from nnunetv2_swinfuse.benchmark.noninferiority import NonInferiority, rule_out_loss
+from nnunetv2_swinfuse.benchmark.scores import (
+    Scores,
+    absent_classes,
+    case_scores,
+    emptiness_counts,
+    foreground_means,
+    mean_ranks,
+    summary_means,
+)
 from nnunetv2_swinfuse.benchmark.table import read_kept, read_rows
 from nnunetv2_swinfuse.statistics import critical_difference
 

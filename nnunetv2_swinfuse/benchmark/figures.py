@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from nnunetv2_swinfuse.benchmark.comparison import Comparison, Scores
+from nnunetv2_swinfuse.benchmark.comparison import Comparison
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
+from nnunetv2_swinfuse.benchmark.scores import Scores
 
 COLOURS = (
     "tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown", "tab:pink", "tab:olive", "tab:cyan",

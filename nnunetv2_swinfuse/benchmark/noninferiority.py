@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from nnunetv2_swinfuse.benchmark.comparison import FEWEST_CLUSTERS, Scores, holm
+from nnunetv2_swinfuse.benchmark.comparison import FEWEST_CLUSTERS, holm
+from nnunetv2_swinfuse.benchmark.scores import Scores
 from nnunetv2_swinfuse.statistics import Estimate, estimate
 
 

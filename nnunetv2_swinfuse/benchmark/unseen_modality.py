@@ -32,13 +32,14 @@ from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
 from nnunetv2_swinfuse.benchmark.cells import Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.commands import base_environment
 from nnunetv2_swinfuse.benchmark.comparability import check_records, reasons_against
-from nnunetv2_swinfuse.benchmark.comparison import Scores, case_scores, compare
+from nnunetv2_swinfuse.benchmark.comparison import compare
 from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_experiment
 from nnunetv2_swinfuse.benchmark.files import locked
 from nnunetv2_swinfuse.benchmark.metrics import emptiness
 from nnunetv2_swinfuse.benchmark.options import output_folder
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
+from nnunetv2_swinfuse.benchmark.scores import Scores, case_scores
 from nnunetv2_swinfuse.benchmark.splits import key, store_splits
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
 from nnunetv2_swinfuse.benchmark.tables import TRANSDUCTIVE
