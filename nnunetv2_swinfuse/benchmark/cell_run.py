@@ -19,12 +19,13 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
+from nnunetv2_swinfuse.benchmark.digests import cases_digest, content_sha256, file_digests
 from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
-from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
+from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import DIGESTS, file_digests
+from nnunetv2_swinfuse.benchmark.preparation import DIGESTS
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
@@ -194,15 +195,14 @@ class CellRun:
         """
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
-        images, label, test = self.dataset.images, self.dataset.label, self.split.test
-        files = {case: (*images[case], label[case]) for case in (*self.split.train, *test)}
-        digests = file_digests([path for of_case in files.values() for path in of_case], self.workspace.root / DIGESTS)
+        images, label, cache = self.dataset.images, self.dataset.label, self.workspace.root / DIGESTS
+        test_images = {case: images[case] for case in self.split.test}
         encoder = self.encoder()
         if encoder is not None:
             # A path on this machine says nothing elsewhere; the SHA-256 does. The rest is in experiment.json.
             elsewhere = ("path", "pretraining", "left_out")
             encoder = {name: value for name, value in encoder.items() if name not in elsewhere}
-            of_images = {case: [digests[str(path)] for path in images[case]] for case in test}
+            of_images = {case: list(file_digests(paths, cache).values()) for case, paths in test_images.items()}
             pretraining = self.experiment.pretraining_run(self.arm, self.cell.seed)
             # What a file was pretrained on is not known.
             encoder["saw"] = pretraining and seen_cases(self.workspace.pretraining(pretraining), of_images)
@@ -211,11 +211,9 @@ class CellRun:
             "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},
             "plans_sha256": content_sha256(plans),
             "split_sha256": self.split.sha256,
-            "training_sha256": joined_sha256(
-                f"{case} {digests[str(path)]}" for case in self.split.train for path in files[case]
-            ),
-            "labels_sha256": joined_sha256(f"{case} {digests[str(label[case])]}" for case in test),
-            "images_sha256": joined_sha256(f"{case} {digests[str(path)]}" for case in test for path in images[case]),
+            "training_sha256": cases_digest({case: (*images[case], label[case]) for case in self.split.train}, cache),
+            "labels_sha256": cases_digest({case: [label[case]] for case in self.split.test}, cache),
+            "images_sha256": cases_digest(test_images, cache),
             "checkpoint": FINAL,
             "mirroring": self.experiment.mirroring,
             "mirrored_training": self.experiment.mirrored_training,

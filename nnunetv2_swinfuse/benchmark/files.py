@@ -1,21 +1,18 @@
-"""Files that are complete or absent, locks that end with their process, and SHA-256 of the content of files."""
+"""Files that are complete or absent, and locks that end with their process."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import gzip
-import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 
-BLOCK = 2**20
 POLL_SECONDS = 0.2
 
 
@@ -27,20 +24,6 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
-
-
-def content_sha256(path: Path) -> str:
-    """SHA-256 of a file; for `.gz` of the uncompressed content, so that compressing it again changes nothing."""
-    digest = hashlib.sha256()
-    with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def joined_sha256(parts: Iterable[str]) -> str:
-    """One digest of several texts; their order does not matter."""
-    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
 
 
 @contextlib.contextmanager

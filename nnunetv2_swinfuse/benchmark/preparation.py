@@ -15,9 +15,10 @@ from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
+from nnunetv2_swinfuse.benchmark.digests import cases_digest, file_digests
 from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, VOLUMES, training_seconds
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
-from nnunetv2_swinfuse.benchmark.files import content_sha256, joined_sha256, locked, write_json, write_text
+from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset, describe_reoriented
 from nnunetv2_swinfuse.errors import BenchmarkError
@@ -34,28 +35,6 @@ SPACING, ORIENTATION, FILES = "spacing", "orientation", "files_sha256"
 DIGESTS = "digests.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
-
-
-def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:
-    """SHA-256 of what files hold, by path; remembered in `cache` as long as size and time of a file stay."""
-    known: dict[str, list[Any]] = json.loads(cache.read_text()) if cache.is_file() else {}
-    changed = False
-    for path in paths:
-        state = path.stat()
-        mark = [state.st_size, state.st_mtime_ns]
-        if known.get(str(path), [None])[:2] != mark:
-            known[str(path)] = [*mark, content_sha256(path)]
-            changed = True
-    if changed:
-        write_json(cache, known)
-    return {str(path): known[str(path)][2] for path in paths}
-
-
-def files_digest(dataset: Dataset, cache: Path) -> str:
-    """One SHA-256 of the names, images and labels of all labelled cases."""
-    files = [(case, path) for case in dataset.label for path in (*dataset.images[case], dataset.label[case])]
-    digests = file_digests([path for _, path in files], cache)
-    return joined_sha256(f"{case} {digests[str(path)]}" for case, path in files)
 
 
 class Preparation:
@@ -106,7 +85,8 @@ class Preparation:
                     f"{folder}: prepared with the orientation {oriented}, the experiment now says {orientation}. Use "
                     "another output folder (-o)"
                 )
-            digest = files_digest(dataset, self.workspace.root / DIGESTS)
+            files = {case: (*dataset.images[case], dataset.label[case]) for case in dataset.label}
+            digest = cases_digest(files, self.workspace.root / DIGESTS)
             if done.get(FILES, digest) != digest:
                 raise BenchmarkError(
                     f"{folder}: prepared from other images or labels than those that are in {dataset.folder} now "
