@@ -48,3 +48,17 @@ def cases_digest(files: Mapping[str, Sequence[Path]], cache: Path) -> str:
     digests = file_digests([path for paths in files.values() for path in paths], cache)
     parts = sorted(f"{case} {digests[str(path)]}" for case, paths in files.items() for path in paths)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def cases_of_equal_files(files: Mapping[str, Sequence[Path]], cache: Path) -> list[list[str]]:
+    """Groups of cases whose files hold the same, in the order of their names; empty where all differ.
+
+    Args:
+        files: of each case, such as the channels of its image.
+        cache: see :func:`file_digests`.
+    """
+    digests = file_digests([path for paths in files.values() for path in paths], cache)
+    cases: dict[tuple[str, ...], list[str]] = {}
+    for case in sorted(files):
+        cases.setdefault(tuple(digests[str(path)] for path in files[case]), []).append(case)
+    return [names for names in cases.values() if len(names) > 1]

@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
-from nnunetv2_swinfuse.benchmark.digests import cases_digest, file_digests
+from nnunetv2_swinfuse.benchmark.digests import cases_digest, cases_of_equal_files, file_digests
 from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, VOLUMES, training_seconds
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
@@ -86,7 +86,13 @@ class Preparation:
                     "another output folder (-o)"
                 )
             files = {case: (*dataset.images[case], dataset.label[case]) for case in dataset.label}
-            digest = cases_digest(files, self.workspace.root / DIGESTS)
+            cache = self.workspace.root / DIGESTS
+            if twins := cases_of_equal_files({case: dataset.images[case] for case in dataset.label}, cache):
+                raise BenchmarkError(
+                    f"{dataset.folder}: {' and '.join(twins[0])} have the same image ({len(twins)} such groups), so a "
+                    "test case could be trained on under another name. Remove all but one of each group"
+                )
+            digest = cases_digest(files, cache)
             if done.get(FILES, digest) != digest:
                 raise BenchmarkError(
                     f"{folder}: prepared from other images or labels than those that are in {dataset.folder} now "

@@ -2,7 +2,7 @@ import gzip
 import hashlib
 import os
 
-from nnunetv2_swinfuse.benchmark.digests import cases_digest, content_sha256, file_digests
+from nnunetv2_swinfuse.benchmark.digests import cases_digest, cases_of_equal_files, content_sha256, file_digests
 from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 
 
@@ -41,3 +41,14 @@ def test_the_digest_of_cases_is_that_of_their_names_and_files_in_any_order(tmp_p
     assert cases_digest({"a": [first, second], "b": [first]}, cache) == expected
     assert cases_digest({"b": [first], "a": [second, first]}, cache) == expected
     assert cases_digest({"b": [second], "a": [second, first]}, cache) != expected
+
+
+def test_cases_of_the_same_channels_are_found(tmp_path):
+    cache, files = tmp_path / "cache.json", {}
+    for case, contents in {"d": "12", "b": "12", "a": "21", "c": "1"}.items():
+        files[case] = [tmp_path / f"{case}_{channel}" for channel in range(len(contents))]
+        for path, content in zip(files[case], contents, strict=True):
+            path.write_text(content)
+    assert cases_of_equal_files(files, cache) == [["b", "d"]]
+    del files["b"]
+    assert cases_of_equal_files(files, cache) == []

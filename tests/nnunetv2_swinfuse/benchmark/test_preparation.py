@@ -85,6 +85,16 @@ def test_changed_files_are_not_mixed_with_what_is_prepared(raw, planned, tmp_pat
     preprocess(tmp_path)
 
 
+def test_an_image_under_two_names_is_refused_before_anything_is_prepared(raw, planned, tmp_path):
+    images = find_dataset(901).images
+    first, second = sorted(images)[:2]
+    content = gzip.decompress(images[first][0].read_bytes())
+    images[second][0].write_bytes(gzip.compress(content, compresslevel=1, mtime=1))
+    with pytest.raises(BenchmarkError, match=f"{first} and {second} have the same image"):
+        preprocess(tmp_path)
+    assert planned == []
+
+
 def test_every_planner_reads_the_images_in_the_orientation_of_the_experiment(raw, tmp_path, monkeypatch):
     raws = []
     monkeypatch.setattr(Processes, "call", lambda self, command, environment, *rest: raws.append(environment[RAW]))
