@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pretraining.checkpoint import export_encoder
 from pretraining.collections.collection import Volume
+from pretraining.model import PretrainingModel
 from pretraining.voxel_probe.cases import Case
 from pretraining.voxel_probe.datasets import CaseSplit, LabelledCase, LabelledDataset
 from pretraining.voxel_probe.probe import Arm, Plan, Task
 
+from ..synthetic import tiny
 from ..synthetic_volumes import ct, mr, write
 
 SHAPE = (18, 22, 20)
+NORMALISATION = {"ct": {"mean": 0.0, "std": 100.0, "percentile_00_5": -500.0, "percentile_99_5": 500.0}}
 
 
 def labels(shape=SHAPE):
@@ -78,3 +82,12 @@ def arm(features, name="arm", sign=None, seed=0, description="features") -> Arm:
         return case(member.name, number, (sign or {}).get(of.name, 1.0))
 
     return Arm(name, seed, features, load, description)
+
+
+def write_encoder(path, spacing=(1.0, 1.0, 1.0), **changes):
+    """The encoder file of an untrained model; returns its path."""
+    configuration = tiny(**changes).for_spacing(spacing)
+    export_encoder(
+        PretrainingModel(configuration), configuration, {"name": "A", "hash": "h"}, spacing, path, NORMALISATION
+    )
+    return path

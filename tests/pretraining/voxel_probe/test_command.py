@@ -2,14 +2,9 @@ import json
 
 import pytest
 
-from pretraining.checkpoint import export_encoder
-from pretraining.model import PretrainingModel
 from pretraining.voxel_probe.command import main
 
-from ..synthetic import tiny
 from . import synthetic_labelled as synthetic
-
-NORMALISATION = {"ct": {"mean": 0.0, "std": 100.0, "percentile_00_5": -500.0, "percentile_99_5": 500.0}}
 
 
 @pytest.fixture
@@ -18,13 +13,7 @@ def encoder(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "pre"))
     synthetic.write_dataset(tmp_path / "raw", 501, cases=4)
     synthetic.write_dataset(tmp_path / "raw", 511, cases=4, modality="CT", names=("spleen", "liver"))
-    configuration = tiny().for_spacing((1.0, 1.0, 1.0))
-    path = tmp_path / "encoder.pth"
-    export_encoder(
-        PretrainingModel(configuration), configuration, {"name": "A", "hash": "h"}, (1.0, 1.0, 1.0), path,
-        NORMALISATION,
-    )  # fmt: skip
-    return path
+    return synthetic.write_encoder(tmp_path / "encoder.pth")
 
 
 def run(encoder, *more, encoders=()):
@@ -58,24 +47,6 @@ def test_all_arms_are_measured_and_resumed(encoder, capsys):
     before = output.read_text()
     run(encoder, "--test_on", "511")
     assert output.read_text() == before
-
-
-def test_random_encoders_of_a_preset_need_a_normalisation(encoder, capsys):
-    with pytest.raises(SystemExit):
-        main(["-d", "501", "-p", "tiny", "--output", str(encoder.parent / "x.csv")])
-    assert "--collection" in capsys.readouterr().err
-
-
-def test_nothing_to_do_is_an_error(encoder, capsys):
-    with pytest.raises(SystemExit):
-        main(["-d", "501", "--controls", "--output", str(encoder.parent / "x.csv")])
-    assert "nothing to do" in capsys.readouterr().err
-
-
-def test_two_runs_of_one_name_and_seed_are_refused(encoder, capsys):
-    with pytest.raises(SystemExit):
-        run(encoder, encoders=[f"ours={encoder}"])
-    assert "NAME=PATH" in capsys.readouterr().err
 
 
 def test_two_arms_are_compared(encoder, capsys):
