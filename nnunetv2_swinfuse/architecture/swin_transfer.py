@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.swin import MONAI_LEGACY_SUBGRIDS
@@ -37,7 +38,7 @@ def adapt_merging(
         weights: weights of the encoder.
         name: name of any tensor of the merging.
         old, new: the stride (z, y, x), pretrained and in the network.
-        monai_legacy: the encoder's merging joins MONAI's legacy sub-grids.
+        monai_legacy: where all three axes are halved, encoder and network join MONAI's legacy sub-grids.
 
     Returns:
         The merging's three tensors under their names, in the dtype of the pretrained ones.
@@ -46,8 +47,11 @@ def adapt_merging(
     reduction, scale, shift = (weights[prefix + part].double() for part in MERGING_TENSORS)
     scaled = reduction * scale
     kernel = _all_subgrids(scaled) if monai_legacy and old == (2, 2, 2) else scaled.reshape(len(scaled), *old, -1)
-    for axis in range(3):
-        kernel = _fold(kernel, 1 + axis, old[axis], new[axis])
+    if monai_legacy and new == (2, 2, 2):
+        kernel = _legacy_subgrids(kernel, old)
+    else:
+        for axis in range(3):
+            kernel = _fold(kernel, 1 + axis, old[axis], new[axis])
     adapted = _with_constant(kernel.flatten(1), reduction @ shift, shift)
     return {
         prefix + part: value.to(weights[prefix + part].dtype)
@@ -66,6 +70,18 @@ def _all_subgrids(reduction: Tensor) -> Tensor:
     for slot, (z, y, x) in enumerate(MONAI_LEGACY_SUBGRIDS):
         kernel[:, z, y, x] += slots[:, slot]
     return kernel
+
+
+def _legacy_subgrids(kernel: Tensor, old: Triple) -> Tensor:
+    """Weights (outputs, *old, channels) for MONAI's legacy sub-grids: (outputs, 8, channels).
+
+    Sub-grids that were one before share its weights, by how often the legacy merging joins them.
+    """
+    origins = [
+        tuple(min(place, step - 1) for place, step in zip(subgrid, old, strict=True))
+        for subgrid in MONAI_LEGACY_SUBGRIDS
+    ]
+    return torch.stack([kernel[:, z, y, x] / origins.count((z, y, x)) for z, y, x in origins], 1)
 
 
 def _with_constant(reduction: Tensor, constant: Tensor, shift: Tensor) -> tuple[Tensor, Tensor, Tensor]:
