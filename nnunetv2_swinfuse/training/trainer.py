@@ -275,17 +275,19 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             return
         try:
             encoder = load_pretrained(file)
+            if encoder.sha256 != self.provenance.encoder_sha256:
+                raise ValueError(f"{file} is another encoder now")
+            # Its settings may be others too: those of MONAI's weights depend on variables.
+            changes = relative_changes(
+                unwrapped(self.network),
+                encoder,
+                self._image_channels,
+                self._pretrained_layers(),
+                self.settings.dim_scale,
+            )
         except ValueError as error:
             self.print_to_log_file(f"SwinFUSE: how far the pretrained weights have moved is not known: {error}")
             return
-        if encoder.sha256 != self.provenance.encoder_sha256:
-            self.print_to_log_file(
-                f"SwinFUSE: how far the pretrained weights have moved is not known: {file} is another encoder now"
-            )
-            return
-        changes = relative_changes(
-            unwrapped(self.network), encoder, self._image_channels, self._pretrained_layers().keys()
-        )
         self.print_to_log_file(
             "SwinFUSE: change of the pretrained weights, relative to their norm: "
             + ", ".join(f"{part} {change:.2g}" for part, change in changes.items())

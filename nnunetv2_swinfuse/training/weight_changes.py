@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 
 
 def relative_changes(
-    network: nn.Module, encoder: Encoder, image_channels: int, names: Collection[str]
+    network: nn.Module, encoder: Encoder, image_channels: int, names: Collection[str], dim_scale: float = 1.0
 ) -> dict[str, float]:
     """The change of each pretrained part of a network, relative to where it started.
 
@@ -27,6 +27,7 @@ def relative_changes(
         encoder: the encoder that it started from.
         image_channels: number of channels of the images.
         names: names of the pretrained parameters.
+        dim_scale: factor that the Domain Invariance Module's update started with.
 
     Returns:
         By part, such as `encoder stage 0`, in the order of the network.
@@ -36,6 +37,8 @@ def relative_changes(
     """
     start = deepcopy(network).cpu()
     transfer_encoder(start, encoder, image_channels)
+    if start.encoder.domain_invariance is not None:
+        start.encoder.domain_invariance.scale_update(dim_scale)
     before = dict(start.named_parameters())
     squares: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     with torch.no_grad():

@@ -189,6 +189,9 @@ def test_the_module_starts_at_the_requested_scale(workshop, monkeypatch, module,
         torch.testing.assert_close(trainer.network.state_dict()[name], factor * weight)
     words = "adds starts multiplied by 0.25." if module else "dim_scale has no effect"
     assert words in capsys.readouterr().out
+    trainer.on_train_end()
+    changes = re.search(r"change of the pretrained weights, relative to their norm: (.*)", capsys.readouterr().out)[1]
+    assert {part.rsplit(" ", 1)[1] for part in changes.split(", ")} == {"0"}
 
 
 def test_weights_that_are_loaded_later_start_at_the_requested_scale_too(workshop, monkeypatch, capsys):
@@ -426,7 +429,7 @@ def test_a_checkpoint_of_ours_is_stock_pretrained_weights_for_another_dataset(co
     check_step(trainer, next(trainer.get_dataloaders()[0]))
 
 
-def test_starts_from_a_monai_checkpoint(published, tmp_path, monkeypatch):
+def test_starts_from_a_monai_checkpoint(published, tmp_path, monkeypatch, capsys):
     swin_unetr = pytest.importorskip("monai.networks.nets.swin_unetr")
     peer = swin_unetr.SwinUNETR(1, 2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(2, 2, 4, 4), window_size=3)
     torch.save({"state_dict": peer.state_dict()}, tmp_path / "swin_unetr.pt")
@@ -440,3 +443,9 @@ def test_starts_from_a_monai_checkpoint(published, tmp_path, monkeypatch):
     torch.testing.assert_close(weight.sum((2, 3, 4)), expected.sum((2, 3, 4)))
     assert trainer.provenance.encoder == str(tmp_path / "swin_unetr.pt")
     assert "merging=merging" in trainer.provenance.collection["name"]
+    # Resumed in a shell without the variable, the same file is read otherwise.
+    trainer.on_train_start()
+    monkeypatch.delenv("SWINFUSE_MONAI_MERGING")
+    capsys.readouterr()
+    trainer.on_train_end()
+    assert "have moved is not known" in capsys.readouterr().out

@@ -31,3 +31,12 @@ def test_each_part_has_the_change_that_was_made(tmp_path):
         "encoder stage 1": 0.0,
     }
     assert all(torch.equal(tensor, weights[name]) for name, tensor in network.state_dict().items())
+
+
+def test_the_module_starts_at_its_scale(tmp_path):
+    encoder = publish_encoder(tmp_path / "encoder.pth")
+    network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * 3], SETTINGS), 1, 2)
+    transfer_encoder(network, encoder)
+    network.encoder.domain_invariance.scale_update(0.25)
+    changes = relative_changes(network, encoder, 1, pretrained_layers(network, 2), dim_scale=0.25)
+    assert set(changes.values()) == {0.0}
