@@ -148,6 +148,16 @@ def test_every_script_and_module_that_python_runs_exists(page):
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
 
 
+def test_the_tests_of_nnunet_features_are_in_the_folders_that_the_page_runs():
+    section = (ROOT / "docs" / "nnunet.md").read_text().split("## Tested nnU-Net features")[1]
+    command = re.search(r"`pytest ([^`]+)`", section)
+    assert command
+    folders = [ROOT / folder for folder in command[1].split()]
+    names = {name.rpartition("/")[2] for name in re.findall(r"`([\w/]*test_\w+\.py)`", section)}
+    assert names
+    assert not {name for name in names if not any((folder / name).is_file() for folder in folders)}
+
+
 def test_every_benchmark_is_listed():
     page = (ROOT / "benchmarks" / "README.md").read_text()
     scripts = {path.name for path in (ROOT / "benchmarks").glob("*.py")} - {"__init__.py"}
