@@ -38,7 +38,7 @@ def started(fold=0, weights=None, name=TRAINER):
 @pytest.mark.parametrize("name", [TRAINER, SCRATCH])
 def test_pretrained_weights_are_recorded_in_place_of_the_published_encoder(copied, weights, name):
     trainer = started(weights=weights, name=name)
-    plans = json.loads((copied.model(name) / "plans.json").read_text())["configurations"]["3d_fullres"]["swinfuse"]
+    plans = copied.configurations(trainer=name)["3d_fullres"]["swinfuse"]
     assert trainer.provenance.to_dict() == plans
     assert len(plans["pretrained_weights"]) == 64
     assert not {"encoder", "encoder_sha256", "encoder_source", "collection"} & set(plans)
@@ -72,7 +72,7 @@ def test_folds_that_start_at_once_from_two_encoders_are_refused(published):
     first.on_train_start()
     with pytest.raises(EncoderChoiceError, match=f"{published.model() / 'fold_0' / RECORD}: fold_0 .* encoder_sha256"):
         second.on_train_start()
-    plans = json.loads((published.model() / "plans.json").read_text())["configurations"]["3d_fullres"]
+    plans = published.configurations()["3d_fullres"]
     assert plans["swinfuse"] == first.provenance.to_dict()
 
 

@@ -1,4 +1,4 @@
-"""Through nnU-Net's own entry points: train, continue, validate, refuse."""
+"""Through nnU-Net's own entry points: what a training starts from, what it leaves, and what is refused before it."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint, run_training
+from nnunetv2.run.run_training import maybe_load_checkpoint, run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder, save_encoder
@@ -20,21 +20,13 @@ from .workshop import PLAIN, REGIONS, SETTINGS, TRAINER, make_trainer, publish_e
 CPU = torch.device("cpu")
 
 
-def checkpoint_of(workshop, fold=0, name="checkpoint_final.pth", **model):
-    return torch.load(workshop.model(**model) / f"fold_{fold}" / name, map_location="cpu", weights_only=True)
-
-
-def plans_of(workshop, **model):
-    return json.loads((workshop.model(**model) / "plans.json").read_text())["configurations"]
-
-
 def log_of(workshop, fold=0):
     return "\n".join(path.read_text() for path in (workshop.model() / f"fold_{fold}").glob("training_log*"))
 
 
 def test_what_training_leaves_is_stock_nnunets(trained):
-    block = plans_of(trained)["3d_fullres"]
-    checkpoint = checkpoint_of(trained)
+    block = trained.configurations()["3d_fullres"]
+    checkpoint = trained.checkpoint()
     sha256 = load_encoder(trained.encoder).sha256
     assert block["architecture"]["network_class_name"] == NETWORK_NAMES["swin"]
     assert checkpoint["trainer_name"] == "nnUNetTrainer"
@@ -228,88 +220,6 @@ def test_checkpoints_that_a_killed_training_left_half_written_are_removed(publis
     assert (fold / "notes.txt").is_file()
 
 
-def test_continue_needs_no_encoder_and_follows_the_schedule(copied, tmp_path, monkeypatch):
-    # A length of the user's own, in the user's own folder of trainers.
-    longer = "nnUNetTrainerSwinFUSE_2epochs"
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "longer.py").write_text(
-        "from nnunetv2_swinfuse.training.trainer import nnUNetTrainerSwinFUSE\n"
-        f"class {longer}(nnUNetTrainerSwinFUSE):\n    length = 2\n"
-    )
-    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path / "own"))
-    copied.model().rename(copied.model(longer))
-    # What nnUNetv2_train --c does, but for the validation at its end.
-    trainer = get_trainer_from_args("901", "3d_fullres", 0, longer, continue_training=True, device=CPU)
-    maybe_load_checkpoint(trainer, continue_training=True, validation_only=False)
-    trainer.run_training()
-    checkpoint = checkpoint_of(copied, trainer=longer)
-    recorded = plans_of(copied, trainer=longer)["3d_fullres"]["swinfuse"]
-    assert checkpoint["current_epoch"] == 2
-    assert len(checkpoint["logging"]["train_losses"]) == 2
-    # Epoch 0 was a training of one epoch, at the peak; epoch 1 comes after the one epoch of warm-up of two.
-    assert checkpoint["logging"]["lrs"] == pytest.approx([1e-4, 1e-4])
-    assert checkpoint["swinfuse"]["encoder_sha256"] == recorded["encoder_sha256"]
-    steps = [state["step"].item() for state in checkpoint["optimizer_state"]["state"].values()]
-    assert set(steps) == {4}
-
-
-def test_val_needs_no_encoder(copied):
-    summary = copied.model() / "fold_0" / "validation" / "summary.json"
-    before = json.loads(summary.read_text())["mean"]
-    summary.unlink()
-    run_training("901", "3d_fullres", 0, TRAINER, only_run_validation=True, device=CPU)
-    assert json.loads(summary.read_text())["mean"] == before
-
-
-def test_a_restored_network_keeps_its_weights_whatever_was_published_since(copied):
-    publish_encoder(copied.encoder, seed=1)
-    trainer = make_trainer()
-    maybe_load_checkpoint(trainer, False, True)
-    weights = checkpoint_of(copied)["network_weights"]
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in trainer.network.state_dict().items())
-
-
-def test_another_encoder_for_another_fold_is_refused_before_training(copied):
-    recorded = plans_of(copied)["3d_fullres"]["swinfuse"]
-    publish_encoder(copied.encoder, seed=1)
-    with pytest.raises(EncoderChoiceError, match=recorded["encoder_source"]):
-        run_training("901", "3d_fullres", 1, TRAINER, device=CPU)
-    assert not list(copied.model().glob("fold_1/checkpoint*"))
-
-
-def test_the_same_encoder_serves_another_fold(copied, trained):
-    copied.encoder.parent.mkdir()
-    shutil.copyfile(trained.encoder, copied.encoder)
-    before = plans_of(copied)["3d_fullres"]
-    trainer = make_trainer(fold=1)
-    trainer.initialize()
-    assert trainer.configuration_manager.configuration["architecture"] == before["architecture"]
-    assert trainer.provenance.encoder_sha256 == before["swinfuse"]["encoder_sha256"]
-
-
-def test_the_only_fold_may_be_trained_anew_from_another_encoder(copied):
-    publish_encoder(copied.encoder, seed=1)
-    trainer = make_trainer(fold=0)
-    trainer.initialize()
-    sha256 = load_encoder(copied.encoder).sha256
-    assert trainer.provenance.encoder_sha256 == sha256
-    saved = trainer.plans_manager.plans["configurations"]["3d_fullres"]["swinfuse"]
-    assert saved["encoder_sha256"] == sha256
-
-
-def test_changed_settings_of_a_trained_model_are_refused(copied, monkeypatch):
-    monkeypatch.setenv("SWINFUSE_INITIAL_LR", "3e-4")
-    with pytest.raises(ValueError, match=r"initial_lr is 0.0003 now, 0.0001 in"):
-        run_training("901", "3d_fullres", 0, TRAINER, continue_training=True, device=CPU)
-
-
-def test_a_damaged_checkpoint_is_named(copied):
-    checkpoint = copied.model() / "fold_0" / "checkpoint_final.pth"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=f"{checkpoint}: cannot be loaded"):
-        run_training("901", "3d_fullres", 0, TRAINER, continue_training=True, device=CPU)
-
-
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(published, monkeypatch):
     trainer = make_trainer()
     trainer.initialize()
@@ -423,7 +333,7 @@ def test_a_checkpoint_of_ours_is_stock_pretrained_weights_for_another_dataset(co
     trainer = recursive_find_trainer_class_by_name(name)(plans, "3d_fullres", 0, dataset_json, CPU)
     assert isinstance(trainer, nnUNetTrainer)
     maybe_load_checkpoint(trainer, False, False, str(file))
-    ours, theirs = trainer.network.state_dict(), checkpoint_of(copied)["network_weights"]
+    ours, theirs = trainer.network.state_dict(), copied.checkpoint()["network_weights"]
     same = {key for key, tensor in ours.items() if tensor.shape == theirs[key].shape and tensor.equal(theirs[key])}
     assert set(ours) - same == {key for key in ours if ".seg_layers." in key}
     check_step(trainer, next(trainer.get_dataloaders()[0]))

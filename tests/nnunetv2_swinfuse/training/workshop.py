@@ -60,6 +60,14 @@ class Workshop:
     def model(self, trainer: str = TRAINER, dataset: str = PLAIN, configuration: str = "3d_fullres") -> Path:
         return self.results / dataset / f"{trainer}__nnUNetPlans__{configuration}"
 
+    def checkpoint(self, fold: int = 0, name: str = "checkpoint_final.pth", **model: str) -> dict:
+        """What a checkpoint of a model holds."""
+        return torch.load(self.model(**model) / f"fold_{fold}" / name, map_location="cpu", weights_only=True)
+
+    def configurations(self, **model: str) -> dict:
+        """The configurations in the plans.json of a model."""
+        return json.loads((self.model(**model) / "plans.json").read_text())["configurations"]
+
     def use(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for variable in [name for name in os.environ if name.startswith("SWINFUSE_")]:
             monkeypatch.delenv(variable)
