@@ -42,10 +42,9 @@ def dataset_modality(dataset: str) -> str | None:
     from pretraining.collections.modalities import ModalityMap
 
     try:
-        content = find_dataset(dataset_number(dataset)).content
-        names = content.get("channel_names") or content["modality"]
-        found = {ModalityMap.from_words([]).domain(str(name), dataset) for name in names.values()}
-    except (BenchmarkError, InputError, KeyError):
+        names = find_dataset(dataset_number(dataset)).channel_names
+        found = {ModalityMap.from_words([]).domain(name, dataset) for name in names}
+    except (BenchmarkError, InputError):
         return None
     return found.pop() if len(found) == 1 else None
 

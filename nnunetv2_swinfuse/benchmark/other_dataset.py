@@ -1,4 +1,4 @@
-"""A model on cases of a dataset that it was not trained on: orientation, classes by name, Dice."""
+"""A model on cases of a dataset that it was not trained on: orientation, intensities, classes by name, Dice."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
 from nnunetv2_swinfuse.benchmark.metrics import emptiness
@@ -24,6 +26,9 @@ from pretraining.voxel_probe.datasets import label_key
 
 # Readers of nnU-Net that keep the axes of the files, as SimpleITK orders them.
 KEEPING = ("SimpleITKIO", "NibabelIO")
+# The usual window for abdominal soft tissue (level 40, width 400), in HU.
+SOFT_TISSUE = (-160.0, 240.0)
+CT = CTNormalization.__name__
 
 
 def common_orientation(paths: Sequence[Path]) -> str:
@@ -78,6 +83,31 @@ def read_case(images: Sequence[Path], label: Path, code: str) -> tuple[np.ndarra
     return np.stack(arrays[:-1]).astype(np.float32), tuple(oriented[0].GetSpacing()[::-1]), arrays[-1]
 
 
+def rescaled(voxels: np.ndarray, predictor: nnUNetPredictor, channels: Sequence[str]) -> np.ndarray:
+    """Channels of another modality on the scale from which the model's own normalisation starts.
+
+    A model of MR divides by the standard deviation of the image, which in CT is that of air against tissue: CT is
+    clipped to soft tissue first. A model of CT clips and scales by numbers in HU: MR is given the mean and the standard
+    deviation that the model's plans have for CT. Other channels stay as they are.
+
+    Args:
+        voxels: (C, z, y, x).
+        predictor: with a model.
+        channels: names of the tested dataset's channels.
+    """
+    schemes = predictor.configuration_manager.normalization_schemes
+    properties = predictor.plans_manager.foreground_intensity_properties_per_channel
+    result = voxels.copy()
+    for index, (scheme, name) in enumerate(zip(schemes, channels, strict=True)):
+        tested_on_ct = get_normalization_scheme(name) is CTNormalization
+        if tested_on_ct and scheme != CT:
+            result[index] = voxels[index].clip(*SOFT_TISSUE)
+        elif scheme == CT and not tested_on_ct:
+            standard = (voxels[index] - voxels[index].mean()) / max(float(voxels[index].std()), 1e-8)
+            result[index] = properties[str(index)]["mean"] + properties[str(index)]["std"] * standard
+    return result
+
+
 def dice_of_case(
     predictor: nnUNetPredictor,
     images: Sequence[Path],
@@ -85,6 +115,7 @@ def dice_of_case(
     code: str,
     classes: Mapping[str, tuple[int, int]],
     ignored: int | None = None,
+    rescale_from: Sequence[str] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`class`, `value` (Dice; NaN where reference and prediction lack the class) and `empty`, as in metrics.py.
 
@@ -95,8 +126,11 @@ def dice_of_case(
         code: orientation of the training images.
         classes: as from :func:`common_classes`.
         ignored: value in the reference of voxels that do not count.
+        rescale_from: names of the channels, whose intensities are :func:`rescaled`; None: as nnU-Net would.
     """
     voxels, spacing, reference = read_case(images, label, code)
+    if rescale_from is not None:
+        voxels = rescaled(voxels, predictor, rescale_from)
     with redirect_stdout(sys.stderr):
         prediction = predictor.predict_single_npy_array(voxels, {"spacing": list(spacing)})
     counted = np.ones_like(reference, bool) if ignored is None else reference != ignored

@@ -41,6 +41,12 @@ class Dataset:
         """Its dataset.json."""
         return json.loads((self.folder / DATASET_FILE).read_text())
 
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels, such as `CT`; empty where its dataset.json has none."""
+        content = self.content
+        return tuple(map(str, (content.get("channel_names") or content.get("modality") or {}).values()))
+
 
 def find_dataset(number: int) -> Dataset:
     """Raises BenchmarkError when nnUNet_raw has no such dataset, or one without labelled cases."""

@@ -44,19 +44,29 @@ from pretraining.markdown import markdown_table
 TABLE = "unseen.csv"
 METRIC = "Dice"
 SEPARATOR = " on "
+RESCALED = " rescaled"
 
 
-def rows_of_cell(run: CellRun, tested: Dataset, cases: Sequence[str], device: str, bar: tqdm[Any]) -> pd.DataFrame:
+def both_datasets(trained: str, tested: str, rescale: bool) -> str:
+    """What the column `dataset` says."""
+    return trained + SEPARATOR + tested + (RESCALED if rescale else "")
+
+
+def rows_of_cell(
+    run: CellRun, tested: Dataset, cases: Sequence[str], device: str, rescale: bool, bar: tqdm[Any]
+) -> pd.DataFrame:
     """Rows of one cell's model on the test cases of another dataset."""
     labels = tested.content["labels"]
     classes = common_classes(run.dataset.content["labels"], labels)
     predictor = load_model(run, device)
     code = model_orientation(predictor, [run.dataset.images[case][0] for case in run.split.train])
-    of_cell = {"cell": run.cell.name, **asdict(run.cell), "dataset": run.dataset.name + SEPARATOR + tested.name}
+    both = both_datasets(run.dataset.name, tested.name, rescale)
+    of_cell = {"cell": run.cell.name, **asdict(run.cell), "dataset": both}
+    channels = tested.channel_names if rescale else None
     rows = []
     for case in cases:
         files = tested.images[case], tested.label[case]
-        measured = dice_of_case(predictor, *files, code, classes, labels.get("ignore"))
+        measured = dice_of_case(predictor, *files, code, classes, labels.get("ignore"), channels)
         rows += [{**of_cell, "case": case, "metric": METRIC, **row} for row in measured]
         bar.update()
     return rows_frame(rows)
@@ -92,11 +102,13 @@ def add_rows(path: Path, rows: pd.DataFrame) -> None:
         write_table(table.drop_duplicates(unique, keep="last").sort_values(unique, kind="stable"), path)
 
 
-def rows_of_experiment(table: pd.DataFrame, runner: Runner) -> pd.DataFrame:
-    """The rows of the experiment's cells; the table may have those of seeds or arms that it had before."""
-    names = {cell.name for cell in runner.cells}
-    tested = table["dataset"].str.split(SEPARATOR, regex=False).str[-1]
-    return table[table["cell"].isin(names) & tested.isin(list(runner.datasets))]
+def rows_of_experiment(table: pd.DataFrame, runner: Runner, rescale: bool) -> pd.DataFrame:
+    """The rows of the experiment's cells, with rescaled intensities or without.
+
+    The table may have those of seeds or arms that it had before.
+    """
+    wanted = [(c.name, both_datasets(c.dataset, tested, rescale)) for c in runner.cells for tested in runner.datasets]
+    return table[pd.MultiIndex.from_frame(table[["cell", "dataset"]]).isin(wanted)]
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
@@ -171,6 +183,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
         help="print the difference between two arms; may be repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--rescale", action="store_true",
+        help="give images of another modality the scale of the training images first: CT is clipped to soft tissue, MR "
+        "gets mean and standard deviation of CT",
+    )  # fmt: skip
     parser.add_argument("-device", choices=get_args(Device), help="device to predict on; default: the experiment's")
     return parser
 
@@ -200,7 +217,11 @@ def run(options: argparse.Namespace) -> None:
     results = read_results(workspace, runner.cells)
     check_records(experiment, runner.cells, results)
     known = set(read_rows(path)[["cell", "dataset"]].itertuples(index=False, name=None))
-    left = [(c, d) for c, d in pairs_to_test(runner, results) if (c.name, c.dataset + SEPARATOR + d.name) not in known]
+    left = [
+        (cell, tested)
+        for cell, tested in pairs_to_test(runner, results)
+        if (cell.name, both_datasets(cell.dataset, tested.name, options.rescale)) not in known
+    ]
     waiting = [(cell, tested) for cell, tested in left if (runner.cell_run(cell).model / FINAL).is_file()]
     if not waiting and not known:
         raise BenchmarkError(
@@ -213,8 +234,8 @@ def run(options: argparse.Namespace) -> None:
         for (cell, tested), cases in zip(waiting, tests, strict=True):
             bar.set_description(f"{cell.name}{SEPARATOR}{tested.number}")
             device = options.device or experiment.device
-            add_rows(path, rows_of_cell(runner.cell_run(cell), tested, cases, device, bar))
-    table = rows_of_experiment(read_rows(path), runner)
+            add_rows(path, rows_of_cell(runner.cell_run(cell), tested, cases, device, options.rescale, bar))
+    table = rows_of_experiment(read_rows(path), runner, options.rescale)
     notice = f"{TRANSDUCTIVE}\n\n" if experiment.transductive else ""
     print(f"{notice}{format_means(table)}")
     if options.compare:

@@ -5,6 +5,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.other_dataset import (
@@ -13,6 +14,7 @@ from nnunetv2_swinfuse.benchmark.other_dataset import (
     dice_of_case,
     model_orientation,
     read_case,
+    rescaled,
 )
 from nnunetv2_swinfuse.errors import BenchmarkError
 from tests.nnunetv2_swinfuse.training.workshop import PLAIN
@@ -73,6 +75,36 @@ def test_classes_are_matched_by_name():
     assert common_classes({"background": 0, "whole": [1, 2], "spleen": 2}, tested) == {}
 
 
+def model_of(schemes, **properties):
+    """A model with normalisation schemes, and intensity properties of its first channel."""
+    return SimpleNamespace(
+        configuration_manager=SimpleNamespace(normalization_schemes=schemes),
+        plans_manager=SimpleNamespace(foreground_intensity_properties_per_channel={"0": properties}),
+    )
+
+
+def test_ct_is_clipped_to_soft_tissue_for_a_model_of_mr_and_mr_stays():
+    voxels = np.array([[[[-1000, -160, 40, 240, 3000]]], [[[-1000, 0, 1, 2, 3000]]]], np.float32)
+    model = model_of(["ZScoreNormalization", "ZScoreNormalization"])
+    result = rescaled(voxels, model, ["ct", "T1"])
+    assert result[0].ravel().tolist() == [-160, -160, 40, 240, 240]
+    np.testing.assert_array_equal(result[1], voxels[1])
+    # The image of the caller is as it was, and a model of CT has its own limits.
+    assert voxels.min() == -1000
+    np.testing.assert_array_equal(rescaled(voxels, model_of(["CTNormalization"] * 2), ["CT", "CT"]), voxels)
+
+
+def test_a_model_of_ct_sees_mr_in_standard_deviations():
+    properties = {"mean": 90.0, "std": 50.0, "percentile_00_5": -60.0, "percentile_99_5": 240.0}
+    voxels = np.random.default_rng(0).gamma(2.0, 300.0, (1, 6, 7, 8)).astype(np.float32)
+    result = rescaled(voxels, model_of(["CTNormalization"], **properties), ["MR"])
+    normalised = CTNormalization(False, properties).run(result[0].copy())
+    standard = (voxels[0] - voxels.mean()) / voxels.std()
+    np.testing.assert_allclose(normalised, standard.clip(-3, 3), atol=1e-4)
+    # As it is, it would be clipped at a HU that most of it exceeds.
+    assert (voxels > 240).mean() > 0.5
+
+
 @pytest.mark.slow
 def test_dice_does_not_depend_on_how_the_other_dataset_stores_images_and_numbers_classes(trained, tmp_path):
     predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False, allow_tqdm=False)
@@ -106,7 +138,11 @@ def test_dice_does_not_depend_on_how_the_other_dataset_stores_images_and_numbers
     # Nothing is wrong where nothing counts, and a class that neither has has no Dice.
     reference[: len(reference) // 2] = 7
     classes = {"shell": (1, 1), "none": (9, 9)}
-    rows = list(dice_of_case(predictor, [image], write(reference, "ignored.nii.gz"), code, classes, 7))
+    ignored = write(reference, "ignored.nii.gz")
+    rows = list(dice_of_case(predictor, [image], ignored, code, classes, 7))
     assert [row["value"] for row in rows[:1]] == [1.0]
     assert np.isnan(rows[1]["value"])
     assert [row["empty"] for row in rows] == ["", "both"]
+    # An image of the model's own modality has its scale already.
+    same = list(dice_of_case(predictor, [image], ignored, code, classes, 7, ["MR"]))
+    assert [row["value"] for row in same[:1]] == [1.0]

@@ -114,8 +114,9 @@ def test_rows_of_what_the_experiment_does_not_have_any_more_do_not_count(two_dat
     before = make_runner(tmp_path, datasets=[901, 902])
     table = rows(before, "nnunet", 0.0)
     runner = make_runner(tmp_path, datasets=[901, 902], seeds=[0, 1])
-    assert set(rows_of_experiment(table, runner)["seed"]) == {0, 1}
-    assert rows_of_experiment(table, make_runner(tmp_path)).empty
+    assert set(rows_of_experiment(table, runner, rescale=False)["seed"]) == {0, 1}
+    assert rows_of_experiment(table, runner, rescale=True).empty
+    assert rows_of_experiment(table, make_runner(tmp_path), rescale=False).empty
 
 
 def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tmp_path):
@@ -151,10 +152,11 @@ def test_cells_are_tested_on_the_other_datasets_only(one_model):
 def test_rows_are_added_once_and_missing_models_are_counted(one_model, monkeypatch, capsys):
     tested = []
 
-    def dice(predictor, images, label, code, classes, ignored):
+    def dice(predictor, images, label, code, classes, ignored, rescale_from):
         tested.append(label.name)
         assert classes == {"shell": (1, 2), "core": (2, 1)}
-        yield from ({"class": name, "value": 0.25, "empty": ""} for name in classes)
+        value = 0.25 if rescale_from is None else 0.75
+        yield from ({"class": name, "value": value, "empty": ""} for name in classes)
 
     monkeypatch.setattr(unseen_modality, "dice_of_case", dice)
     manager = SimpleNamespace(plans={"image_reader_writer": "SimpleITKIO"})
@@ -170,6 +172,14 @@ def test_rows_are_added_once_and_missing_models_are_counted(one_model, monkeypat
     assert sorted(tested) == [f"{case}.nii.gz" for case in split.test]
     main(words)
     assert len(tested) == len(split.test)
+    # With rescaled intensities it is another test, whose rows stand beside the others.
+    capsys.readouterr()
+    main([*words, "--rescale"])
+    output = capsys.readouterr().out
+    assert len(tested) == 2 * len(split.test)
+    assert f"{OTHER} rescaled" in output
+    assert "0.750" in output
+    assert "0.250" not in output
 
 
 def test_an_experiment_without_models_and_unknown_arms_are_refused(raw, tmp_path, capsys):
