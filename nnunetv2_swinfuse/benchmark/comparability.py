@@ -151,10 +151,11 @@ def _reasons_within_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment
     by_seed: dict[Any, set[Any]] = {}
     for encoder in encoders:
         by_seed.setdefault(encoder.get("seed") if per_seed else None, set()).add(encoder.get("sha256"))
-    if any(len(digests) > 1 for digests in by_seed.values()):
+    pretrained = takes_weights(str(known[0].get("arm", {}).get("trainer")))
+    if pretrained and any(len(digests) > 1 for digests in by_seed.values()):
         reasons.append(f"{arm}: its runs started from different encoders")
     seen_cases = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
-    if seen_cases and takes_weights(str(known[0].get("arm", {}).get("trainer"))) and not experiment.transductive:
+    if seen_cases and pretrained and not experiment.transductive:
         reasons.append(
             f"{arm}: its pretraining saw {len(seen_cases)} test cases ({', '.join(seen_cases[:3])}...). Pretrain on "
             'other cases, or declare it in the experiment: "transductive": true'

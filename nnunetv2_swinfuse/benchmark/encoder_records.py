@@ -53,8 +53,10 @@ def encoder_of(experiment: Experiment, arm: Arm, seed: int, workspace: Workspace
 def pretraining_seconds(experiment: Experiment, workspace: Workspace, run: PretrainingRun) -> float | None:
     """Median duration of the finished pretrainings that differ in their seed only, else the budget in minutes.
 
-    None where there is neither.
+    None where there is neither; 0 where no weights are needed.
     """
+    if not experiment.weights_needed(run):
+        return 0.0
     alike = []
     for path in workspace.root.glob(f"pretraining/*/{ENCODER}"):
         record = json.loads(path.read_text())

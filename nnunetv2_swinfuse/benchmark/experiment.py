@@ -257,6 +257,12 @@ class Experiment:
         settings = {**self.pretraining.settings, **arm.pretraining}
         return PretrainingRun(arm.recipe, settings, arm.pretraining, seed if self.pretraining.per_seed else None)
 
+    def weights_needed(self, run: PretrainingRun) -> bool:
+        """Whether an arm begins with the weights of a pretraining; arms from random weights take only its sizes."""
+        return any(
+            arm.pretrained and self.pretraining_run(arm, seed) == run for arm in self.arms for seed in self.seeds
+        )
+
     def folds_share_encoders(self, *arms: str) -> bool:
         """Whether all folds of a seed, but not all seeds, begin with the same encoder, in one of these arms."""
         per_seed = self.pretraining is not None and self.pretraining.per_seed

@@ -173,7 +173,7 @@ class Preparation:
 
             # Apart from training, whose --overwrite would delete the volumes that other pretrainings read.
             call([*leaving_out, "--preprocess_only"], folder / "nnUNet_results")
-            steps = pretraining.steps
+            steps = pretraining.steps if self.experiment.weights_needed(run) else 0
             if steps is None:
                 # How many steps fit into the budget in minutes, at the speed of a few timed ones.
                 assert pretraining.minutes is not None
@@ -181,7 +181,8 @@ class Preparation:
                 call(timing, folder / "timing")
                 per_step = training_seconds(folder / "timing") / TIMED_STEPS
                 steps = max(1, round(pretraining.minutes * 60 / per_step))
-            tqdm.write(f"Pretraining: {run.name}, {steps} steps{told}")
+            what = f"{steps} steps" if steps else "no steps: arms from random weights need only the sizes"
+            tqdm.write(f"Pretraining: {run.name}, {what}{told}")
             results = folder / "nnUNet_results"
             begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))
             call(["--steps", str(steps), "--train_only", *(["--c"] if begun else [])], results)
@@ -210,6 +211,11 @@ class Preparation:
             raise BenchmarkError(
                 f"{record.parent}: pretrained with {json.dumps(before['pretraining'])}, the experiment now says "
                 f"{asked}. Move the folder away to pretrain again, or restore the experiment"
+            )
+        if before.get("steps") == 0 and self.experiment.weights_needed(run):
+            raise BenchmarkError(
+                f"{record.parent}: not pretrained, because only arms from random weights needed it. Move the folder "
+                "away to pretrain"
             )
         # Names of folders leave signs out; records of earlier versions have no settings.
         settings = json.loads(json.dumps(dict(run.settings)))

@@ -73,6 +73,15 @@ def test_runs_with_different_encoders(tmp_path):
     assert "resenc_m: its runs started from different encoders" in found
 
 
+def test_random_weights_do_not_depend_on_the_encoder_that_gave_the_sizes(tmp_path):
+    scratch = {"name": "resenc_m", "trainer": "nnUNetTrainerSwinFUSEScratch"}
+
+    def of_seed(cell):
+        return {"encoder": {**SAW, "sha256": str(cell.seed)}, "arm": scratch} if cell.arm == "resenc_m" else {}
+
+    assert reasons(tmp_path, of_seed, arms=[scratch, "nnunet"]) == ()
+
+
 def test_runs_with_an_encoder_of_each_seed(tmp_path):
     def of_seed(cell):
         return {"encoder": {**SAW, "saw": [], "sha256": str(cell.seed), "seed": cell.seed}}

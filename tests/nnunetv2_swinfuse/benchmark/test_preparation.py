@@ -9,7 +9,7 @@ from nnunetv2_swinfuse.benchmark.arms import DEFAULT_PLANNER, PLANS, SWINFUSE_PL
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes
 from nnunetv2_swinfuse.benchmark.digests import file_digests
-from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
+from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, pretraining_seconds, seen_cases
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.places import Place
 from nnunetv2_swinfuse.benchmark.preparation import Preparation
@@ -195,6 +195,22 @@ def test_a_budget_in_minutes_becomes_the_steps_that_fit_into_it(raw, pairs, pret
     assert [option(command, "--steps") for command in pretrained] == ["20", "600"]
     (run,) = experiment.pretraining_runs
     assert read_json(workspace.pretraining(run) / "encoder.json")["steps"] == 600
+
+
+def test_arms_from_random_weights_need_no_steps_of_pretraining(raw, pairs, pretrained, tmp_path):
+    alone = {"name": "alone", "like": "scratch", "recipe": "simmim"}
+    budget = {"steps": None, "minutes": 0.5}
+    experiment, workspace = prepare(tmp_path, arms=["scratch", alone, "swinfuse"], pretraining=budget)
+    # `scratch` takes its sizes from the encoder that `swinfuse` begins with anyway.
+    assert [(option(command, "--recipe"), option(command, "--steps")) for command in pretrained] == [
+        ("swinfuse", "20"), ("swinfuse", "600"), ("simmim", "0"),
+    ]  # fmt: skip
+    both, sizes = experiment.pretraining_runs
+    assert read_json(workspace.pretraining(sizes) / "encoder.json")["steps"] == 0
+    assert pretraining_seconds(experiment, workspace, sizes) == 0
+    assert pretraining_seconds(experiment, workspace, both) == 1
+    with pytest.raises(BenchmarkError, match=r"simmim: not pretrained.*Move the folder away"):
+        prepare(tmp_path, arms=["scratch", alone, "swinfuse", "simmim"], pretraining=budget)
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):
