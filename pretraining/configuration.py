@@ -142,6 +142,14 @@ class Configuration(Settings):
             f"the weight of {', '.join(self.tasks)}", 0, "more than 0 for one proxy task at least",
         )  # fmt: skip
 
+        single_images = not self.pairs_views or self.second_view == "single_image"
+        levels = {"paired": self.pairs_views, "single_image": single_images, "stages": True}
+        _require(
+            not self.loss_weight("density") or any(levels[level] for level in self.density_levels),
+            "density_levels", list(self.density_levels),
+            f"one of {[level for level, there_is in levels.items() if there_is]}, as no other tokens are computed with "
+            "this DIM and second view; or --density_weight 0",
+        )  # fmt: skip
         _require(
             self.inpainting_head != "network" or self.loss_weight("inpainting") > 0,
             "inpainting_head", self.inpainting_head,

@@ -40,6 +40,11 @@ from .synthetic import tiny
         ({"partner": "pseudo_pair", "masking": "blocks"}, "pseudo-pairs need --masking cells"),
         ({"freeze_encoder": True, "tasks": ("contrastive",), "contrastive_loss": "vicreg"}, "expected False without"),
         ({"contrastive_loss": "vicreg", "variance_weight": 0.0}, "variance_weight is 0.0; expected more than 0"),
+        (
+            {"dim": "none", "density_levels": ["paired"]},
+            r"density_levels is \['paired'\]; expected one of \['single_image', 'stages'\].*or --density_weight 0",
+        ),
+        ({"second_view": "paired", "density_levels": ["single_image"]}, r"expected one of \['paired', 'stages'\]"),
     ],
 )
 def test_bad_settings_say_what_was_expected(changes, words):
