@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import Workspace
@@ -23,22 +21,23 @@ def test_a_case_is_seen_if_any_of_its_images_is(tmp_path):
 
 def test_a_pretraining_takes_as_long_as_those_of_other_seeds(tmp_path):
     experiment = make_experiment(
-        arms=["swinfuse"],
-        seeds=[0, 1, 2],
+        arms=["swinfuse", {"name": "small", "like": "swinfuse", "pretraining": {"feature_size": 8}}],
+        seeds=[0, 1, 2, 9],
         pretraining={"collections": ["Pairs"], "steps": 1, "per_seed": True},
     )
     workspace = Workspace(tmp_path, tmp_path / "results")
-    run = experiment.pretraining_runs[0]
-    assert pretraining_seconds(experiment, workspace, run) is None
-    for seeded, seconds in zip(experiment.pretraining_runs, (100.0, 300.0, 120.0), strict=True):
+    first, *finished, last = [run for run in experiment.pretraining_runs if not run.own]
+    small = next(run for run in experiment.pretraining_runs if run.own)
+    assert pretraining_seconds(experiment, workspace, first) is None
+    for seeded, seconds in zip((first, *finished), (100.0, 300.0, 120.0), strict=True):
         record = {"recipe": seeded.recipe, "settings": dict(seeded.settings), "seconds": seconds}
         write_json(workspace.pretraining(seeded) / "encoder.json", record)
-    assert pretraining_seconds(experiment, workspace, replace(run, seed=9)) == 120
-    assert pretraining_seconds(experiment, workspace, replace(run, settings={"feature_size": 8})) is None
+    assert pretraining_seconds(experiment, workspace, last) == 120
+    assert pretraining_seconds(experiment, workspace, small) is None
     # Records of earlier versions have no settings.
-    record = workspace.pretraining(run) / "encoder.json"
+    record = workspace.pretraining(first) / "encoder.json"
     write_json(record, {name: value for name, value in read_json(record).items() if name != "settings"})
-    assert pretraining_seconds(experiment, workspace, run) == 210
+    assert pretraining_seconds(experiment, workspace, first) == 210
 
 
 def test_an_unfinished_pretraining_is_named(tmp_path):
