@@ -19,13 +19,12 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
-from nnunetv2_swinfuse.benchmark.digests import cases_digest, content_sha256, file_digests
+from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, content_sha256, joined_digest
 from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.metrics import SUMMARY, measure_folder
 from nnunetv2_swinfuse.benchmark.places import Place
-from nnunetv2_swinfuse.benchmark.preparation import DIGESTS
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
@@ -195,25 +194,25 @@ class CellRun:
         """
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
-        images, label, cache = self.dataset.images, self.dataset.label, self.workspace.root / DIGESTS
-        test_images = {case: images[case] for case in self.split.test}
+        files, train, test = self.dataset.files, self.split.train, self.split.test
+        digests = case_digests({case: files[case] for case in (*train, *test)}, self.workspace.root / DIGESTS)
+        test_images = {case: digests[case][:-1] for case in test}
         encoder = self.encoder()
         if encoder is not None:
             # A path on this machine says nothing elsewhere; the SHA-256 does. The rest is in experiment.json.
             elsewhere = ("path", "pretraining", "left_out")
             encoder = {name: value for name, value in encoder.items() if name not in elsewhere}
-            of_images = {case: list(file_digests(paths, cache).values()) for case, paths in test_images.items()}
             pretraining = self.experiment.pretraining_run(self.arm, self.cell.seed)
             # What a file was pretrained on is not known.
-            encoder["saw"] = pretraining and seen_cases(self.workspace.pretraining(pretraining), of_images)
+            encoder["saw"] = pretraining and seen_cases(self.workspace.pretraining(pretraining), test_images)
         return {
             "cell": asdict(self.cell),
             "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},
             "plans_sha256": content_sha256(plans),
             "split_sha256": self.split.sha256,
-            "training_sha256": cases_digest({case: (*images[case], label[case]) for case in self.split.train}, cache),
-            "labels_sha256": cases_digest({case: [label[case]] for case in self.split.test}, cache),
-            "images_sha256": cases_digest(test_images, cache),
+            "training_sha256": joined_digest({case: digests[case] for case in train}),
+            "labels_sha256": joined_digest({case: digests[case][-1:] for case in test}),
+            "images_sha256": joined_digest(test_images),
             "checkpoint": FINAL,
             "mirroring": self.experiment.mirroring,
             "mirrored_training": self.experiment.mirrored_training,

@@ -12,6 +12,8 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark.files import write_json
 
 BLOCK = 2**20
+# Cache of :func:`file_digests`, in the output folder.
+DIGESTS = "digests.json"
 
 
 def content_sha256(path: Path) -> str:
@@ -38,27 +40,21 @@ def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:
     return {str(path): known[str(path)][2] for path in paths}
 
 
-def cases_digest(files: Mapping[str, Sequence[Path]], cache: Path) -> str:
-    """One SHA-256 of the names and files of cases, in whatever order they come.
-
-    Args:
-        files: of each case.
-        cache: see :func:`file_digests`.
-    """
+def case_digests(files: Mapping[str, Sequence[Path]], cache: Path) -> dict[str, tuple[str, ...]]:
+    """SHA-256 of what the files of each case hold, in their order; `cache` as in :func:`file_digests`."""
     digests = file_digests([path for paths in files.values() for path in paths], cache)
-    parts = sorted(f"{case} {digests[str(path)]}" for case, paths in files.items() for path in paths)
+    return {case: tuple(digests[str(path)] for path in paths) for case, paths in files.items()}
+
+
+def joined_digest(digests: Mapping[str, Sequence[str]]) -> str:
+    """One SHA-256 of the names of cases and the digests of their files, in whatever order they come."""
+    parts = sorted(f"{case} {digest}" for case, of_case in digests.items() for digest in of_case)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def cases_of_equal_files(files: Mapping[str, Sequence[Path]], cache: Path) -> list[list[str]]:
-    """Groups of cases whose files hold the same, in the order of their names; empty where all differ.
-
-    Args:
-        files: of each case, such as the channels of its image.
-        cache: see :func:`file_digests`.
-    """
-    digests = file_digests([path for paths in files.values() for path in paths], cache)
+def equal_cases(digests: Mapping[str, tuple[str, ...]]) -> list[list[str]]:
+    """Groups of cases whose files hold the same, in the order of their names; empty where all differ."""
     cases: dict[tuple[str, ...], list[str]] = {}
-    for case in sorted(files):
-        cases.setdefault(tuple(digests[str(path)] for path in files[case]), []).append(case)
+    for case in sorted(digests):
+        cases.setdefault(digests[case], []).append(case)
     return [names for names in cases.values() if len(names) > 1]

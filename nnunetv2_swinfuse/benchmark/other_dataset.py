@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
+from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization, ZScoreNormalization
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL, CellRun
@@ -103,7 +103,7 @@ def rescaled(voxels: np.ndarray, predictor: nnUNetPredictor, channels: Sequence[
         if tested_on_ct and scheme != CT:
             result[index] = voxels[index].clip(*SOFT_TISSUE)
         elif scheme == CT and not tested_on_ct:
-            standard = (voxels[index] - voxels[index].mean()) / max(float(voxels[index].std()), 1e-8)
+            standard = ZScoreNormalization(False, {}).run(voxels[index].copy())
             result[index] = properties[str(index)]["mean"] + properties[str(index)]["std"] * standard
     return result
 

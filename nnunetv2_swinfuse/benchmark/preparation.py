@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.file_hash import file_hash
 from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
-from nnunetv2_swinfuse.benchmark.digests import cases_digest, cases_of_equal_files, file_digests
+from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, equal_cases, file_digests, joined_digest
 from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, VOLUMES, training_seconds
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
@@ -32,7 +32,6 @@ PREPARED = "prepared.json"
 # In it, beside the data identifier of each plans: the target spacing, empty where it is nnU-Net's own; the orientation,
 # and the digest of all files, which earlier versions did not write.
 SPACING, ORIENTATION, FILES = "spacing", "orientation", "files_sha256"
-DIGESTS = "digests.json"
 LEFT_OUT = "left_out.txt"
 WAITS = "Waiting until it has prepared what this one needs too."
 
@@ -85,14 +84,13 @@ class Preparation:
                     f"{folder}: prepared with the orientation {oriented}, the experiment now says {orientation}. Use "
                     "another output folder (-o)"
                 )
-            files = {case: (*dataset.images[case], dataset.label[case]) for case in dataset.label}
-            cache = self.workspace.root / DIGESTS
-            if twins := cases_of_equal_files({case: dataset.images[case] for case in dataset.label}, cache):
+            digests = case_digests(dataset.files, self.workspace.root / DIGESTS)
+            if twins := equal_cases({case: of_case[:-1] for case, of_case in digests.items()}):
                 raise BenchmarkError(
                     f"{dataset.folder}: {' and '.join(twins[0])} have the same image ({len(twins)} such groups), so a "
                     "test case could be trained on under another name. Remove all but one of each group"
                 )
-            digest = cases_digest(files, cache)
+            digest = joined_digest(digests)
             if done.get(FILES, digest) != digest:
                 raise BenchmarkError(
                     f"{folder}: prepared from other images or labels than those that are in {dataset.folder} now "

@@ -42,6 +42,11 @@ class Dataset:
         return json.loads((self.folder / DATASET_FILE).read_text())
 
     @property
+    def files(self) -> dict[str, tuple[Path, ...]]:
+        """Of each labelled case: its channels, then its label."""
+        return {case: (*self.images[case], label) for case, label in self.label.items()}
+
+    @property
     def channel_names(self) -> tuple[str, ...]:
         """Names of the channels, such as `CT`; empty where its dataset.json has none."""
         content = self.content

@@ -2,7 +2,7 @@ import gzip
 import hashlib
 import os
 
-from nnunetv2_swinfuse.benchmark.digests import cases_digest, cases_of_equal_files, content_sha256, file_digests
+from nnunetv2_swinfuse.benchmark.digests import case_digests, content_sha256, equal_cases, file_digests, joined_digest
 from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 
 
@@ -38,9 +38,9 @@ def test_the_digest_of_cases_is_that_of_their_names_and_files_in_any_order(tmp_p
     second.write_bytes(b"2")
     of_one, of_two = (hashlib.sha256(content).hexdigest() for content in (b"1", b"2"))
     expected = hashlib.sha256("\n".join(sorted([f"a {of_one}", f"a {of_two}", f"b {of_one}"])).encode()).hexdigest()
-    assert cases_digest({"a": [first, second], "b": [first]}, cache) == expected
-    assert cases_digest({"b": [first], "a": [second, first]}, cache) == expected
-    assert cases_digest({"b": [second], "a": [second, first]}, cache) != expected
+    assert joined_digest(case_digests({"a": [first, second], "b": [first]}, cache)) == expected
+    assert joined_digest(case_digests({"b": [first], "a": [second, first]}, cache)) == expected
+    assert joined_digest(case_digests({"b": [second], "a": [second, first]}, cache)) != expected
 
 
 def test_cases_of_the_same_channels_are_found(tmp_path):
@@ -49,6 +49,6 @@ def test_cases_of_the_same_channels_are_found(tmp_path):
         files[case] = [tmp_path / f"{case}_{channel}" for channel in range(len(contents))]
         for path, content in zip(files[case], contents, strict=True):
             path.write_text(content)
-    assert cases_of_equal_files(files, cache) == [["b", "d"]]
+    assert equal_cases(case_digests(files, cache)) == [["b", "d"]]
     del files["b"]
-    assert cases_of_equal_files(files, cache) == []
+    assert equal_cases(case_digests(files, cache)) == []
