@@ -12,11 +12,12 @@ from nnunetv2_swinfuse.imaging.grid import read_grid
 from nnunetv2_swinfuse.inference.case_runner import CaseTask
 from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
+from nnunetv2_swinfuse.inference.first_stage_mask import check_first_stage_mask
 from nnunetv2_swinfuse.inference.loading import LoadedModel
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, grid_as_read
 from nnunetv2_swinfuse.inference.model_files import file_hash
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
-from nnunetv2_swinfuse.inference.prediction_report import refuse_case
+from nnunetv2_swinfuse.inference.prediction_report import note_earlier_mask, refuse_case
 
 # From this many forward passes on, one is timed to say how long the run will take.
 TIMED_FROM = 100
@@ -53,6 +54,8 @@ def plan_cases(
         if task is not None and estimate is not None and fits_into_memory(estimate, entry, options.accept):
             tasks.append(task)
             passes += estimate.passes
+    for case, entry in entries.items():
+        note_earlier_mask(entry, output.mask(case))
     return tasks, passes
 
 
@@ -66,8 +69,6 @@ def plan_case(
 ) -> CaseTask | None:
     """What to predict; None for a refused case and for one whose mask is kept, which the entry then says."""
     if entry["status"] == "refused":
-        if output.mask(result.case).is_file():
-            entry["warnings"].append(f"{output.mask(result.case)} of an earlier run is still there")
         return None
     entry["input_sha256"] = [file_hash(path) for path in result.files]
     previous = None
@@ -75,6 +76,13 @@ def plan_case(
         previous = options.prev_stage_predictions / f"{result.case}{output.ending}"
         if not previous.is_file():
             refuse_case(entry, "channels", f"no mask of the first stage, {previous}", "Predict the first stage first.")
+            return None
+        try:
+            check_first_stage_mask(
+                previous, result.case, result.files[0], model.predictor.dataset_json["labels"], entry["input_sha256"]
+            )
+        except InputError as error:
+            refuse_case(entry, "channels", f"the mask of the first stage: {error}", "Predict the first stage again.")
             return None
         entry["previous_stage_sha256"] = file_hash(previous)
     exists, record = output.earlier(result.case)

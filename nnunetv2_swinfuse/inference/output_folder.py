@@ -18,6 +18,9 @@ from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folde
 from nnunetv2_swinfuse.inference.model_files import file_hash
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, PLANS_FILE
 
+# nnU-Net's files of a case's probabilities.
+PROBABILITIES = (".npz", ".pkl")
+
 
 class OutputFolder:
     """Masks, their records (`.swinfuse/CASE.json`), pictures and reports, and a lock against other processes.
@@ -32,7 +35,7 @@ class OutputFolder:
 
     def __init__(self, folder: Path, ending: str, probabilities: bool = False, part: int = 0, parts: int = 1):
         self.folder, self.ending, self.part, self.parts = folder, ending, part, parts
-        self.endings = (ending, ".npz", ".pkl") if probabilities else (ending,)
+        self.endings = (ending, *PROBABILITIES) if probabilities else (ending,)
         self._suffix = f"_part{part}of{parts}" if parts > 1 else ""
         self._lock: FileLock | None = None
 
@@ -144,8 +147,9 @@ class OutputFolder:
             replaced = file_hash(self.mask(case)) if self.mask(case).is_file() else None
             files = {"endings": self.endings, "mask_sha256": digest, "replaces": replaced}
             write_text(self._record(case), json.dumps({**record, **files}, indent=2))
-            # It shows the mask that is being replaced.
-            self.overlay(case).unlink(missing_ok=True)
+            # They belong to the mask that is being replaced; ensembling would read its probabilities.
+            for path in (self.overlay(case), *(self._file(case, ending) for ending in PROBABILITIES)):
+                path.unlink(missing_ok=True)
             for ending in reversed(self.endings):
                 move_into_place(Path(f"{self.draft(case)}{ending}"), self._file(case, ending))
         except OSError as error:

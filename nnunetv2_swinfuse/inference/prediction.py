@@ -33,6 +33,7 @@ from nnunetv2_swinfuse.inference.overlay import write_overlay
 from nnunetv2_swinfuse.inference.prediction_report import (
     case_entry,
     case_severity,
+    note_earlier_mask,
     print_summary,
     report_header,
     write_report,
@@ -169,6 +170,7 @@ def _finish_case(
     if result.error is not None:
         entry["status"], entry["error"], entry["traceback"] = "failed", result.error, result.details
         entry.pop("mask", None)
+        note_earlier_mask(entry, output.mask(case))
     elif options.overlays:
         _draw_overlay(case, result.task.files[0], entry, output)
 

@@ -23,6 +23,9 @@ from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity
 from nnunetv2_swinfuse.inference.loading import LoadedModel
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
 
+# A case that ends so has no mask of this run.
+WITHOUT_MASK = ("refused", "failed")
+
 
 def report_header(
     options: argparse.Namespace,
@@ -68,6 +71,13 @@ def refuse_case(entry: dict[str, Any], check: str, reason: str, remedy: str) -> 
     entry["findings"].append(Finding(check, Severity.REFUSED, reason, remedy).to_dict())
 
 
+def note_earlier_mask(entry: dict[str, Any], mask: Path) -> None:
+    """Warns of the mask that an earlier run left for a case that has none of this run."""
+    if entry["status"] in WITHOUT_MASK and mask.is_file():
+        entry["earlier_mask"] = str(mask)
+        entry["warnings"].append(f"{mask} of an earlier run is still there")
+
+
 def write_report(report: dict[str, Any], path: Path, clock: float, finished: bool) -> None:
     """Writes the report as it stands; `clock` is when the command began."""
     report["finished"], report["seconds"] = finished, round(time.perf_counter() - clock, 2)
@@ -76,7 +86,7 @@ def write_report(report: dict[str, Any], path: Path, clock: float, finished: boo
 
 def case_severity(entry: Mapping[str, Any]) -> Severity:
     """What a case contributes to the exit code."""
-    if entry["status"] in ("refused", "failed"):
+    if entry["status"] in WITHOUT_MASK:
         return Severity.REFUSED
     return Severity.WARNING if entry["warnings"] or entry["verdict"] == "warning" else Severity.PASSED
 
@@ -86,11 +96,12 @@ def print_summary(entries: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     for case, entry in entries.items():
         for warning in entry["warnings"]:
             print(f"{case}: {warning}")
-        if entry["status"] in ("refused", "failed"):
+        if entry["status"] in WITHOUT_MASK:
             reason = entry.get("error") or "; ".join(
                 f["reason"] for f in entry["findings"] if f["severity"] == "refused"
             )
-            print(f"{case}: {entry['status'].upper()}, no mask: {reason}", file=sys.stderr)
+            mask = "no new mask" if "earlier_mask" in entry else "no mask"
+            print(f"{case}: {entry['status'].upper()}, {mask}: {reason}", file=sys.stderr)
     statuses = [entry["status"] for entry in entries.values()]
     print(", ".join(f"{statuses.count(s)} {s}" for s in ("predicted", "kept", "refused", "failed")) + f"; see {path}")
 

@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
@@ -15,7 +16,7 @@ from nnunetv2_swinfuse.inference.findings import CaseFindings
 from nnunetv2_swinfuse.inference.output_folder import OutputFolder
 from nnunetv2_swinfuse.inference.prediction_report import case_entry
 
-from .synthetic_models import ct_voxels, write_image
+from .synthetic_models import SHAPE, ct_voxels, write_image
 
 ORIGIN = {"plans.json": "a", "step_size": 0.5}
 OPTIONS = SimpleNamespace(overwrite=False, prev_stage_predictions=None, accept=())
@@ -73,22 +74,43 @@ def test_missing_probabilities_are_predicted_for_an_own_mask_only(planned, tmp_p
 
 
 def test_a_mask_of_another_first_stage_is_not_kept(planned, tmp_path):
-    second_stage = SimpleNamespace(configuration_manager=SimpleNamespace(previous_stage_name="3d_lowres"))
+    write_image(tmp_path / "a_0000.nii.gz", ct_voxels())
+    second_stage = SimpleNamespace(
+        configuration_manager=SimpleNamespace(previous_stage_name="3d_lowres"), dataset_json={"labels": {"organ": 1}}
+    )
     cascade = {"model": SimpleNamespace(predictor=second_stage), "prev_stage_predictions": tmp_path / "first"}
     with OutputFolder(tmp_path / "out", ".nii.gz") as output:
         task, entry = planned(output, **cascade)
         assert (task, entry["findings"][0]["check"]) == (None, "channels")
-        (tmp_path / "first").mkdir()
-        (tmp_path / "first" / "a.nii.gz").write_bytes(b"first mask")
+        first = np.zeros(SHAPE, np.uint8)
+        write_image(tmp_path / "first" / "a.nii.gz", first + 2)
+        task, entry = planned(output, **cascade)
+        assert (task, entry["findings"][0]["check"]) == (None, "channels")
+        assert "values [2.0]; the model's labels are [0, 1]" in entry["findings"][0]["reason"]
+        write_image(tmp_path / "first" / "a.nii.gz", first)
         task, entry = planned(output, **cascade)
         assert task.previous == tmp_path / "first" / "a.nii.gz"
         output.draft("a").with_name("a.nii.gz").write_bytes(b"mask")
         used = {name: entry[name] for name in ("input_sha256", "previous_stage_sha256")}
         output.publish("a", {"origin": ORIGIN, **used})
         assert planned(output, **cascade)[1]["status"] == "kept"
-        (tmp_path / "first" / "a.nii.gz").write_bytes(b"mask of a better first stage")
+        write_image(tmp_path / "first" / "a.nii.gz", first + 1)
         task, entry = planned(output, **cascade)
         assert (task, entry["status"], entry["findings"][0]["check"]) == (None, "refused", "output")
+
+
+def test_an_old_mask_of_a_case_that_is_not_predicted_is_named(tmp_path, monkeypatch):
+    """Also with --overwrite: the mask is replaced only by another one."""
+    monkeypatch.setattr(case_planning, "estimate_case", lambda *_: CaseEstimate(3, 101, (8, 8, 8)))
+    monkeypatch.setattr(case_planning, "available_memory", lambda: 100)
+    checked = [CaseFindings("a", (write_image(tmp_path / "a_0000.nii.gz", ct_voxels()),))]
+    entries = {"a": case_entry(checked[0])}
+    with OutputFolder(tmp_path / "out", ".nii.gz") as output:
+        output.mask("a").write_bytes(b"mask of an earlier image")
+        options = SimpleNamespace(**{**vars(OPTIONS), "overwrite": True})
+        assert plan_cases(checked, entries, output, ORIGIN, options, MODEL) == ([], 0)
+    assert (entries["a"]["status"], entries["a"]["earlier_mask"]) == ("refused", str(output.mask("a")))
+    assert "of an earlier run is still there" in entries["a"]["warnings"][0]
 
 
 def test_a_case_that_cannot_be_planned_does_not_stop_the_others(tmp_path, monkeypatch):

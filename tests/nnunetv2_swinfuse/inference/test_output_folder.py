@@ -86,6 +86,9 @@ def test_probabilities_of_a_replaced_mask_are_not_those_of_its_successor(tmp_pat
         publish_with_probabilities(output, "a", b"first")
     with OutputFolder(tmp_path, ".nii.gz") as output:
         publish(output, "a", b"second")
+        # nnUNetv2_ensemble would read them.
+        assert not (tmp_path / "a.npz").exists()
+        assert not (tmp_path / "a.pkl").exists()
     with OutputFolder(tmp_path, ".nii.gz", probabilities=True) as output:
         assert not output.is_complete("a", output.earlier("a")[1])
 

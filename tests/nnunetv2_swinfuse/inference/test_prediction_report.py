@@ -7,6 +7,7 @@ from nnunetv2_swinfuse.inference.findings import CaseFindings, Finding, Severity
 from nnunetv2_swinfuse.inference.prediction_report import (
     case_entry,
     case_severity,
+    note_earlier_mask,
     print_summary,
     refuse_case,
     write_report,
@@ -43,6 +44,19 @@ def test_every_case_without_a_mask_is_named_with_its_reason(capsys):
         "b: FAILED, no mask: export failed (OSError: disk)",
     ]
     assert printed.out.splitlines() == ["c: empty", "1 predicted, 0 kept, 1 refused, 1 failed; see r"]
+
+
+def test_a_mask_of_an_earlier_run_is_not_taken_for_this_one(tmp_path, capsys):
+    (tmp_path / "a.nii.gz").write_bytes(b"mask")
+    entries = {"a": entry(status="failed"), "b": entry(REFUSAL), "c": entry(status="predicted")}
+    entries["a"]["error"] = "disk"
+    for case, content in entries.items():
+        note_earlier_mask(content, tmp_path / f"{'a' if case == 'c' else case}.nii.gz")
+    assert ["earlier_mask" in content for content in entries.values()] == [True, False, False]
+    print_summary(entries, Path("r"))
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == ["a: FAILED, no new mask: disk", "b: REFUSED, no mask: 3 voxel(s) are NaN"]
+    assert printed.out.splitlines()[0] == f"a: {tmp_path / 'a.nii.gz'} of an earlier run is still there"
 
 
 def test_the_report_says_whether_the_run_was_finished(tmp_path):
