@@ -31,7 +31,7 @@ CHECKS = {
     "field_of_view": "extent near the training images'",
     "modality": "CT where the model expects CT, MR where it expects MR",
     "hounsfield": "CT in plausible Hounsfield units",
-    "normalised": "MR as acquired, not normalised already",
+    "normalised": "MR as acquired, not normalised already; CT normalised only if the training CT was",
     "internal": "a check failed for an unforeseen reason",
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
@@ -148,8 +148,11 @@ def _check_volume(
         del checks["modality"]
     if channel.domain != "CT":
         del checks["hounsfield"]
-    else:
+    elif intensity_checks.training_scale(channel) == "hounsfield":
         del checks["normalised"]
+    elif reason := intensity_checks.hounsfield_reason(channel):
+        not_performed["hounsfield"] = reason
+        del checks["hounsfield"]
     for name, check in checks.items():
         performed.append(name)
         finding = check()

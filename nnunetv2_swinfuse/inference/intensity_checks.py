@@ -8,6 +8,7 @@ volumes does a voxel.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -23,12 +24,17 @@ SOFT_TISSUE, SOFT_SHARE = (-200.0, 300.0), 0.01
 BRIGHT, BRIGHT_SHARE = 700.0, 0.2
 # Padding of scanners goes down to -3024, metal up to 32767.
 HOUNSFIELD_RANGE = (-4096.0, 32767.0)
-# A foreground of the training CT that lies above this was not in Hounsfield units.
+# A foreground of the training CT that lies above this was not in Hounsfield units, or is metal.
 SHIFTED = 700.0
 LARGEST_NORMALISED = 50.0
+# The noise of a CT alone makes labelled voxels differ by more Hounsfield units.
+NORMALISED_SPREAD = 10.0
 CONSTANT_SHARE = 0.999
 MOST_LABELS = 24
 _SAMPLE = 1_000_000
+
+# `stored`: as scanners store it, 1000 or 1024 above Hounsfield units. `unknown`: these or others, such as 0..255.
+Scale = Literal["hounsfield", "normalised", "stored", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -109,15 +115,34 @@ def check_label_map(image: Profile) -> Finding | None:
     )  # fmt: skip
 
 
+def training_scale(channel: Channel) -> Scale:
+    """In which unit the CT was that a model was trained on, by its labelled voxels.
+
+    Whoever labels an organ in Hounsfield units includes some voxels of fat or noise below -20.
+    """
+    known = channel.intensities
+    spread = known["percentile_99_5"] - known["percentile_00_5"]
+    if max(abs(known["min"]), abs(known["max"])) < LARGEST_NORMALISED and spread < NORMALISED_SPREAD:
+        return "normalised"
+    if known["percentile_00_5"] > SHIFTED:
+        return "stored"
+    return "unknown" if known["min"] >= BELOW else "hounsfield"
+
+
 def check_modality(image: Profile, channel: Channel) -> Finding | None:
     """CT where the model expects CT, MR where it expects MR."""
+    if modality_reason(channel) is not None:
+        return None
     share = f"{100 * image.below:.2g} % of its voxels lie below {BELOW:.0f}"
-    if channel.domain == "CT" and not _shifted(channel) and image.below < CT_SHARE and not image.normalised:
+    if channel.domain == "CT" and image.below < CT_SHARE and not image.normalised:
+        remedy = "Give a CT in Hounsfield units."
+        if training_scale(channel) == "unknown":
+            remedy += f" If the training CT was in another unit ({_labelled(channel)}), accept this."
         return Finding(
             "modality", Severity.REFUSED,
             f"{share}; a CT holds air (-1000 HU) and fat (-100 HU), and the model was trained on CT ({channel.name}): "
             "this is an MR, or a CT without its rescale intercept",
-            "Give a CT in Hounsfield units.",
+            remedy,
         )  # fmt: skip
     negative_training = channel.intensities["min"] < BELOW
     if channel.domain == "MR" and not negative_training and image.below > MR_SHARE and not image.normalised:
@@ -130,9 +155,11 @@ def check_modality(image: Profile, channel: Channel) -> Finding | None:
 
 
 def check_hounsfield(image: Profile, channel: Channel) -> Finding | None:
-    """A CT's intensities in plausible Hounsfield units."""
-    if channel.domain != "CT" or _shifted(channel):
+    """A CT's intensities in plausible Hounsfield units; not in these where the training CT was not."""
+    if channel.domain != "CT" or hounsfield_reason(channel) is not None:
         return None
+    if training_scale(channel) == "stored":
+        return _check_stored(image, channel)
     if image.normalised:
         return Finding(
             "hounsfield", Severity.REFUSED,
@@ -166,9 +193,23 @@ def check_hounsfield(image: Profile, channel: Channel) -> Finding | None:
     return None
 
 
+def _check_stored(image: Profile, channel: Channel) -> Finding | None:
+    if image.below < CT_SHARE or image.bright > BRIGHT_SHARE:
+        return None
+    return Finding(
+        "hounsfield", Severity.WARNING,
+        f"{100 * image.below:.2g} % of its voxels lie below {BELOW:.0f} and {100 * image.bright:.2g} % above "
+        f"{BRIGHT:.0f}, as in Hounsfield units; the training CT was in another unit, or its labels are of metal: "
+        f"{_labelled(channel)}",
+        "Unless they are, give the CT in the unit of the training images.",
+    )  # fmt: skip
+
+
 def check_normalised(image: Profile, channel: Channel) -> Finding | None:
-    """An MR as it was acquired: nnU-Net normalises it itself."""
-    if channel.domain == "CT" or not image.normalised:
+    """An image as it was acquired, since nnU-Net normalises it itself; a normalised CT where the training CT was."""
+    if channel.domain == "CT":
+        return _check_normalised_ct(image, channel)
+    if not image.normalised:
         return None
     if max(abs(channel.intensities["min"]), abs(channel.intensities["max"])) < LARGEST_NORMALISED:
         return None  # So were the training images.
@@ -180,14 +221,38 @@ def check_normalised(image: Profile, channel: Channel) -> Finding | None:
     )  # fmt: skip
 
 
+def _check_normalised_ct(image: Profile, channel: Channel) -> Finding | None:
+    scale = training_scale(channel)
+    # In Hounsfield units, check_hounsfield looks for it.
+    if scale == "hounsfield" or bool(image.normalised) == (scale == "normalised"):
+        return None
+    return Finding(
+        "normalised", Severity.REFUSED,
+        f"intensities of {image.minimum:.4g} to {image.maximum:.4g}, {image.normalised or 'not normalised'}; the "
+        f"training CT was{' not' if image.normalised else ''}: {_labelled(channel)}",
+        "Give the CT in the unit of the training images.",
+    )  # fmt: skip
+
+
 def modality_reason(channel: Channel) -> str | None:
     """Why the modality cannot be checked; None when it can be."""
     if channel.domain is None:
         return f"channel {channel.name!r} is neither CT nor MR by its name"
-    if channel.domain == "CT" and _shifted(channel):
-        return "the model's training CT was not in Hounsfield units"
+    if channel.domain == "CT" and training_scale(channel) in ("normalised", "stored"):
+        return f"the model's training CT was not in Hounsfield units: {_labelled(channel)}"
     return None
 
 
-def _shifted(channel: Channel) -> bool:
-    return channel.intensities["percentile_00_5"] > SHIFTED
+def hounsfield_reason(channel: Channel) -> str | None:
+    """Why the unit of a CT cannot be checked; None when it can be, and for other modalities."""
+    if channel.domain != "CT":
+        return None
+    scale = training_scale(channel)
+    if scale == "unknown":
+        return f"the unit of the model's training CT is not known: {_labelled(channel)}, none below {BELOW:.0f}"
+    return modality_reason(channel) if scale == "normalised" else None
+
+
+def _labelled(channel: Channel) -> str:
+    known = channel.intensities
+    return f"its labelled voxels lie between {known['min']:.4g} and {known['max']:.4g}"

@@ -66,6 +66,16 @@ CASES = {
 }  # fmt: skip
 
 
+def test_what_cannot_be_checked_for_ct_in_an_unknown_unit_is_named(tmp_path):
+    windowed = {"min": 0.0, "percentile_00_5": 20.0, "median": 130.0, "percentile_99_5": 200.0, "max": 255.0}
+    model = write_model(tmp_path / "model", intensities=windowed)
+    result = check_one(write_image(tmp_path / "a_0000.nii.gz", ct_voxels()), model)
+    assert outcome(result) == {}
+    assert "normalised" in result.performed
+    assert "hounsfield" not in result.performed
+    assert "none below -20" in result.not_performed["hounsfield"]
+
+
 def test_an_accepted_segmentation_still_gets_every_other_check(tmp_path, ct_model):
     voxels = (ct_voxels() > 0).astype(np.uint8)
     image = write_image(tmp_path / "a_0000.nii.gz", voxels, spacing=(0.003, 0.002, 0.0015), orientation="RPS")

@@ -50,7 +50,7 @@ def test_a_cut_mask_that_itk_reads_is_refused(tmp_path, image, ending):
 
 def test_a_mask_on_another_grid_is_refused(tmp_path, image):
     mask = write_image(tmp_path / "first" / "a.nii.gz", mask_voxels(), orientation="RAS")
-    with pytest.raises(InputError, match="not on the grid of .*a_0000.nii.gz .direction"):
+    with pytest.raises(InputError, match=r"not on the grid of .*a_0000.nii.gz .direction"):
         check(mask, image)
 
 
@@ -66,7 +66,7 @@ def test_a_mask_of_another_image_is_refused_by_its_record(tmp_path, image):
     record.parent.mkdir()
     record.write_text(json.dumps({"mask_sha256": file_hash(mask), "input_sha256": ["x"]}))
     check(mask, image)
-    with pytest.raises(InputError, match="predicted from another image than .*a_0000.nii.gz"):
+    with pytest.raises(InputError, match=r"predicted from another image than .*a_0000.nii.gz"):
         check(mask, image, ("y",))
     # Corrected by hand since: its record says nothing of it.
     write_image(mask, np.roll(mask_voxels(), 1, 0))

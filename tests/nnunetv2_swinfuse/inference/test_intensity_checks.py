@@ -14,8 +14,10 @@ from nnunetv2_swinfuse.inference.intensity_checks import (
     check_label_map,
     check_modality,
     check_normalised,
+    hounsfield_reason,
     modality_reason,
     profile,
+    training_scale,
 )
 from nnunetv2_swinfuse.inference.model_description import Channel
 
@@ -105,6 +107,60 @@ def test_modalities_that_cannot_be_told():
 def test_hounsfield_units(values, integer, expected):
     assert severity(check_hounsfield(of(values, integer), CT)) == expected
     assert check_hounsfield(of(values, integer), MR) is None
+
+
+def trained_on(low, middle, high):
+    """A CT channel whose labelled voxels lie between two values."""
+    known = {"min": low, "percentile_00_5": low + 0.01 * (high - low), "median": middle,
+             "percentile_99_5": high - 0.01 * (high - low), "max": high}  # fmt: skip
+    return Channel("CT", "CT", False, known)
+
+
+# An abdomen of air, fat, organs and some bone; the same as scanners store it, scaled to 0..1, and windowed to 0..255.
+BODY = np.array([-1000] * 400 + [-100] * 200 + [50] * 370 + [900] * 30, float)
+IMAGES = {
+    "hounsfield": (BODY, True),
+    "stored": (BODY + 1024, True),
+    "scaled": ((BODY + 1000) / 1900, False),
+    "windowed": (np.clip((BODY + 160) * 255 / 400, 0, 255).round(), True),
+}
+
+
+@pytest.mark.parametrize(
+    ("channel", "scale", "refused", "warned"),
+    [
+        (CT, "hounsfield", {"stored", "scaled", "windowed"}, set()),
+        (trained_on(0.1, 0.55, 0.7), "normalised", {"hounsfield", "stored", "windowed"}, set()),
+        (trained_on(-1.0, 0.5, 3.0), "normalised", {"hounsfield", "stored", "windowed"}, set()),
+        (trained_on(880.0, 1074.0, 1200.0), "stored", {"scaled"}, {"hounsfield"}),
+        # Lungs as stored, bone in Hounsfield units, organs windowed to 0..255: not to be told apart.
+        (trained_on(10.0, 200.0, 1100.0), "unknown", {"stored", "scaled", "windowed"}, set()),
+    ],
+)
+def test_a_ct_in_another_unit_than_the_training_ct(channel, scale, refused, warned):
+    assert training_scale(channel) == scale
+    found = {"REFUSED": set(), "WARNING": set()}
+    for name, (values, integer) in IMAGES.items():
+        image = of(values, integer)
+        for check in (check_modality, check_hounsfield, check_normalised):
+            if finding := check(image, channel):
+                found[finding.severity.name].add(name)
+    assert found == {"REFUSED": refused, "WARNING": warned}
+
+
+def test_what_is_not_known_of_the_training_ct_is_said():
+    unknown = trained_on(10.0, 200.0, 1100.0)
+    assert "between 10 and 1100, none below -20" in hounsfield_reason(unknown)
+    remedy = check_modality(of(IMAGES["stored"][0]), unknown).remedy
+    assert (
+        "If the training CT was in another unit (its labelled voxels lie between 10 and 1100), accept this." in remedy
+    )
+    assert check_modality(of(IMAGES["stored"][0]), CT).remedy == "Give a CT in Hounsfield units."
+    normalised = trained_on(0.1, 0.55, 0.7)
+    assert hounsfield_reason(normalised) == modality_reason(normalised)
+    assert "was not in Hounsfield units" in modality_reason(normalised)
+    assert hounsfield_reason(trained_on(880.0, 1074.0, 1200.0)) is None
+    assert hounsfield_reason(MR) is None
 
 
 def test_normalised_images():
