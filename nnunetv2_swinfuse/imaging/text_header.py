@@ -69,7 +69,7 @@ def find_header_problems(content: bytes, ending: str) -> Iterator[HeaderProblem]
 
 
 def count_voxel_bytes(path: Path, ending: str, limit: int) -> int:
-    """Bytes of voxels in a file, decompressed; counting ends shortly after `most`.
+    """Bytes of voxels in a file, decompressed; counting ends shortly after `limit`.
 
     Raises:
         TextHeaderError: as :func:`parse_text_header`, and for a damaged or unfinished compressed stream.
@@ -107,6 +107,10 @@ def _parse_metaimage(content: bytes) -> Attached:
     if end.group(1) != b"LOCAL":
         raise TextHeaderError(f"its voxels are said to be in another file, {_text(end.group(1))}")
     header = content[: end.end()]
+    begin = re.search(rb"(?:^|\n)[ \t]*HeaderSize[ \t]*=[ \t]*([^\r\n]*)", header)
+    if begin is not None and begin.group(1).strip() not in (b"0", b"-1"):
+        # ITK looks there for the voxels, also in the middle of the header.
+        raise TextHeaderError(f"HeaderSize {_text(begin.group(1).strip())}, expected none: voxels follow the header")
     compressed = re.search(rb"(?:^|\n)[ \t]*CompressedData[ \t]*=[ \t]*([^\r\n]*)", header)
     words = b"false" if compressed is None else compressed.group(1).strip().lower()
     if words not in (b"true", b"false"):

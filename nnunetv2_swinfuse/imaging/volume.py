@@ -57,11 +57,6 @@ class VoxelVolume:
     integer: bool
     header_problems: tuple[HeaderProblem, ...] = ()
 
-    @property
-    def spacing(self) -> np.ndarray:
-        """mm, axes (z, y, x)."""
-        return np.array(self.grid.spacing[::-1])
-
 
 def read_volume(path: Path) -> VoxelVolume:
     """Reads one file.

@@ -20,6 +20,9 @@ NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 5 6\nencoding: %s\n\n"
 def test_voxels_begin_after_the_header():
     header = META % b""
     assert parse_text_header(header + VOXELS, ".mha") == Attached(len(header), False)
+    for size in (b"0", b"-1"):
+        header = META % (b"HeaderSize = %s\n" % size)
+        assert parse_text_header(header + VOXELS, ".mha") == Attached(len(header), False)
     header = META % b"CompressedData = True\nCompressedDataSize = 77\n"
     assert parse_text_header(header + VOXELS, ".mha") == Attached(len(header), True, 77)
     for encoding, compressed in ((b"raw", False), (b"gzip", True), (b"gz", True)):
@@ -32,6 +35,7 @@ def test_voxels_begin_after_the_header():
     [
         (b"ObjectType = Image\n", ".mha", "no ElementDataFile"),
         ((META % b"").replace(b"LOCAL", b"/etc/passwd"), ".mha", "another file, '/etc/passwd'"),
+        (META % b"HeaderSize = 60\n", ".mha", "HeaderSize '60', expected none"),
         (META % b"CompressedData = Perhaps\n", ".mha", "expected True or False"),
         (META % b"CompressedData = True\n", ".mha", "no CompressedDataSize"),
         (b"NRRD0004\ntype: short\n", ".nrrd", "no header of an NRRD file"),

@@ -33,7 +33,7 @@ def test_every_format_is_read_with_axes_z_y_x(tmp_path, ending):
     volume = read_volume(write(tmp_path / f"a{ending}"))
     np.testing.assert_array_equal(volume.voxels, VOXELS)
     assert volume.voxels.dtype == np.float32
-    np.testing.assert_allclose(volume.spacing, (3.0, 2.0, 1.5))
+    np.testing.assert_allclose(volume.grid.spacing, (1.5, 2.0, 3.0))
     assert volume.integer
 
 
