@@ -81,7 +81,11 @@ def available_memory() -> int | None:
                 free = int(line.split()[1]) * 1024
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
-            left = int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text())
+            group = Path("/sys/fs/cgroup")
+            left = int(limit) - int((group / "memory.current").read_text())
+            # Cached files count as used, and give way to whatever needs memory.
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            left += int(statistics.get("inactive_file", 0))
             free = left if free is None else min(free, left)
     except (OSError, ValueError):
         pass

@@ -62,6 +62,19 @@ def test_memory_grows_with_voxels_and_heads():
     assert estimate_case((32, 48, 48), (3.0, 2.0, 1.5), 1, predictor(heads=50)).memory - fixed > 5 * small
 
 
+def test_cached_files_of_a_container_count_as_free(monkeypatch):
+    files = {
+        "/proc/meminfo": "MemTotal: 64000000 kB\nMemAvailable: 60000000 kB\n",
+        "/sys/fs/cgroup/memory.max": "8000000000\n",
+        "/sys/fs/cgroup/memory.current": "7900000000\n",
+        "/sys/fs/cgroup/memory.stat": "anon 900000000\ninactive_file 6500000000\nactive_file 500000000\n",
+    }
+    monkeypatch.setattr(estimate.Path, "read_text", lambda path: files[str(path)])
+    assert available_memory() == 6_600_000_000
+    files["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert available_memory() == 61_440_000_000
+
+
 def test_free_memory_and_seconds_are_measured(monkeypatch):
     assert seconds_per_pass(predictor(), 1) > 0
     free = available_memory()
