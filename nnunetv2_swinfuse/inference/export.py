@@ -141,13 +141,14 @@ def _write(
     # Names of the training files are of no use elsewhere, and may be names of patients.
     add(DATASET_FILE, _json({k: v for k, v in dataset_json.items() if k not in ("dataset", "training", "test")}))
     add(FINGERPRINT_FILE, _json(read_json(folder / FINGERPRINT_FILE)))
-    orientations = find_orientations(folder, described.dataset, described.file_ending)
+    number = len(described.spacings) * len(described.channels)
+    orientations = find_orientations(folder, described.dataset, described.file_ending, number)
     if orientations is not None:
         add(RECORD, record(orientations[0]))
     else:
         print(
-            f"{PROGRAM}: no training images in nnUNet_raw, so those who use this model cannot have the orientation "
-            "of their images checked",
+            f"{PROGRAM}: nnUNet_raw does not have the {number} files of the training images of {described.dataset}, so "
+            "those who use this model cannot have the orientation of their images checked",
             file=sys.stderr,
         )
     scores: dict[str, Mapping[str, Any]] = {}

@@ -18,6 +18,8 @@ class FolderInUseError(Exception):
 def lock_folder(folder: Path, part: int = 0, parts: int = 1) -> FileLock:
     """Takes a folder for this process; the lock ends with `release`, or with the process.
 
+    Where a file system has no locks, filelock marks the folder with a file, which stays after a kill.
+
     Two processes may hold the folder if they are different parts of the same number of parts: other pairs could have
     a case in common. `lock` is held only while a process starts, `lock_part0of1` and so on while it runs.
     `process_part0of1` names the process, since the content of a locked file cannot be read on Windows.
@@ -30,7 +32,7 @@ def lock_folder(folder: Path, part: int = 0, parts: int = 1) -> FileLock:
     Raises:
         FolderInUseError: when another process holds the folder.
         OSError: when the folder cannot be written.
-        NotImplementedError: when its file system has no locks.
+        NotImplementedError: by some versions of filelock, when the file system has no locks.
     """
     own = folder / f"lock_part{part}of{parts}"
     try:

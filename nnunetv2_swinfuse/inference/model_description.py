@@ -120,7 +120,7 @@ def describe_model(folder: Path) -> ModelDescription:
             f"{folder}: plans.json, dataset.json and dataset_fingerprint.json do not describe a model of nnU-Net v2 "
             f"({type(error).__name__}: {error}); copy the model again"
         ) from error
-    orientations, source = _orientations(folder, dataset, ending, reader)
+    orientations, source = _orientations(folder, dataset, ending, reader, len(spacings) * len(channels))
     return ModelDescription(
         folder=folder, dataset=dataset, file_ending=ending, channels=channels, spacings=spacings, extents=extents,
         orientations=orientations, orientation_source=source, labels=labels, plans=plans, dataset_json=dataset_json,
@@ -161,13 +161,15 @@ def _channels(
     return tuple(channels)
 
 
-def _orientations(folder: Path, dataset: str, ending: str, reader: str) -> tuple[frozenset[str] | None, str]:
+def _orientations(
+    folder: Path, dataset: str, ending: str, reader: str, number: int
+) -> tuple[frozenset[str] | None, str]:
     if reader in REORIENTING:
         return None, f"{reader} turns all images the same way"
-    found = find_orientations(folder, dataset, ending)
+    found = find_orientations(folder, dataset, ending, number)
     if found is not None:
         return frozenset(found[0]), str(found[1])
     return None, (
         f"the model does not say how its training images were oriented: no {RECORD} in {folder} (swinfuse_export "
-        "writes it), and no training images in nnUNet_raw"
+        f"writes it), and nnUNet_raw does not have the {number} files of its training images"
     )

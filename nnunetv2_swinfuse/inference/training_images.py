@@ -25,15 +25,17 @@ CODES = frozenset(
 )
 
 
-def find_orientations(folder: Path, dataset: str, ending: str) -> tuple[Mapping[str, int], Path] | None:
+def find_orientations(folder: Path, dataset: str, ending: str, number: int) -> tuple[Mapping[str, int], Path] | None:
     """How many training images of a model have which orientation, and the file or folder that says so; None if unknown.
 
-    The model's own record, or else the headers of the training images in nnUNet_raw.
+    The model's own record, or else the headers of the images in nnUNet_raw, if these are as many as it was trained on:
+    another dataset can have the same name.
 
     Args:
         folder: the model's.
         dataset: nnU-Net's name of it.
         ending: of the images, such as `.nii.gz`.
+        number: of files of training images, all channels.
 
     Raises:
         InputError: naming the record, when it is damaged or of a newer format.
@@ -43,8 +45,10 @@ def find_orientations(folder: Path, dataset: str, ending: str) -> tuple[Mapping[
         return recorded, folder / RECORD
     raw = os.environ.get(RAW)
     images = Path(raw) / dataset / IMAGES if raw else None
-    counts = count_orientations(images, ending) if images is not None else None
-    return (counts, images) if images is not None and counts else None
+    if images is None or len(list(images.glob(f"*{ending}"))) != number:
+        return None
+    counts = count_orientations(images, ending)
+    return (counts, images) if counts else None
 
 
 def count_orientations(images: Path, ending: str) -> Mapping[str, int]:

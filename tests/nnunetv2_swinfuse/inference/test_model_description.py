@@ -75,7 +75,9 @@ def test_files_that_a_manifest_lists_are_compared_with_it(ct_model, name):
 def test_orientations_come_from_the_record_or_the_raw_images_or_do_not_matter(tmp_path, monkeypatch):
     folder = write_model(tmp_path / "m", orientations=None)
     assert describe_model(folder).orientations is None
-    write_image(tmp_path / "raw" / "Dataset900_Made" / "imagesTr" / "a_0000.nii.gz", ct_voxels(), orientation="RAS")
+    for case in "ab":
+        image = tmp_path / "raw" / "Dataset900_Made" / "imagesTr" / f"{case}_0000.nii.gz"
+        write_image(image, ct_voxels(), orientation="RAS")
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
     assert describe_model(folder).orientations == {"RAS"}
     change(folder / "plans.json", image_reader_writer="SimpleITKIOWithReorient")

@@ -35,14 +35,16 @@ def test_images_are_counted_written_and_read(tmp_path):
 def test_the_record_comes_before_the_training_images(tmp_path, monkeypatch):
     model, images = tmp_path / "m", tmp_path / "raw" / "Dataset900_Made" / "imagesTr"
     model.mkdir()
-    assert find_orientations(model, "Dataset900_Made", ".nii.gz") is None
+    assert find_orientations(model, "Dataset900_Made", ".nii.gz", 1) is None
     monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw"))
-    assert find_orientations(model, "Dataset900_Made", ".nii.gz") is None
+    assert find_orientations(model, "Dataset900_Made", ".nii.gz", 1) is None
     write_image(images / "a_0000.nii.gz", ct_voxels(shape=(4, 5, 6)), orientation="RAS")
-    assert find_orientations(model, "Dataset900_Made", ".nii.gz") == ({"RAS": 1}, images)
-    assert find_orientations(model, "Dataset900_Made", ".mha") is None
+    assert find_orientations(model, "Dataset900_Made", ".nii.gz", 1) == ({"RAS": 1}, images)
+    assert find_orientations(model, "Dataset900_Made", ".mha", 1) is None
+    # Another dataset of this name.
+    assert find_orientations(model, "Dataset900_Made", ".nii.gz", 2) is None
     (model / RECORD).write_bytes(record({"LPS": 3}))
-    assert find_orientations(model, "Dataset900_Made", ".nii.gz") == ({"LPS": 3}, model / RECORD)
+    assert find_orientations(model, "Dataset900_Made", ".nii.gz", 2) == ({"LPS": 3}, model / RECORD)
 
 
 @pytest.mark.parametrize(
