@@ -16,9 +16,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path in the folder of `path`; the file written there replaces `path` when the block ends.
 
     The temporary file is named `NAME.TOKEN.tmp.SUFFIX`: it keeps the suffix, by which some writers choose their format,
-    and `*.tmp*` finds the files of killed processes. The token is random, since processes of several machines may write
-    the same file. The folder is created where it is missing. When the block raises, the temporary file is removed and
-    an older file at `path` stays as it was.
+    and :func:`is_temporary` knows the files of killed processes. The token is random, since processes of several
+    machines may write the same file. The folder is created where it is missing. When the block raises, the temporary
+    file is removed and an older file at `path` stays as it was.
 
     Args:
         path: the file to write.
@@ -35,6 +35,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file has the name of one that :func:`atomic_write` has not finished."""
+    return ".tmp" in path.suffixes
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ import blosc2
 from nnunetv2.preprocessing.resampling.default_resampling import compute_new_shape
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_swinfuse.architecture.atomic_write import is_temporary
 from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
 
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
@@ -68,7 +69,7 @@ def _preprocessing_by_folder(folder: Path, own_name: str) -> Iterator[tuple[str,
     """Data identifiers that other plans of the dataset use, and how those preprocess."""
     for path in sorted(folder.glob("*.json")):
         # A killed process may have left its temporary file.
-        if path.stem == own_name or ".tmp" in path.suffixes:
+        if path.stem == own_name or is_temporary(path):
             continue
         try:
             other = json.loads(path.read_text())

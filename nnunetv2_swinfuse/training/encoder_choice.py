@@ -9,9 +9,8 @@ from nnunetv2_swinfuse.architecture.encoder_file import PUBLISHED, Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.nnunet_names import ENCODER, RESULTS
+from nnunetv2_swinfuse.training.checkpoints import trained_folds
 from nnunetv2_swinfuse.training.provenance import Provenance
-
-CHECKPOINTS = "checkpoint_*.pth"
 
 
 class EncoderChoiceError(SwinFUSEError, RuntimeError):
@@ -54,11 +53,6 @@ def choose_encoder(named: str | None) -> tuple[Encoder, str]:
             "network from random weights with -tr nnUNetTrainerSwinFUSEScratch."
         )
     return load_pretrained(choice[0]), choice[1]
-
-
-def trained_folds(model_folder: Path) -> list[str]:
-    """Names of the folds of a model folder that have a checkpoint, such as `fold_0`."""
-    return sorted({checkpoint.parent.name for checkpoint in model_folder.glob(f"fold_*/{CHECKPOINTS}")})
 
 
 def check_same_encoder(recorded: Provenance, encoder: Encoder, model_folder: Path, fold: int | str) -> None:

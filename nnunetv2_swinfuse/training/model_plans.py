@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.registry import planned_backbone
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import load_plain
-from nnunetv2_swinfuse.training.encoder_choice import CHECKPOINTS, trained_folds
+from nnunetv2_swinfuse.training.checkpoints import model_checkpoints, trained_folds
 from nnunetv2_swinfuse.training.planned_network import PlansError
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
@@ -50,8 +50,7 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
 
 def _restore(path: Path) -> dict[str, Any] | None:
     """Writes the plans that the newest readable checkpoint contains; None when there is none."""
-    checkpoints = path.parent.glob(f"fold_*/{CHECKPOINTS}")
-    for checkpoint in sorted(checkpoints, key=lambda file: file.stat().st_mtime, reverse=True):
+    for checkpoint in sorted(model_checkpoints(path.parent), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             plans = dict(load_plain(checkpoint)["init_args"]["plans"])
         except (InputError, KeyError, TypeError, ValueError):

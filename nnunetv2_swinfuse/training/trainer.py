@@ -33,13 +33,9 @@ from nnunetv2_swinfuse.compatibility import nnunet_warning
 from nnunetv2_swinfuse.errors import SwinFUSEError
 from nnunetv2_swinfuse.plain_loading import load_plain, plain_values
 from nnunetv2_swinfuse.training.augmentation import with_random_contrast
+from nnunetv2_swinfuse.training.checkpoints import trained_folds
 from nnunetv2_swinfuse.training.ct_intensities import ct_intensity_warning
-from nnunetv2_swinfuse.training.encoder_choice import (
-    EncoderChoiceError,
-    check_same_encoder,
-    choose_encoder,
-    trained_folds,
-)
+from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError, check_same_encoder, choose_encoder
 from nnunetv2_swinfuse.training.fold_start import record_start, weights_digest
 from nnunetv2_swinfuse.training.image_orientation import axis_directions, orientation_warnings
 from nnunetv2_swinfuse.training.optimisation import WarmupPolynomial, build_optimizer

@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, move_into_place, write_text
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, is_temporary, move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
 
 
@@ -19,10 +19,11 @@ def test_the_file_appears_when_the_block_ends(tmp_path, name):
         assert temporary.suffix == path.suffix or not path.suffix
         temporary.write_text("half")
         assert not path.exists()
-        assert list(path.parent.glob("*.tmp*")) == [temporary]
+        assert [file for file in path.parent.iterdir() if is_temporary(file)] == [temporary]
         temporary.write_text("whole")
     assert path.read_text() == "whole"
     assert list(path.parent.iterdir()) == [path]
+    assert not is_temporary(path)
 
 
 def test_a_writer_that_appends_suffixes_finds_nothing_to_append(tmp_path):
