@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
@@ -206,7 +207,8 @@ def _training(
     try:
         configuration = content["init_args"]["configuration"]
         architecture = plans["configurations"][configuration].get("architecture", {})
-    except (KeyError, TypeError, AttributeError) as error:
+        previous_stage = PlansManager(dict(plans)).get_configuration(configuration).previous_stage_name
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{checkpoint}: names no configuration of plans.json ({type(error).__name__}: {error}); not of this model"
         ) from error
@@ -221,6 +223,7 @@ def _training(
         "network": architecture.get("network_class_name"),
         "encoder_sha256": provenance.get("encoder_sha256"),
         "pretrained_on": (provenance.get("collection") or {}).get("name"),
+        **({} if previous_stage is None else {"previous_stage": previous_stage}),
     }
 
 

@@ -25,7 +25,7 @@ class Manifest:
         files: SHA-256 and size of every other file, by its path below `model`.
         versions: of the packages that exported it.
         licences: of `code`, `weights` and `data`, in the exporter's words.
-        training: dataset, folds, trainer, network and encoder.
+        training: dataset, folds, trainer, network and encoder; of a cascade's second stage also the first.
     """
 
     model: str

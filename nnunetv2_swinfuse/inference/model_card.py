@@ -57,6 +57,7 @@ def model_card(
         "| value | label |",
         "| --- | --- |",
         *(f"| {_value(value)} | {name} |" for name, value in described.labels.items()),
+        *_previous_stage(training),
         "",
         "## Training data",
         "",
@@ -92,6 +93,15 @@ def model_card(
 def installation_text(model: str, versions: Mapping[str, str], training: Mapping[str, Any]) -> str:
     """From the zip to a mask, for the receiver."""
     dataset, name = model.split("/")
+    stage = training.get("previous_stage")
+    option = " -prev_stage_predictions FIRST_STAGE_MASKS" if stage else ""
+    first = (
+        f"""   This model is the second stage of a cascade. FIRST_STAGE_MASKS is the folder of masks that its first
+   stage, a model of the configuration {stage}, predicts for the same images; install and run that model before.
+"""
+        if stage
+        else ""
+    )
     return f"""# Installation
 
 1. Python 3.10 or newer, then: `pip install "nnunetv2=={versions["nnunetv2"]}"`, and
@@ -100,10 +110,10 @@ def installation_text(model: str, versions: Mapping[str, str], training: Mapping
 2. Choose a folder for models: `export nnUNet_results=/path/to/models`
 3. `swinfuse_verify MODEL.zip`, and compare the SHA-256 it prints with the one its publisher names.
 4. `nnUNetv2_install_pretrained_model_from_zip MODEL.zip`
-5. `swinfuse_predict -i IMAGES -o MASKS -m $nnUNet_results/{dataset}/{name}`
-
+5. `swinfuse_predict -i IMAGES -o MASKS -m $nnUNet_results/{dataset}/{name}{option}`
+{first}
 Stock nnU-Net runs it too, without the checks: `nnUNetv2_predict_from_modelfolder -i IMAGES -o MASKS -m
-$nnUNet_results/{dataset}/{name} -f {" ".join(fold.removeprefix("fold_") for fold in training["folds"])}`
+$nnUNet_results/{dataset}/{name} -f {" ".join(fold.removeprefix("fold_") for fold in training["folds"])}{option}`
 
 No step after 1 needs a network. Without one: `pip wheel . -w FOLDER` in the checkout on another machine, then
 `pip install --no-index --find-links FOLDER FOLDER/nnunetv2_swinfuse-*.whl`.
@@ -117,6 +127,17 @@ def not_measured(fold: str, checkpoint: str) -> str | None:
     if fold == FOLD_OF_ALL:
         return "trained on all images, and nnU-Net validates it on the same ones"
     return None
+
+
+def _previous_stage(training: Mapping[str, Any]) -> list[str]:
+    stage = training.get("previous_stage")
+    if not stage:
+        return []
+    return [
+        "",
+        "The second stage of a cascade: it also needs the masks that its first stage, a model of the configuration",
+        f"{stage}, predicts for the same images.",
+    ]
 
 
 def _performance(

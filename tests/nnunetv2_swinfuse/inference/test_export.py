@@ -72,6 +72,17 @@ def test_scores_of_training_images_or_other_weights_are_not_exported(model, tmp_
         assert not any("summary" in file for file in files)
 
 
+def test_a_second_stage_is_exported_with_what_it_needs(model, tmp_path):
+    plans = json.loads((model / "plans.json").read_text())
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (model / "plans.json").write_text(json.dumps(plans))
+    export_model(model, tmp_path / "m.zip")
+    files = parts(tmp_path / "m.zip")
+    assert json.loads(files[MANIFEST])["training"]["previous_stage"] == "3d_lowres"
+    assert "-prev_stage_predictions" in files["INSTALL.md"].decode()
+    assert "The second stage of a cascade" in files["MODEL_CARD.md"].decode()
+
+
 def test_the_same_model_gives_the_same_bytes_and_an_existing_zip_is_kept(model, tmp_path):
     first = export_model(model, tmp_path / "a.zip")
     assert export_model(model, tmp_path / "b.zip") == first

@@ -63,6 +63,16 @@ def test_installation_names_versions_and_folds_and_no_index():
     assert "==0.2.0" not in text
 
 
+def test_a_second_stage_says_that_it_needs_the_first(ct_model):
+    cascade = {**TRAINING, "configuration": "3d_cascade_fullres", "previous_stage": "3d_lowres"}
+    text = installation_text("Dataset900_Made/a__b__c", VERSIONS, cascade)
+    assert text.count("a__b__c -prev_stage_predictions FIRST_STAGE_MASKS`") == 1
+    assert "a__b__c -f 0 2 -prev_stage_predictions FIRST_STAGE_MASKS`" in text
+    assert "of the configuration 3d_lowres, predicts for the same images; install and run that model before" in text
+    assert "3d_lowres, predicts for the same images." in card(ct_model, {}, previous_stage="3d_lowres")
+    assert "stage" not in card(ct_model, {}) + installation_text("Dataset900_Made/a__b__c", VERSIONS, TRAINING)
+
+
 @pytest.mark.parametrize("line", ["1. ", "2. ", "3. ", "4. ", "5. "])
 def test_the_steps_are_numbered(line):
     assert f"\n{line}" in installation_text("Dataset900_Made/a__b__c", VERSIONS, TRAINING)
