@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nnunetv2_swinfuse.discovery.register import external_trainers_folder
 from nnunetv2_swinfuse.errors import SwinFUSEError, errors_without_traceback
-from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, STOCK_PLANS, SWINFUSE_PLANS, TRAINER
+from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS, RESULTS, STOCK_PLANS, SWINFUSE_PLANS, TRAINER
+from nnunetv2_swinfuse.training.checkpoints import trained_folds
 
 PROGRAM = "swinfuse_train"
 # nnU-Net's flags that take a value, needed to find the three positional arguments.
@@ -19,7 +20,7 @@ OPTIONS_WITH_VALUE = ("-tr", "-p", "-pretrained_weights", "-num_gpus", "-device"
 
 
 class TrainingInputError(SwinFUSEError, ValueError):
-    """A dataset, plans or a configuration that does not exist; the message says which do and what to do."""
+    """A dataset, plans or a configuration that does not exist or is not clear; the message says what to do."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -62,7 +63,8 @@ def complete(arguments: Sequence[str]) -> list[str]:
     """nnU-Net's arguments with trainer and plans filled in; the user's come last and win.
 
     Raises:
-        TrainingInputError: when the dataset has no such plans, or these no such configuration.
+        TrainingInputError: when the dataset has no such plans, these no such configuration, or a model has been
+            trained with other plans than those that would be the default now.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for flag in OPTIONS_WITH_VALUE:
@@ -74,10 +76,10 @@ def complete(arguments: Sequence[str]) -> list[str]:
         return ["-tr", TRAINER, *arguments]
     dataset, configuration, _ = parsed.words
     folder = _preprocessed_folder(dataset)
-    plans_name = parsed.p
-    if plans_name is None:
-        plans_name = SWINFUSE_PLANS if (folder / f"{SWINFUSE_PLANS}.json").is_file() else STOCK_PLANS
+    plans_name = parsed.p or _default_plans(folder, parsed.tr or TRAINER, configuration)
     _check_plans(folder, plans_name, configuration)
+    if parsed.p is None:
+        print(f"{PROGRAM}: training with {plans_name}; -p names others.")
     return ["-tr", TRAINER, "-p", plans_name, *arguments]
 
 
@@ -89,6 +91,22 @@ def _preprocessed_folder(dataset: str) -> Path:
         return Path(nnUNet_preprocessed.require()) / maybe_convert_to_dataset_name(dataset)
     except (RuntimeError, ValueError) as error:
         raise TrainingInputError(str(error)) from error
+
+
+def _default_plans(folder: Path, trainer: str, configuration: str) -> str:
+    """This package's plans where the dataset has them, else nnU-Net's; refuses to leave a trained model for another."""
+    default, other = SWINFUSE_PLANS, STOCK_PLANS
+    if not (folder / f"{default}.json").is_file():
+        default, other = other, default
+    results = Path(os.environ.get(RESULTS, "")) / folder.name
+    trained = {name: trained_folds(results / f"{trainer}__{name}__{configuration}") for name in (default, other)}
+    if trained[other] and not trained[default]:
+        raise TrainingInputError(
+            f"{results / f'{trainer}__{other}__{configuration}'}: {', '.join(trained[other])} were trained with "
+            f"{other}, but the default of this dataset is {default} now. Name the plans: -p {other} for that model, "
+            f"-p {default} for a new one"
+        )
+    return default
 
 
 def _check_plans(folder: Path, plans_name: str, configuration: str) -> None:

@@ -21,11 +21,48 @@ def dataset(tmp_path, monkeypatch):
     return folder
 
 
-def test_trainer_and_plans_are_filled_in(dataset):
+def test_trainer_and_plans_are_filled_in_and_named(dataset, capsys):
     words = ["904", "3d_fullres", "0"]
     assert complete(words) == ["-tr", "nnUNetTrainerSwinFUSE", "-p", SWINFUSE, *words]
+    assert capsys.readouterr().out == f"swinfuse_train: training with {SWINFUSE}; -p names others.\n"
     (dataset / f"{SWINFUSE}.json").unlink()
     assert complete(words) == ["-tr", "nnUNetTrainerSwinFUSE", "-p", STOCK, *words]
+    assert f"training with {STOCK};" in capsys.readouterr().out
+    complete([*words, "-p", STOCK])
+    assert not capsys.readouterr().out
+
+
+@pytest.fixture
+def train_fold(dataset):
+    """Leaves a checkpoint of fold 0; the folder of results is also that of the preprocessed data here."""
+
+    def leave(plans, trainer="nnUNetTrainerSwinFUSE", configuration="3d_fullres"):
+        fold = dataset / f"{trainer}__{plans}__{configuration}" / "fold_0"
+        fold.mkdir(parents=True)
+        (fold / "checkpoint_best.pth").touch()
+
+    return leave
+
+
+@pytest.mark.parametrize(("used", "default"), [(STOCK, SWINFUSE), (SWINFUSE, STOCK)])
+def test_a_model_of_the_other_plans_is_not_left_without_being_asked(dataset, train_fold, used, default):
+    train_fold(used)
+    if default == STOCK:
+        (dataset / f"{SWINFUSE}.json").unlink()
+    words = ["904", "3d_fullres", "0", "--c"]
+    with pytest.raises(TrainingInputError, match=f"trained with {used}.* -p {used} for that model, -p {default} for a"):
+        complete(words)
+    assert complete([*words, "-p", default])[3] == default
+    train_fold(default)
+    assert complete(words)[3] == default
+
+
+def test_models_of_other_trainers_and_configurations_do_not_count(train_fold):
+    train_fold(STOCK, trainer="nnUNetTrainer")
+    train_fold(STOCK, configuration="3d_lowres")
+    assert complete(["904", "3d_fullres", "0"])[3] == SWINFUSE
+    with pytest.raises(TrainingInputError, match="nnUNetTrainer__nnUNetPlans__3d_fullres: fold_0 were"):
+        complete(["904", "3d_fullres", "0", "-tr", "nnUNetTrainer"])
 
 
 @pytest.mark.parametrize(
