@@ -76,6 +76,8 @@ class Provenance:
     def with_encoder(self, encoder: Encoder, architecture: Mapping[str, Any]) -> Provenance:
         """Records the encoder that the weights come from, and the decoder where `training` asks for it.
 
+        Weights that were loaded in an earlier training of the only fold are forgotten.
+
         Args:
             encoder: as it was read from its file.
             architecture: the `architecture` block of the network.
@@ -89,6 +91,7 @@ class Provenance:
             pretrained_stages=pretrained_stages(architecture, encoder),
             pretrained_decoder=bool(encoder.decoder_weights and (self.training or {}).get("pretrained_decoder"))
             or None,
+            pretrained_weights=None,
         )
 
     def with_loaded_weights(self, digest: str) -> Provenance:

@@ -12,6 +12,7 @@ import pickle
 import shutil
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -178,7 +179,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             return self.encoder
         # An earlier fold decided the network; this one must start with the same encoder.
         model_folder = Path(self.output_folder_base)
-        if self.provenance.pretrained_weights and set(trained_folds(model_folder)) - {f"fold_{self.fold}"}:
+        if self.provenance.pretrained_weights and self._other_trained_folds():
             # The others started with -pretrained_weights; whether this one does too is known when training starts.
             return None
         encoder, _ = choose_encoder(self.named_encoder)
@@ -186,6 +187,9 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
         architecture = self.configuration_manager.configuration["architecture"]
         self._set_provenance(self.provenance.with_encoder(encoder, architecture))
         return encoder
+
+    def _other_trained_folds(self) -> list[str]:
+        return [name for name in trained_folds(Path(self.output_folder_base)) if name != f"fold_{self.fold}"]
 
     def get_training_transforms(self, *arguments: Any, **options: Any) -> BasicTransform:
         """As nnU-Net's, which is static, with random contrasts where the settings ask for them."""
@@ -253,11 +257,14 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 f"the segmentation heads have the SHA-256 {digest}. The published encoder is not used."
             )
         elif self.provenance.pretrained_weights:
-            raise EncoderChoiceError(
-                f"{self.output_folder_base}: the other folds started with -pretrained_weights, fold {self.fold} "
-                "without. Use the same file for all folds, or move the model folder away to start a new "
-                "cross-validation."
-            )
+            if others := self._other_trained_folds():
+                raise EncoderChoiceError(
+                    f"{self.output_folder_base}: {', '.join(others)} started with -pretrained_weights, fold "
+                    f"{self.fold} without. Use the same file for all folds, or move the model folder away to start a "
+                    "new cross-validation."
+                )
+            # The only fold starts again without them.
+            self._set_provenance(replace(self.provenance, pretrained_weights=None))
 
     def on_train_end(self) -> None:
         """As nnU-Net; then the log says how far each pretrained part has moved."""

@@ -51,9 +51,20 @@ def test_pretrained_weights_are_recorded_in_place_of_the_published_encoder(copie
     maybe_load_checkpoint(again, True, False)
     again.on_train_start()
     assert again.provenance.to_dict() == plans
-    with pytest.raises(EncoderChoiceError, match="the other folds started with -pretrained_weights, fold 1 without"):
+    with pytest.raises(EncoderChoiceError, match="fold_0 started with -pretrained_weights, fold 1 without"):
         started(fold=1, name=name)
     assert started(fold=1, weights=weights, name=name).provenance.to_dict() == plans
+
+
+@pytest.mark.parametrize("name", [TRAINER, SCRATCH])
+def test_the_only_fold_may_start_again_without_pretrained_weights(copied, weights, name):
+    trainer = started(weights=weights, name=name)
+    trainer.save_checkpoint(str(copied.model(name) / "fold_0" / "checkpoint_final.pth"))
+    provenance = started(name=name).provenance
+    assert provenance.pretrained_weights is None
+    assert (provenance.encoder_sha256 is not None) == (name == TRAINER)
+    assert copied.configurations(trainer=name)["3d_fullres"]["swinfuse"] == provenance.to_dict()
+    assert started(fold=1, name=name).provenance == provenance
 
 
 def test_pretrained_weights_for_one_fold_only_are_refused(copied, weights):

@@ -75,6 +75,7 @@ def test_an_encoder_is_recorded_with_its_origin(source):
 def test_loaded_weights_take_the_place_of_the_encoder():
     loaded = Provenance.from_dict(json.loads(FROM_MONAI)).with_loaded_weights("ef")
     assert loaded == Provenance.from_dict(json.loads(FROM_WEIGHTS))
+    assert loaded.with_encoder(encoder(), architecture()).pretrained_weights is None
 
 
 @pytest.mark.parametrize(("source", "kept"), [("/runs/2/encoder.pth", "/runs/2/encoder.pth"), (None, "/e.pth")])
