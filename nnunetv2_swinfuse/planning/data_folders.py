@@ -14,20 +14,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.atomic_write import is_temporary
 from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+from nnunetv2_swinfuse.training.processing import preprocessing_of
 
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
 STOCK_CONFIGURATIONS = ("2d", "3d_fullres")
-PLANS_KEYS = ("transpose_forward", "image_reader_writer", "foreground_intensity_properties_per_channel")
-CONFIGURATION_KEYS = (
-    "preprocessor_name",
-    "spacing",
-    "normalization_schemes",
-    "use_mask_for_norm",
-    "resampling_fn_data",
-    "resampling_fn_data_kwargs",
-    "resampling_fn_seg",
-    "resampling_fn_seg_kwargs",
-)
 
 
 def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> None:
@@ -58,11 +48,6 @@ def share_data_folders(plans: dict[str, Any], folder: Path, as_stock: bool) -> N
             block["data_identifier"] = stock
         else:
             block["data_identifier"] = f"{plans['plans_name']}_{name}"
-
-
-def preprocessing_of(plans: Mapping[str, Any], block: Mapping[str, Any]) -> dict[str, Any]:
-    """All that decides what a configuration's preprocessed data are, for one raw dataset."""
-    return {**{key: plans.get(key) for key in PLANS_KEYS}, **{key: block.get(key) for key in CONFIGURATION_KEYS}}
 
 
 def _preprocessing_by_folder(folder: Path, own_name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -43,7 +43,8 @@ def ct_intensity_warning(
                 f"channel {channel} (CT): the plans clip intensities to {_range_text(own)}, standard deviation "
                 f"{own['std']:.4g}; the encoder was pretrained with {_range_text(recorded)}, {recorded['std']:.4g}. "
                 f"Differences are {ratio:.2f} times as large as in pretraining. Plan with "
-                f"swinfuse_plan_and_preprocess -d {dataset} --normalisation_as_pretrained, or pretrain with "
+                f"swinfuse_plan_and_preprocess -d {dataset} --normalisation_as_pretrained -overwrite_plans_name NAME "
+                "and train with -p NAME (this model keeps the plans that it has), or pretrain with "
                 f"swinfuse_pretrain --for {dataset} (docs/planning.md, Matching the pretraining data)"
             )
     return None

@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.registry import planned_backbone
 from nnunetv2_swinfuse.errors import InputError
@@ -20,8 +22,12 @@ from nnunetv2_swinfuse.training.planned_network import PlansError
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
 
-def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | None:
-    """The configuration as a model's folds were trained with; None when none has been.
+def trained_plans(model_folder: Path, configuration: str) -> dict[str, Any] | None:
+    """The plans that a model's folds were trained with; None when none has been.
+
+    Args:
+        model_folder: the model's folder.
+        configuration: the one it is for, which the plans are sure to have with network and provenance.
 
     Raises:
         PlansError: when the model's plans.json is not this trainer's, or is damaged and no checkpoint can restore it.
@@ -32,20 +38,23 @@ def trained_block(model_folder: Path, configuration: str) -> dict[str, Any] | No
         return None
     try:
         try:
-            plans = json.loads(path.read_text())
+            plans: dict[str, Any] = json.loads(path.read_text())
         except ValueError:
-            plans = _restore(path)
-            if plans is None:
+            restored = _restore(path)
+            if restored is None:
                 raise
-        block: dict[str, Any] = plans["configurations"][configuration]
+            plans = restored
+        block = plans["configurations"][configuration]
         if planned_backbone(block["architecture"]) is None or PROVENANCE_BLOCK not in block:
             raise KeyError(PROVENANCE_BLOCK)
-    except (ValueError, KeyError, TypeError) as error:
+        # What it inherits must be there too.
+        PlansManager(plans).get_configuration(configuration)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PlansError(
             f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
             f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start over"
         ) from error
-    return block
+    return plans
 
 
 def _restore(path: Path) -> dict[str, Any] | None:

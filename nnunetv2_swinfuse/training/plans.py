@@ -18,9 +18,11 @@ from nnunetv2_swinfuse.architecture.registry import planned_backbone, plans_arch
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, plan_topology
 from nnunetv2_swinfuse.compatibility import PACKAGE, check_plugin_version
 from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
+from nnunetv2_swinfuse.training.checkpoints import trained_folds
 from nnunetv2_swinfuse.training.encoder_choice import choose_encoder, find_encoder
-from nnunetv2_swinfuse.training.model_plans import trained_block
+from nnunetv2_swinfuse.training.model_plans import trained_plans
 from nnunetv2_swinfuse.training.planned_network import PlansError, check_buildable, check_encoder_fits
+from nnunetv2_swinfuse.training.processing import processing_differences, processing_of
 from nnunetv2_swinfuse.training.provenance import KEYS, PROVENANCE_BLOCK, REQUESTS, Provenance
 from nnunetv2_swinfuse.training.settings import FineTuningSettings, recorded_settings, requested_settings
 
@@ -53,7 +55,8 @@ def plan_training(
     """Writes the architecture and the provenance of a configuration into plans, in place.
 
     The sizes are the encoder's, strides and kernels the plan's. Where a fold of the model has been trained, the
-    model's own plans.json decides instead, whatever encoder has been published since.
+    model's own plans.json decides instead, whatever encoder has been published since; spacing, normalisation, patch
+    and the like must be the same in both.
 
     Args:
         plans: nnU-Net's plans.
@@ -66,7 +69,7 @@ def plan_training(
         The settings of the training, and the encoder to start from.
 
     Raises:
-        PlansError: for a 2d configuration or an impossible plan.
+        PlansError: for a 2d configuration, an impossible plan, or one that processes images otherwise than the model's.
         SettingsError: for settings that are unknown or not the model's.
         VersionError: for a model of a newer version of this package.
         EncoderChoiceError, EncoderFileError: when an encoder is needed and there is no usable one.
@@ -86,9 +89,10 @@ def plan_training(
         )
     requests = Provenance.from_dict(resolved.get(PROVENANCE_BLOCK, {}))
     block = plans["configurations"][configuration]
-    trained = trained_block(model_folder, configuration)
+    trained = trained_plans(model_folder, configuration)
     if trained is not None:
-        planned = _plan_as_trained(block, trained, requests, model_folder / PLANS_FILE)
+        _check_same_processing(plans, trained, configuration, model_folder / PLANS_FILE)
+        planned = _plan_as_trained(block, trained["configurations"][configuration], requests, model_folder / PLANS_FILE)
     elif planned_backbone(resolved["architecture"]) is not None:
         planned = _plan_as_planned(block, resolved, requests, configuration, plans, pretrained, defaults or {})
     else:
@@ -99,6 +103,21 @@ def plan_training(
     except ValueError as error:
         raise PlansError(f"plans, configuration {configuration}: {error}") from error
     return planned
+
+
+def _check_same_processing(
+    plans: Mapping[str, Any], trained: Mapping[str, Any], configuration: str, plans_file: Path
+) -> None:
+    """nnU-Net would write the new plans over the model's, and predict with them from the weights of earlier folds."""
+    differences = processing_differences(processing_of(trained, configuration), processing_of(plans, configuration))
+    if differences:
+        raise PlansError(
+            f"{plans_file}: {', '.join(trained_folds(plans_file.parent))} were trained with other plans than "
+            f"{plans['plans_name']} are now. {configuration}: {'; '.join(differences)}. All folds of a model are "
+            "predicted with the same plans. Give the new plans a name of their own (-overwrite_plans_name NAME when "
+            "planning, -p NAME when training), restore the earlier ones and preprocess again, or move the model folder "
+            "away to start over"
+        )
 
 
 def _plan_as_trained(

@@ -47,6 +47,7 @@ from nnunetv2_swinfuse.training.pretrained_part import (
     pretrained_layers,
     set_frozen,
 )
+from nnunetv2_swinfuse.training.processing import processing_of
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK, Provenance
 from nnunetv2_swinfuse.training.settings import FROM_SCRATCH
 from nnunetv2_swinfuse.training.weight_changes import relative_changes
@@ -66,7 +67,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
     and kernels from the plan. Where the model folder already holds a trained fold, its plans.json decides instead.
 
     Raises:
-        PlansError: for a 2d configuration or a plan that the network cannot be built from.
+        PlansError: for a 2d configuration, a plan that the network cannot be built from, or another spacing,
+            normalisation, patch or the like than in a model that is partly trained.
         SettingsError: for unknown settings or values.
         EncoderChoiceError, EncoderFileError, TransferError: when there is no usable encoder.
         VersionError: for a model of a newer version of this package.
@@ -215,7 +217,8 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
             self._scale_domain_invariance()
             if self.local_rank == 0:
                 block = self.configuration_manager.configuration
-                record_start(Path(self.output_folder_base), self.fold, block)
+                processing = processing_of(self.plans_manager.plans, self.configuration_name)
+                record_start(Path(self.output_folder_base), self.fold, block, processing)
         if self.local_rank == 0:
             # Checkpoints that a killed process has left half written.
             for temporary in Path(self.output_folder).glob("*.tmp.*"):

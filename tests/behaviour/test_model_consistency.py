@@ -1,6 +1,7 @@
 """One model, one start: -pretrained_weights, folds that start at once, models of a newer version, another nnU-Net."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from nnunetv2.run.run_training import maybe_load_checkpoint, run_training
 from nnunetv2_swinfuse.compatibility import VersionError
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.fold_start import RECORD
-from tests.nnunetv2_swinfuse.training.workshop import TRAINER, make_trainer, publish_encoder
+from nnunetv2_swinfuse.training.planned_network import PlansError
+from tests.nnunetv2_swinfuse.training.workshop import PLAIN, TRAINER, make_trainer, publish_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -91,6 +93,41 @@ def test_folds_that_start_at_once_with_two_settings_are_refused(published, monke
     started()
     monkeypatch.setenv("SWINFUSE_INITIAL_LR", "3e-4")
     with pytest.raises(EncoderChoiceError, match=r"training is .*0.0001.* in that fold, .*0.0003"):
+        started(fold=1)
+
+
+@pytest.fixture
+def change_spacing(copied, tmp_path, monkeypatch):
+    """Plans the dataset again, in a copy of its preprocessed folder."""
+
+    def change():
+        preprocessed = tmp_path / "preprocessed"
+        shutil.copytree(copied.preprocessed, preprocessed)
+        monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed))
+        path = preprocessed / PLAIN / "nnUNetPlans.json"
+        plans = json.loads(path.read_text())
+        plans["configurations"]["3d_fullres"]["spacing"] = [4.0, 2.0, 2.0]
+        path.write_text(json.dumps(plans))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("fold", "arguments"), [(1, {}), (0, {"continue_training": True}), (0, {"only_run_validation": True})]
+)
+def test_a_trained_model_refuses_other_plans_and_keeps_its_own(copied, change_spacing, fold, arguments):
+    publish_encoder(copied.encoder)
+    change_spacing()
+    before = (copied.model() / "plans.json").read_bytes()
+    with pytest.raises(PlansError, match=r"spacing was .*, is \[4.0, 2.0, 2.0\]"):
+        run_training("901", "3d_fullres", fold, TRAINER, device=CPU, **arguments)
+    assert (copied.model() / "plans.json").read_bytes() == before
+
+
+def test_folds_that_start_at_once_with_other_plans_are_refused(copied, weights, change_spacing):
+    started()
+    change_spacing()
+    with pytest.raises(EncoderChoiceError, match=r"fold_0 .* spacing was .*, is \[4.0, 2.0, 2.0\]"):
         started(fold=1)
 
 

@@ -6,6 +6,7 @@ import pytest
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_settings
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
+from nnunetv2_swinfuse.training.planned_network import PlansError
 from nnunetv2_swinfuse.training.plans import plan_training
 
 from .workshop import PLAIN, SETTINGS, publish_encoder
@@ -142,6 +143,48 @@ def test_a_trained_model_decides_whatever_was_published_since(plans, tmp_path, p
     planned = plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
     assert planned.encoder is None
     assert block_of(plans) == block_of(first)
+    assert str(tmp_path / "plans.json") in planned.explanation
     (tmp_path / "plans.json").write_text("{")
     with pytest.raises(ValueError, match=r"plans.json: fold_0 were trained with it, but it is damaged"):
         plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
+
+
+@pytest.fixture
+def model(plans, tmp_path):
+    """A model folder whose first fold was trained with the plans as they are."""
+    first = deepcopy(plans)
+    plan_training(first, "3d_fullres", tmp_path, pretrained=True)
+    (tmp_path / "plans.json").write_text(json.dumps(first))
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "checkpoint_final.pth").touch()
+    return tmp_path
+
+
+def test_plans_that_process_images_otherwise_than_the_trained_folds_are_refused(plans, model):
+    block_of(plans).update(spacing=[4.0, 2.0, 2.0], patch_size=[8, 24, 24], normalization_schemes=["CTNormalization"])
+    with pytest.raises(PlansError, match=r"plans.json: fold_0 were trained with other plans than nnUNetPlans") as error:
+        plan_training(plans, "3d_fullres", model, pretrained=True)
+    for part in ("spacing was ", "is [4.0, 2.0, 2.0]", "patch_size was", "-overwrite_plans_name NAME", str(model)):
+        assert part in str(error.value)
+    (model / "fold_0" / "checkpoint_final.pth").unlink()
+    plan_training(plans, "3d_fullres", model, pretrained=True)
+
+
+def test_other_intensities_of_ct_are_refused_and_of_mr_are_not(plans, model):
+    properties = plans["foreground_intensity_properties_per_channel"]["0"]
+    properties["std"] *= 15
+    plan_training(deepcopy(plans), "3d_fullres", model, pretrained=True)
+    trained = json.loads((model / "plans.json").read_text())
+    for content in (trained, plans):
+        block_of(content)["normalization_schemes"] = ["CTNormalization"]
+    (model / "plans.json").write_text(json.dumps(trained))
+    with pytest.raises(PlansError, match=r"per_channel\.0\.std was"):
+        plan_training(plans, "3d_fullres", model, pretrained=True)
+
+
+def test_a_trained_model_accepts_another_batch_size_and_inherited_values(plans, model):
+    configurations = plans["configurations"]
+    configurations["parent"] = {**configurations.pop("3d_fullres"), "batch_size": 7}
+    configurations["3d_fullres"] = {"inherits_from": "parent"}
+    planned = plan_training(plans, "3d_fullres", model, pretrained=True)
+    assert "network as in" in planned.explanation
