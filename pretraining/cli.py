@@ -7,7 +7,8 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,12 @@ from pretraining.next_commands import planning_command, training_command
 from pretraining.nnunet_paths import required_paths
 from pretraining.options import build_parser, check_options, read_identifiers, setting_overrides
 from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
+from pretraining.preprocessed.reader_locks import hold_volumes
 from pretraining.run_configuration import chosen_preset, new_configuration, run_configuration, run_folder
+from pretraining.run_lock import hold_run
 
 if TYPE_CHECKING:
+    from pretraining.run import Run
     from pretraining.voxel_probe.organ_probe import OrganDatasets
 
 
@@ -72,14 +76,6 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> None:
 
 def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     """Preprocesses what is missing, trains, and publishes the encoder."""
-    # These take seconds to import: not for --help or a missing path.
-    from pretraining.checkpoint import CHECKPOINT
-    from pretraining.interruption import Interrupted
-    from pretraining.monitoring.panels import PANELS_FOLDER
-    from pretraining.monitoring.report import REPORT
-    from pretraining.run import Run, find_device, run_pretraining, should_resume
-    from pretraining.run_time import duration_warning
-
     variables = (PREPROCESSED, RESULTS)
     needs_raw = not options.train_only or options.probe
     preprocessed, results = required_paths(*((RAW, *variables) if needs_raw else variables))[-2:]
@@ -88,47 +84,102 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
     preset, recipe = chosen_preset(options, overrides), options.recipe or "swinfuse"
     folder = results / name / run_folder(preset, recipe, options.made_for)
+    # It takes seconds to import: not for --help or a missing path.
+    from pretraining.processes import is_first
+
+    with hold_run(folder) if is_first() else nullcontext():
+        pretrain_in(folder, preprocessed / name / FOLDER, results / PUBLISHED, collection, options, argv)
+
+
+def pretrain_in(
+    folder: Path,
+    volumes: Path,
+    published: Path,
+    collection: Collection | None,
+    options: argparse.Namespace,
+    argv: Sequence[str],
+) -> None:
+    """The run of a command line, when no other command uses its folder.
+
+    Args:
+        folder: of the run.
+        volumes: folder of the preprocessed volumes.
+        published: where the finished encoder is copied to.
+        collection: the raw volumes; None with `--train_only`.
+        options: the parsed command line.
+        argv: the command line as it was typed.
+    """
+    from pretraining.checkpoint import CHECKPOINT
+    from pretraining.monitoring.panels import PANELS_FOLDER
+    from pretraining.monitoring.report import REPORT
+    from pretraining.processes import is_first
+    from pretraining.run import Run, find_device, remove_checkpoint, should_resume
+    from pretraining.run_time import duration_warning
+
+    overrides = setting_overrides(options)
     resume = should_resume(folder / CHECKPOINT, options.continue_run)
     configuration = run_configuration(options, overrides, folder, resume)
     if collection is not None:
         require_domains(collection, configuration.modalities)
     device = find_device(configuration)
+    if options.num_gpus > 1:
+        from pretraining.launch import require_gpus
+
+        require_gpus(device, options.num_gpus)
     if options.preset is None and not options.continue_run:
         print(
             f"No preset given; using '{configuration.preset}', the default for {device.type}. Choose another with -p."
         )
     if warning := duration_warning(configuration, device):
         print(warning)
+    preprocessed = volumes.parents[1]
     organs = organ_datasets(options, preprocessed) if options.probe else None
-    if collection is None:
-        open_preprocessed(preprocessed / name / FOLDER, configuration)
-    else:
-        preprocess_collection(collection, options, configuration, preprocessed)
-    resume_command = make_resume_command(argv)
     work = Run(
         folder=folder,
-        preprocessed=preprocessed / name / FOLDER,
+        preprocessed=volumes,
         configuration=configuration,
-        published=results / PUBLISHED,
+        published=published,
         command=f"swinfuse_pretrain {shlex.join(argv)}",
-        resume_command=resume_command,
+        resume_command=make_resume_command(argv),
         resume=resume,
-        overwrite=options.overwrite,
+        overwrite=options.overwrite and not resume,
         organs=organs,
     )
+    if collection is None:
+        open_preprocessed(volumes, configuration)
+        if work.overwrite and is_first():
+            remove_checkpoint(work)
+    else:
+        preprocess_collection(
+            collection, options, configuration, preprocessed, work.overwrite, lambda: remove_checkpoint(work)
+        )
+    with hold_volumes(volumes) if is_first() else nullcontext():
+        if not train_and_publish(work, options.num_gpus):
+            return
+    print(f"Report: {folder / REPORT}   pictures: {folder / PANELS_FOLDER}")
+    print(f"Published: {published} (a copy of {folder / ENCODER_FILE})")
+    print_next_command(configuration.backbone)
+
+
+def train_and_publish(work: Run, num_gpus: int) -> bool:
+    """Trains in this process or in several; exits with 130 and the command that resumes the run when interrupted.
+
+    Returns:
+        Whether this process is the one that reports to the user.
+    """
+    from pretraining.interruption import Interrupted
+    from pretraining.run import run_pretraining
+
     try:
-        if options.num_gpus > 1:
+        if num_gpus > 1:
             from pretraining.launch import launch
 
-            launch(work, options.num_gpus)
-        elif not run_pretraining(work):
-            return
+            launch(work, num_gpus)
+            return True
+        return run_pretraining(work)
     except Interrupted as stopped:
-        print(f"{stopped}. Resume with: {resume_command}", file=sys.stderr)
+        print(f"{stopped}. Resume with: {work.resume_command}", file=sys.stderr)
         raise SystemExit(130) from None
-    print(f"Report: {folder / REPORT}   pictures: {folder / PANELS_FOLDER}")
-    print(f"Published: {work.published} (a copy of {folder / ENCODER_FILE})")
-    print_next_command(configuration.backbone)
 
 
 def organ_datasets(options: argparse.Namespace, preprocessed: Path) -> OrganDatasets:
@@ -176,7 +227,7 @@ def preprocess_only(options: argparse.Namespace) -> None:
     overrides = setting_overrides(options)
     configuration = new_configuration(options, overrides)
     collection = find(options)
-    folder = preprocess_collection(collection, options, configuration, preprocessed)
+    folder = preprocess_collection(collection, options, configuration, preprocessed, options.overwrite)
     if not (folder / INDEX).is_file():
         print(f"Part {options.part_id} of {options.num_parts} is done; the last part to finish writes {folder / INDEX}")
         return
@@ -204,9 +255,14 @@ def train_command(options: argparse.Namespace, overrides: dict[str, Any]) -> str
 
 
 def preprocess_collection(
-    collection: Collection, options: argparse.Namespace, configuration: Configuration, preprocessed: Path
+    collection: Collection,
+    options: argparse.Namespace,
+    configuration: Configuration,
+    preprocessed: Path,
+    overwrite: bool,
+    before_deleting: Callable[[], None] | None = None,
 ) -> Path:
-    """Checks the headers and preprocesses what is missing; returns the folder."""
+    """Checks the headers and preprocesses what is missing, or with `overwrite` everything; returns the folder."""
     # nnunetv2 and SimpleITK take seconds to import, and --train_only needs neither.
     from pretraining.collections.integrity import check
     from pretraining.preprocessing.preprocess import preprocess
@@ -222,7 +278,8 @@ def preprocess_collection(
         processes=options.processes,
         validation_share=configuration.validation_share,
         seed=configuration.seed,
-        overwrite=options.overwrite,
+        overwrite=overwrite,
+        before_deleting=before_deleting,
         part=options.part_id,
         parts=options.num_parts,
     )

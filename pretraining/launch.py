@@ -32,9 +32,7 @@ def launch(run: Run, count: int) -> None:
         Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
         SystemExit: with status 2 when a process has printed what is wrong.
     """
-    device = find_device(run.configuration)
-    if device.type == "cuda" and count > torch.cuda.device_count():
-        raise InputError(f"-num_gpus is {count}, but PyTorch sees {torch.cuda.device_count()} GPU(s) here")
+    require_gpus(find_device(run.configuration), count)
     # The launcher's own report of a failure is a page long.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     for attempt in range(MAX_RESTARTS + 1):
@@ -60,6 +58,12 @@ def launch(run: Run, count: int) -> None:
         if attempt < MAX_RESTARTS:
             print(f"WARNING: {problem}; restarting from the last checkpoint, if there is one", file=sys.stderr)
     raise InputError(f"{problem}, after {MAX_RESTARTS} restarts; resume with --c when the cause is fixed")
+
+
+def require_gpus(device: torch.device, count: int) -> None:
+    """Raises InputError when a machine has fewer GPUs than `count`, to train on CUDA."""
+    if device.type == "cuda" and count > torch.cuda.device_count():
+        raise InputError(f"-num_gpus is {count}, but PyTorch sees {torch.cuda.device_count()} GPU(s) here")
 
 
 def run_process(run: Run, restarted: bool) -> None:

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--c", dest="continue_run", action="store_true", help="resume the run of this collection and preset"
     )
-    parser.add_argument("--overwrite", action="store_true", help="preprocess and train again from the beginning")
+    parser.add_argument("--overwrite", action="store_true", help="delete the old run, preprocess and train again")
     _add_plan_options(parser)
     _add_collection_options(parser)
     _add_probe_options(parser)
@@ -130,6 +130,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise InputError(f"-num_gpus is {options.num_gpus}; expected at least 1")
     if options.num_parts > 1 and not options.preprocess_only:
         raise InputError("-num_parts divides preprocessing only: give --preprocess_only as well")
+    if options.continue_run and options.overwrite:
+        raise InputError("--c resumes a run and --overwrite deletes it: give one of them")
     if options.num_parts > 1 and options.overwrite:
         raise InputError("--overwrite would delete the work of other parts: remove the preprocessed folder instead")
     of_collection = options.unpaired or options.modality or options.different_patients or options.leave_out

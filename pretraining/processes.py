@@ -162,6 +162,11 @@ def process_group(device: str) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this process is the first of those that torchrun has started, or the only one."""
+    return "WORLD_SIZE" not in os.environ or int(os.environ.get("RANK", 0)) == 0
+
+
 def was_restarted() -> bool:
     """Whether torchrun or SLURM has restarted this command after a failure or a preemption."""
     return any(int(os.environ.get(name, 0)) > 0 for name in RESTART_VARIABLES)

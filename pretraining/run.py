@@ -144,6 +144,12 @@ def require_same_volumes(run: Run, state: TrainingState, volumes: PreprocessedCo
         )
 
 
+def remove_checkpoint(run: Run) -> None:
+    """Deletes the checkpoint of an earlier run, so that a restarted command cannot take it for its own."""
+    with explain_write_errors(run.checkpoint):
+        run.checkpoint.unlink(missing_ok=True)
+
+
 def should_resume(checkpoint: Path, requested: bool) -> bool:
     """Whether a command resumes from a checkpoint: on request, or when it was restarted and a checkpoint exists."""
     return requested or (was_restarted() and checkpoint.exists())

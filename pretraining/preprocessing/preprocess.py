@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from nnunetv2_swinfuse.imaging.grid import Grid
 from pretraining.collections.collection import DOMAINS, ORIENTATION, Collection
 from pretraining.collections.integrity import check
 from pretraining.preprocessed.collection import FOLDER, INDEX, INDEX_VERSION, TABLE, IndexTable, PreprocessedCollection
+from pretraining.preprocessed.reader_locks import without_readers
 from pretraining.preprocessed.splits import split_patients
 from pretraining.preprocessed.volume_file import StoredGrid
 from pretraining.preprocessing.files import count_missing, file_names, only_process, own_first, remove_temporary
@@ -52,6 +53,7 @@ def preprocess(
     validation_share: float = 0.1,
     seed: int = 0,
     overwrite: bool = False,
+    before_deleting: Callable[[], None] | None = None,
     part: int = 0,
     parts: int = 1,
 ) -> Path:
@@ -75,6 +77,7 @@ def preprocess(
         processes: worker processes; with 1, this process does the work.
         validation_share, seed: validation share and seed of the split by patient, which is drawn once and kept.
         overwrite: delete the folder first.
+        before_deleting: with `overwrite`, called after all checks of the headers, when nothing is deleted yet.
         part, parts: process every `parts`-th image, starting with number `part`.
 
     Returns:
@@ -83,7 +86,8 @@ def preprocess(
     Raises:
         InputError: for volumes that the spacing makes empty or huge, before any work; for other unusable volumes (all
             are named, after all others are read), a folder that was completed with
-            another spacing, other intensities or other volumes, too few patients to split, or a full or read-only disk.
+            another spacing, other intensities or other volumes, too few patients to split, a full or read-only disk, or
+            with `overwrite` a run that reads the folder.
     """
     folder = preprocessed_root / collection.name / FOLDER
     grids = check(collection, processes) if grids is None else grids
@@ -101,8 +105,8 @@ def preprocess(
         listing = "\n  ".join(found)
         raise InputError(f"collection {collection.name}: {len(found)} problem(s), nothing was changed:\n  {listing}")
     with explain_disk_errors(folder), nullcontext() if parts > 1 else only_process(folder):
-        if overwrite and folder.exists():
-            shutil.rmtree(folder)
+        if overwrite:
+            _delete(folder, before_deleting)
         # Another process may have completed it meanwhile.
         split, complete = recorded_split()
         if complete:
@@ -127,6 +131,15 @@ def preprocess(
         shutil.rmtree(cache, ignore_errors=True)
         remove_temporary(folder)
     return folder
+
+
+def _delete(folder: Path, before_deleting: Callable[[], None] | None) -> None:
+    """Deletes a preprocessed folder, if there is one; raises InputError when a run reads it."""
+    with without_readers(folder):
+        if before_deleting is not None:
+            before_deleting()
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def median_spacing(collection: Collection, grids: Mapping[Path, Grid]) -> tuple[float, float, float]:

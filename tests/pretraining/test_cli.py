@@ -12,9 +12,12 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
 from nnunetv2_swinfuse.demo.volumes import write_synthrad
+from nnunetv2_swinfuse.errors import InputError
 from pretraining.cli import main, make_resume_command
 from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
+from pretraining.preprocessed.reader_locks import hold_volumes, without_readers
+from pretraining.run_lock import hold_run
 
 from .nnunet_plans import CT, write_plans
 from .synthetic import tiny_arguments
@@ -92,6 +95,16 @@ def run_folder(root):
     return root / "results" / "SynthRAD" / "swinfuse__tiny"
 
 
+def volumes_folder(root):
+    return root / "preprocessed" / "SynthRAD" / "swinfuse"
+
+
+def contents(root):
+    """All files but locks, with the times at which they were written."""
+    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
+    return {path: path.stat().st_mtime_ns for path in files}
+
+
 def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
     published = finished / "results" / "swinfuse" / "encoder.pth"
     assert torch.load(published, weights_only=True)["collection"]["name"] == "SynthRAD"
@@ -166,6 +179,82 @@ def test_a_finished_run_is_not_overwritten_by_accident(root, capsys):
     assert (run_folder(root) / CHECKPOINT).read_bytes() == before
     main(command("--overwrite", seed=5))
     assert (run_folder(root) / CHECKPOINT).read_bytes() != before
+
+
+def test_two_commands_do_not_share_the_folder_of_a_run(root, capsys, monkeypatch):
+    monkeypatch.setattr("pretraining.run_lock.END_SECONDS", 0)
+    before = contents(root)
+    with hold_run(run_folder(root)):
+        for more in (["--c"], ["--overwrite", "--seed", "5"], ["--train_only", "--overwrite"]):
+            assert "swinfuse__tiny: another swinfuse_pretrain" in fails(capsys, *command(*more))
+    assert contents(root) == before
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_one_process_of_a_run_holds_its_folder_and_its_volumes(root, capsys, monkeypatch, rank):
+    monkeypatch.setattr("pretraining.run_lock.END_SECONDS", 0)
+    if rank is not None:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", str(rank))
+    held = []
+
+    def train(run):
+        for lock in (hold_run(run.folder), without_readers(run.preprocessed)):
+            try:
+                with lock:
+                    held.append(False)
+            except InputError:
+                held.append(True)
+        return False
+
+    monkeypatch.setattr("pretraining.run.run_pretraining", train)
+    main(command("--train_only", "--c"))
+    assert held == [rank != 1] * 2
+
+
+def test_volumes_that_a_run_reads_are_not_deleted(root, capsys):
+    before = contents(root)
+    with hold_volumes(volumes_folder(root)):
+        for more in (["--preprocess_only"], ["--recipe", "inpainting"]):
+            assert "a run is training on these volumes" in fails(capsys, *command("--overwrite", *more))
+    assert contents(root) == before
+
+
+def test_overwriting_deletes_the_checkpoint_before_anything_else_and_a_restart_does_not_resume_it(
+    root, capsys, monkeypatch
+):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pretraining.preprocessing.preprocess._measure_fingerprints", stop)
+        assert "run the same command again" in fails(capsys, *command("--overwrite"), status=130)
+    assert not (run_folder(root) / CHECKPOINT).exists()
+    assert (run_folder(root) / "encoder.pth").exists()
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    main(command("--overwrite"))
+    assert "Starting at step 0 of 2" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("without_pictures")
+def test_a_restarted_command_that_overwrites_resumes_and_keeps_the_volumes(root, capsys, monkeypatch):
+    volumes = {path: path.stat().st_mtime_ns for path in volumes_folder(root).rglob("*.b2nd")}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    main(command("--overwrite"))
+    assert "Resuming at step 2 of 2" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in volumes_folder(root).rglob("*.b2nd")} == volumes
+
+
+def test_input_that_is_refused_costs_no_checkpoint(root, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "PyTorch sees 1" in fails(capsys, *command("--overwrite", "-num_gpus", "2", device="cuda", batch_size=2))
+    monkeypatch.undo()
+    set_paths(monkeypatch, root)
+    first = sorted((root / "raw" / "SynthRAD").rglob("ct.nii.gz"))[0]
+    first.write_bytes(b"no image")
+    assert str(first) in fails(capsys, *command("--overwrite"))
+    assert (run_folder(root) / CHECKPOINT).exists()
 
 
 def test_resuming_with_other_settings_is_refused(root, capsys):
@@ -294,6 +383,7 @@ def test_padded_volumes_are_counted_in_the_log(root):
         (["-d", "A", "-num_parts", "2"], "give --preprocess_only"),
         (["-d", "A", "--preprocess_only", "-num_parts", "2", "-part_id", "2"], "parts from 0 to num_parts - 1"),
         (["-d", "A", "--preprocess_only", "-num_parts", "2", "--overwrite"], "remove the preprocessed folder"),
+        (["-d", "A", "--c", "--overwrite"], "give one of them"),
         (["-d", "A", "--train_only", "--unpaired"], "belong to preprocessing"),
         (["-d", "A", "--train_only", "--leave_out", "a.txt"], "belong to preprocessing"),
         (["--list", "--modality", "PET"], "expected NAME=CT"),
