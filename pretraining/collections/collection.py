@@ -85,15 +85,21 @@ class Collection:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of identifiers, pairing, modalities, file names and file sizes; not of the voxels."""
+        """SHA-256 of identifiers, pairing, modalities, names and sizes of images and masks; not of the voxels."""
         digest = hashlib.sha256()
         for patient in self.patients:
             digest.update(f"{patient.identifier}|{patient.paired}\n".encode())
             for volume in patient.volumes:
-                relative_to_root = volume.path.is_relative_to(self.root)
-                path = volume.path.relative_to(self.root) if relative_to_root else volume.path
-                digest.update(f"{volume.domain}|{volume.modality}|{path}|{volume.path.stat().st_size}\n".encode())
+                digest.update(f"{volume.domain}|{volume.modality}|{self._identity(volume.path)}\n".encode())
+                for role, mask in (("mask", volume.mask), ("removed", volume.removed)):
+                    if mask is not None:
+                        digest.update(f"{role}|{self._identity(mask)}\n".encode())
         return digest.hexdigest()
+
+    def _identity(self, file: Path) -> str:
+        """Path, inside the root where it is there, and size of a file."""
+        path = file.relative_to(self.root) if file.is_relative_to(self.root) else file
+        return f"{path}|{file.stat().st_size}"
 
     def summary(self) -> str:
         """One line with the numbers of patients, pairs, CT and MR volumes."""

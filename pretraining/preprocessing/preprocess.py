@@ -217,7 +217,8 @@ def _recorded_split(
     if recorded.hash != collection.hash:
         differences.append(
             f"other volumes: {len(recorded.table.patients)} patients in the folder, {len(collection.patients)} now; "
-            "files were added, removed or replaced since, or --unpaired, --modality or --leave_out differ"
+            "images or masks were added, removed or replaced since, or an earlier version wrote the folder, which "
+            "ignored masks, or --unpaired, --modality or --leave_out differ"
         )
     if differences:
         raise InputError(

@@ -1,3 +1,4 @@
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -34,6 +35,31 @@ def test_the_hash_depends_on_the_content_and_not_on_the_place(tmp_path):
     assert replace(first, patients=first.patients[1:]).hash != first.hash
     write(tmp_path / "two" / "A" / "ct" / "c0.nii.gz", ct(7, (30, 30, 30)))
     assert same.hash != first.hash
+
+
+def test_the_hash_knows_masks_and_is_that_of_earlier_versions_without_them(tmp_path):
+    patient = tmp_path / "A" / "1BA001"
+    write(patient / "ct.nii.gz", ct(1))
+    write(patient / "mr.nii.gz", ct(2))
+
+    def digest():
+        return find_collection("A", tmp_path).hash
+
+    files = ((path, (patient / path).stat().st_size) for path in ("ct.nii.gz", "mr.nii.gz"))
+    lines = [f"{name}|{name}|1BA001/{path}|{size}" for name, (path, size) in zip(("CT", "MR"), files, strict=True)]
+    before = digest()
+    assert before == hashlib.sha256("\n".join(["1BA001|True", *lines, ""]).encode()).hexdigest()
+    write(patient / "mask.nii.gz", ct(3))
+    added = digest()
+    write(patient / "mask.nii.gz", ct(4, (30, 30, 30)))
+    replaced = digest()
+    assert len({before, added, replaced}) == 3
+    collection = find_collection("A", tmp_path)
+    (with_masks,) = collection.patients
+    removed = [replace(volume, removed=volume.mask, mask=None) for volume in with_masks.volumes]
+    assert replace(collection, patients=(replace(with_masks, volumes=tuple(removed)),)).hash not in (before, replaced)
+    (patient / "mask.nii.gz").unlink()
+    assert digest() == before
 
 
 def test_summary_counts_patients_pairs_and_volumes(tmp_path):
