@@ -1,11 +1,13 @@
 """SynthRAD2023 and SynthRAD2025 (Thummerer et al.): a folder per patient with ct, mr or cbct, and mask.
 
 `Task1/brain/1BA001/{ct,mr,mask}.nii.gz` in 2023, `Task1/AB/1ABA005/{ct,mr,mask}.mha` in 2025. The collection's folder
-may be any of these levels. Volumes of a patient are registered, on one grid.
+may be any of these levels, or up to two levels above. Volumes of a patient are registered, on one grid.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_swinfuse.errors import InputError
@@ -20,11 +22,12 @@ from pretraining.collections.collection import (
 
 LAYOUT = "SynthRAD"
 MODALITIES: dict[str, tuple[str, Domain]] = {"ct": ("CT", "CT"), "cbct": ("CBCT", "CT"), "mr": ("MR", "MR")}
-MAX_DEPTH = 3
+# As archives are unpacked: NAME/Task1/brain/1BA001, and up to two folders above the task.
+MAX_DEPTH = 5
 
 
 def matches(root: Path) -> bool:
-    """Whether a folder at most three levels below `root` holds a ct, cbct or mr volume."""
+    """Whether a folder at most five levels below `root` holds a ct, cbct or mr volume."""
     return any(_named_volumes(folder) for folder in _folders(root))
 
 
@@ -33,10 +36,12 @@ def read(name: str, root: Path) -> Collection:
 
     Raises:
         InputError: when two folders have the same patient name, or a patient has a modality or the mask twice, or only
-            a mask; and for images in formats that are not read.
+            a mask; for images in formats that are not read, and for volumes in folders that are deeper.
     """
     patients: dict[str, tuple[Path, Patient]] = {}
-    for folder in _folders(root):
+    folders = _folders(root)
+    _refuse_deeper(root, folders)
+    for folder in folders:
         named = [path for path in sorted(folder.iterdir()) if path.name.lower().split(".")[0] in (*MODALITIES, "mask")]
         refuse_other_formats(named)
         files = _named_volumes(folder)
@@ -67,10 +72,29 @@ def _folders(root: Path) -> list[Path]:
     for _ in range(MAX_DEPTH):
         level = sorted(
             child for folder in level for child in folder.iterdir()
-            if child.is_dir() and child.name.lower() != "overview" and not child.name.startswith(".")
+            if child.is_dir() and not _is_left_out(child.name)
         )  # fmt: skip
         folders += level
     return folders
+
+
+def _is_left_out(name: str) -> bool:
+    return name.lower() == "overview" or name.startswith(".")
+
+
+def _refuse_deeper(root: Path, folders: Sequence[Path]) -> None:
+    """Raises InputError for a volume below the folders that are read, which would be left out silently."""
+    for last in folders:
+        if len(last.relative_to(root).parts) < MAX_DEPTH:
+            continue
+        for folder, children, files in os.walk(last):
+            children[:] = sorted(child for child in children if not _is_left_out(child))
+            named = [file for file in sorted(files) if (volume_stem(Path(file)) or "").lower() in MODALITIES]
+            if Path(folder) != last and named:
+                raise InputError(
+                    f"{folder}: {named[0]} is more than {MAX_DEPTH} folders below {root}, where no patients are "
+                    "looked for; move them up, or make one of the folders above them a collection of nnUNet_raw"
+                )
 
 
 def _named_volumes(folder: Path) -> dict[str, Path]:

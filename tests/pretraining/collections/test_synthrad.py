@@ -11,7 +11,7 @@ def make_patient(folder, names=("ct", "mr", "mask"), ending=".nii.gz"):
         write(folder / f"{name}{ending}", mr() if name == "mr" else ct())
 
 
-@pytest.mark.parametrize("start", ["Task1/brain", "brain", "."])
+@pytest.mark.parametrize("start", ["SynthRAD2025/Train/Task1/AB", "SynthRAD2025/Task1/AB", "Task1/brain", "brain", "."])
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha"])
 def test_a_patient_is_found_at_any_level(tmp_path, start, ending):
     make_patient(tmp_path / start / "1BA001", ending=ending)
@@ -24,6 +24,22 @@ def test_a_patient_is_found_at_any_level(tmp_path, start, ending):
         ("CT", "CT", f"ct{ending}", f"mask{ending}"),
         ("MR", "MR", f"mr{ending}", f"mask{ending}"),
     }
+
+
+def test_patients_at_several_levels_are_all_read(tmp_path):
+    make_patient(tmp_path / "Task1" / "brain" / "1BA001")
+    make_patient(tmp_path / "synthRAD2025_Task1_Train" / "Task1" / "AB" / "1ABA005", ending=".mha")
+    assert [patient.identifier for patient in synthrad.read("SynthRAD", tmp_path).patients] == ["1ABA005", "1BA001"]
+
+
+def test_deeper_patients_are_refused_instead_of_left_out(tmp_path):
+    make_patient(tmp_path / "Task1" / "brain" / "1BA001")
+    make_patient(tmp_path / "a" / "b" / "c" / "d" / "overview" / "1BA002")
+    write(tmp_path / "a" / "b" / "c" / "d" / "e" / ".hidden" / "ct.nii.gz", ct())
+    synthrad.read("SynthRAD", tmp_path)
+    make_patient(tmp_path / "a" / "b" / "c" / "d" / "Task1" / "1BA003", ("cbct",))
+    with pytest.raises(InputError, match=r"Task1.1BA003: cbct\.nii\.gz is more than 5 folders below .*move"):
+        synthrad.read("SynthRAD", tmp_path)
 
 
 def test_cone_beam_ct_belongs_to_the_ct_domain(tmp_path):
