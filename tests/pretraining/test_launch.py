@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from pretraining.checkpoint import load_checkpoint
 from pretraining.cli import main
-from pretraining.launch import launch
+from pretraining.interruption import Interrupted
+from pretraining.launch import SHUTDOWN_SECONDS, SHUTDOWN_VARIABLE, launch
 from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
 from pretraining.run import Run
@@ -123,6 +126,41 @@ def test_an_interrupted_run_of_two_processes_can_be_resumed(root):
     status, output = finish(start(root, "interrupted", swinfuse_pretrain("--c")))
     assert status == 0, output
     same_as_single_process(root, "interrupted")
+
+
+@pytest.mark.parametrize("saves", [True, False])
+@pytest.mark.parametrize(
+    "failure",
+    [
+        SignalException("stopped", signal.SIGTERM),
+        ChildFailedError("run_process", {1: ProcessFailure(1, 2, 130, "no file")}),
+    ],
+    ids=["signal", "process"],
+)
+def test_a_checkpoint_is_reported_as_saved_only_when_it_was(tmp_path, monkeypatch, saves, failure):
+    configs = []
+
+    def launched(config, function):
+        configs.append(config)
+
+        def run(run, restarted, saved):
+            if saves:
+                saved.set()
+            raise failure
+
+        return run
+
+    monkeypatch.setattr("pretraining.launch.elastic_launch", launched)
+    run = Run(tmp_path, tmp_path, tiny(), tmp_path / "encoder.pth", "swinfuse_pretrain", "swinfuse_pretrain --c")
+    run.checkpoint.touch()
+    words = f"; saved {run.checkpoint}" if saves else "before they could save; .* is of an earlier step"
+    with pytest.raises(Interrupted, match=words):
+        launch(run, 2)
+    monkeypatch.setenv(SHUTDOWN_VARIABLE, "45")
+    with pytest.raises(Interrupted, match=words):
+        launch(run, 2)
+    if hasattr(configs[0], "shutdown_timeout"):
+        assert [config.shutdown_timeout for config in configs] == [SHUTDOWN_SECONDS, 45]
 
 
 def test_more_gpus_than_the_machine_has_are_refused(tmp_path, monkeypatch):
