@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ FORMAT = "swinfuse-pretraining"
 # 2: the inpainting head sees the embedding; 3: the Domain Invariance Module's cells and positions share one geometry;
 # 4: other heads, and densities are matched at several levels.
 FORMAT_VERSION = 4
+# A full or read-only disk, or a folder of another user.
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 RESTORE = "Restore it from a copy, or delete it and start the run again without --c."
 
 
@@ -184,7 +187,7 @@ def explain_write_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(
             f"{path}: could not be written ({error}); {free_space(path.parent)}. Free some space or check the folder's "
-            "permissions; the last complete checkpoint is kept, resume with --c."
+            "permissions; the last complete checkpoint is kept, if there is one: resume with --c."
         ) from error
     except RuntimeError as error:
         # torch's zip writer reports a failed write as a RuntimeError.
@@ -196,6 +199,23 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def explain_full_disk(folder: Path) -> Iterator[None]:
+    """Does the same for a block that writes many files of a run and does other things; other OSErrors stay as they are.
+
+    Args:
+        folder: of the run.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        with explain_write_errors(folder):
+            raise
+
+
 def free_space(folder: Path) -> str:
-    """Describes the free space on the disk of a folder."""
+    """Describes the free space on the disk of a folder, or where that is missing, of the one above it."""
+    folder = next(existing for existing in (folder, *folder.absolute().parents) if existing.exists())
     return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB are free in {folder}"

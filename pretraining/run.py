@@ -16,7 +16,14 @@ import torch
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.checkpoint import CHECKPOINT, TrainingState, explain_write_errors, export_encoder, load_checkpoint
+from pretraining.checkpoint import (
+    CHECKPOINT,
+    TrainingState,
+    explain_full_disk,
+    explain_write_errors,
+    export_encoder,
+    load_checkpoint,
+)
 from pretraining.configuration import Configuration
 from pretraining.interruption import Interrupted
 from pretraining.loop import DivergedError, train
@@ -72,7 +79,7 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
         Whether this process is the one that reports to the user.
 
     Raises:
-        InputError: when the volumes or the checkpoint do not fit, or the processes differ.
+        InputError: when the volumes or the checkpoint do not fit, the processes differ, or a file cannot be written.
         Interrupted: see :func:`train`.
     """
     volumes = PreprocessedCollection.open(run.preprocessed)
@@ -87,19 +94,20 @@ def run_pretraining(run: Run, restarted: bool = False) -> bool:
         # All processes have read the files before the first one writes.
         processes.require_equal(facts(configuration, volumes, state))
         device = find_device(configuration, processes)
-        if processes.first:
-            prepare_folder(run, state)
-            write_facts(run.folder, run.command, volumes, device)
-        organ_probe = prepare_organ_probe(run) if run.organs is not None and processes.first else None
-        processes.wait()
-        try:
-            model = train(run.folder, volumes, configuration, device, state, initial, processes, organ_probe)
-        except (DivergedError, Interrupted) as stopped:
+        with explain_full_disk(run.folder):
             if processes.first:
-                diverged = isinstance(stopped, DivergedError)
-                reason = f"Stopped: {stopped}" if diverged else f"{stopped}. Resume with: {run.resume_command}"
-                write_report(run.folder, reason)
-            raise
+                prepare_folder(run, state)
+                write_facts(run.folder, run.command, volumes, device)
+            organ_probe = prepare_organ_probe(run) if run.organs is not None and processes.first else None
+            processes.wait()
+            try:
+                model = train(run.folder, volumes, configuration, device, state, initial, processes, organ_probe)
+            except (DivergedError, Interrupted) as stopped:
+                if processes.first:
+                    diverged = isinstance(stopped, DivergedError)
+                    reason = f"Stopped: {stopped}" if diverged else f"{stopped}. Resume with: {run.resume_command}"
+                    write_report(run.folder, reason)
+                raise
         if processes.first:
             encoder = run.folder / ENCODER_FILE
             identity = {"name": volumes.name, "hash": volumes.hash}

@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -7,8 +9,17 @@ import torch
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import CHECKPOINT, TrainingState
+from pretraining.interruption import Interrupted
 from pretraining.processes import Processes
-from pretraining.run import Run, find_device, prepare_folder, publish, require_same_volumes, should_resume
+from pretraining.run import (
+    Run,
+    find_device,
+    prepare_folder,
+    publish,
+    require_same_volumes,
+    run_pretraining,
+    should_resume,
+)
 
 from .synthetic import synthetic_collection, tiny
 
@@ -61,6 +72,36 @@ def test_publishing_replaces_the_file_at_once_or_not_at_all(run, tmp_path, monke
         publish(encoder, run.published)
     assert [file.name for file in run.published.parent.iterdir()] == ["encoder.pth"]
     assert run.published.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("place", ["run.write_facts", "run.train", "run.write_report"])
+def test_a_full_disk_is_explained_wherever_a_run_meets_it(run, tmp_path, monkeypatch, number, place):
+    def fill_up(*arguments):
+        raise OSError(number, os.strerror(number), str(run.folder / "losses.jsonl"))
+
+    def interrupt(*arguments):
+        raise Interrupted("SIGINT at step 1")
+
+    run = replace(run, preprocessed=synthetic_collection(tmp_path).folder)
+    monkeypatch.setattr("pretraining.run.train", interrupt)
+    monkeypatch.setattr(f"pretraining.{place}", fill_up)
+    with pytest.raises(
+        InputError, match=rf"{run.folder}: could not be written .*losses.*GiB are free.*resume with --c"
+    ):
+        run_pretraining(run)
+
+
+def test_an_error_of_a_run_that_is_no_failed_write_keeps_its_traceback(run, tmp_path, monkeypatch):
+    run = replace(run, preprocessed=synthetic_collection(tmp_path).folder)
+    for error in (OSError(errno.EIO, "Input/output error"), RuntimeError("a file that torch cannot read")):
+
+        def fail(*arguments, error=error):
+            raise error
+
+        monkeypatch.setattr("pretraining.run.train", fail)
+        with pytest.raises(type(error), match=r"Input|torch"):
+            run_pretraining(run)
 
 
 def test_a_restarted_command_resumes_where_there_is_a_checkpoint(run, monkeypatch):
