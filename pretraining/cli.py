@@ -178,8 +178,14 @@ def train_and_publish(work: Run, num_gpus: int) -> bool:
             return True
         return run_pretraining(work)
     except Interrupted as stopped:
-        print(f"{stopped}. Resume with: {work.resume_command}", file=sys.stderr)
-        raise SystemExit(130) from None
+        reason = str(stopped)
+    except KeyboardInterrupt:
+        # Outside of the steps, or a second one.
+        if not work.checkpoint.exists():
+            raise
+        reason = f"interrupted; the last checkpoint is {work.checkpoint}"
+    print(f"{reason}. Resume with: {work.resume_command}", file=sys.stderr)
+    raise SystemExit(130)
 
 
 def organ_datasets(options: argparse.Namespace, preprocessed: Path) -> OrganDatasets:

@@ -319,6 +319,21 @@ def test_an_interrupted_run_says_how_to_resume_it_and_can_be(root, capsys, monke
     assert "Resuming at step 1 of 3" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["loop.DataLoader", "run.export_encoder"])
+def test_an_interruption_outside_of_the_steps_says_how_to_resume_where_there_is_a_checkpoint(
+    root, capsys, monkeypatch, place
+):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"pretraining.{place}", interrupt)
+    error = fails(capsys, *command("--c"), status=130)
+    assert f"the last checkpoint is {run_folder(root) / CHECKPOINT}. Resume with: swinfuse_pretrain" in error
+    assert "the same command again" not in error
+    if place == "loop.DataLoader":
+        assert "run the same command again" in fails(capsys, *command("--train_only", "--overwrite"), status=130)
+
+
 def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     monkeypatch.delenv("nnUNet_results")
