@@ -41,7 +41,7 @@ class ModalityMap:
 
         Args:
             modality: its name.
-            where: the file that names it, for the error message.
+            source: the file that names it, for the error message.
 
         Raises:
             InputError: for a modality that is not in the map, with the option that adds it.
