@@ -13,6 +13,7 @@ from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.topology import Topology, Triple, check_patch_size
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.collections.collection import DOMAINS
+from pretraining.mask_cells import automatic_cell, cells_along_axes, cells_to_cut_out
 from pretraining.preprocessed.turnable import is_isotropic_plane
 from pretraining.settings import LISTS_OF_CHOICES, LOSS_WEIGHTS, TASKS, Settings, setting_choices
 
@@ -52,6 +53,7 @@ class Configuration(Settings):
         self._convert_lists()
         self._check_shapes()
         self._check_numbers()
+        self._check_masking()
         self._check_ct_intensities()
         self._check_losses()
 
@@ -105,6 +107,20 @@ class Configuration(Settings):
             0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
         )
         _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
+
+    def _check_masking(self) -> None:
+        """A part of every crop is cut out, and a part stays."""
+        if self.masking != "cells":
+            return
+        grid = cells_along_axes(self.crop_size, self.mask_cells)
+        cells, cut_out = math.prod(grid), cells_to_cut_out(self.corrupted_share, grid)
+        if not 0 < cut_out < cells:
+            raise InputError(
+                f"corrupted_share is {self.corrupted_share}: of a crop of {list(self.crop_size)} voxels, in cells of "
+                f"{list(self.mask_cells)} voxels (z, y, x), that are {cut_out} of its {cells} cells; expected at least "
+                "one that is cut out and one that stays. Set a smaller --mask_cell (0: chosen for the crop), a larger "
+                "--crop_size or another --corrupted_share"
+            )
 
     def _check_ct_intensities(self) -> None:
         properties = self.ct_intensities
@@ -171,7 +187,7 @@ class Configuration(Settings):
         """Voxels of a cell that is cut out (z, y, x)."""
         if self.mask_cell:
             return self.mask_cell, self.mask_cell, self.mask_cell
-        return self.topology.downsampling
+        return automatic_cell(self.crop_size, self.topology.downsampling)
 
     @property
     def topology(self) -> Topology:

@@ -201,7 +201,9 @@ class Settings:
     mask_cell: int = field(
         default=0,
         metadata=_about(
-            "losses", "side of a cell in voxels, with --masking cells; 0: as large as a token of the deepest stage"
+            "losses",
+            "side of a cell in voxels, with --masking cells; 0: as large as a token of the deepest stage, halved until "
+            "a crop has 8 cells",
         ),
     )
     complementary_masks: bool = field(

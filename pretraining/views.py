@@ -16,6 +16,7 @@ from torch import Tensor
 from nnunetv2_swinfuse.architecture.topology import Triple
 from nnunetv2_swinfuse.host_copies import send
 from nnunetv2_swinfuse.random_contrast import ContrastParameters, apply_contrast
+from pretraining.mask_cells import cells_along_axes, cells_to_cut_out
 
 # Drawing stops here even if the share is not reached, as with tiny blocks and a share near 1.
 MAX_BLOCKS = 1_000
@@ -243,10 +244,10 @@ def _draw_blocks(shape: Triple, settings: ViewSettings, generator: torch.Generat
 
 
 def _draw_cells(shape: Triple, settings: ViewSettings, generator: torch.Generator) -> Tensor:
-    grid = [-(-size // cell) for size, cell in zip(shape, settings.cell, strict=True)]
+    grid = cells_along_axes(shape, settings.cell)
     cells = math.prod(grid)
     chosen = torch.zeros(cells, dtype=torch.bool)
-    chosen[torch.randperm(cells, generator=generator)[: round(settings.corrupted_share * cells)]] = True
+    chosen[torch.randperm(cells, generator=generator)[: cells_to_cut_out(settings.corrupted_share, grid)]] = True
     mask = chosen.reshape(grid)
     for axis, (size, cell) in enumerate(zip(shape, settings.cell, strict=True)):
         mask = mask.repeat_interleave(cell, axis).narrow(axis, 0, size)

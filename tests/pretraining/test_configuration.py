@@ -44,6 +44,12 @@ from .synthetic import tiny
             {"dim": "none", "density_levels": ["paired"]},
             r"density_levels is \['paired'\]; expected one of \['single_image', 'stages'\].*or --density_weight 0",
         ),
+        (
+            {"mask_cell": 16},
+            r"share is 0.6: .* crop of .16, 16, 16. voxels, in cells of .16, 16, 16. .* 1 of its 1 cells.*--mask_cell",
+        ),
+        ({"mask_cell": 8, "corrupted_share": 0.05}, r"are 0 of its 8 cells.*--corrupted_share"),
+        ({"corrupted_share": 0.999}, r"are 64 of its 64 cells"),
         ({"second_view": "paired", "density_levels": ["single_image"]}, r"expected one of \['paired', 'stages'\]"),
     ],
 )
@@ -85,6 +91,12 @@ def test_cells_are_as_large_as_a_deepest_token_unless_their_side_is_set():
     assert tiny(mask_cell=8).mask_cells == (8, 8, 8)
     anisotropic = tiny(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)))
     assert anisotropic.mask_cells == (2, 4, 4)
+    # A crop of a single token.
+    assert tiny(crop_size=(4, 4, 4)).mask_cells == (2, 2, 2)
+
+
+def test_blocks_have_no_cells_to_be_too_few():
+    assert tiny(masking="blocks", mask_cell=16).mask_cell == 16
 
 
 def test_losses_that_need_two_modalities_or_the_module_are_left_out_without_them():

@@ -19,6 +19,7 @@ from pretraining.model import PretrainingModel
 from pretraining.options import build_parser, check_options
 from pretraining.plan_sizes import fitted_sizes, read_plan, shared_ct_intensities
 from pretraining.preset_files import load_preset
+from pretraining.views import ViewSettings, draw_view
 
 from .nnunet_plans import CT, REAL, H, plans_content, with_channels, write_plans
 
@@ -60,6 +61,16 @@ def test_stages_crop_and_spacing(preprocessed, preset, datasets, stages, crop, s
     assert len(configuration.depths) == len(configuration.num_heads) == stages - 2
     assert configuration.crop_size == crop
     assert configuration.spacing == pytest.approx(spacing)
+
+
+@pytest.mark.parametrize("recipe", ["swinfuse", "resenc"])
+@pytest.mark.parametrize("preset", ["tiny", "base"])
+@pytest.mark.parametrize("dataset", sorted(name[7:10] for name in REAL))
+def test_a_part_of_every_crop_is_cut_out_and_a_part_stays(preprocessed, dataset, preset, recipe):
+    configuration, _ = sizes(preprocessed, dataset, preset=preset, recipe=recipe)
+    settings = ViewSettings(configuration.corrupted_share, configuration.masking, configuration.mask_cells)
+    mask = draw_view(configuration.crop_size, settings, [torch.Generator().manual_seed(0)]).mask
+    assert 0.5 < mask.float().mean() < 0.7
 
 
 @pytest.mark.parametrize("recipe", ["swinfuse", "resenc"])
