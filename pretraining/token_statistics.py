@@ -100,15 +100,18 @@ class LevelSamples:
         return losses
 
     def ranks(self) -> dict[str, Tensor]:
-        """Effective rank of every level as a share of its channels: near 0 for collapsed features, at most 1.
+        """Effective rank of every level relative to the largest possible: near 0 for collapsed features, at most 1.
+
+        N tokens, which are centred, span at most N - 1 directions, even where there are more channels. Ranks and limits
+        are averaged over the modalities first.
 
         Slow, because it computes a singular value decomposition for each level: for validation only.
         """
         ranks = {}
         for name, level in self.samples.items():
             by_modality = [effective_rank(s.tokens.detach(), s.mask.float()) for s in level.values()]
-            channels = next(iter(level.values())).tokens.shape[1]
-            ranks[f"rank_{name}"] = torch.stack(by_modality).mean() / channels
+            limits = [(s.mask.sum() - 1).clamp(1, s.tokens.shape[1]).float() for s in level.values()]
+            ranks[f"rank_{name}"] = torch.stack(by_modality).mean() / torch.stack(limits).mean()
         return ranks
 
     def stages(self) -> list[str]:

@@ -52,7 +52,7 @@ PANELS = (
         "of single images",
     ),
     Panel(
-        "effective rank / channels",
+        "effective rank / largest possible",
         ("rank_single_image", *(f"rank_stage_{stage}" for stage in range(6))),
         "near 0 means collapse",
     ),

@@ -14,7 +14,7 @@ from pretraining.monitoring.organs import organ_warnings
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
-# Effective rank, relative to the channels, below which features are about to collapse.
+# Effective rank, relative to the largest possible one, below which features are about to collapse.
 LOW_RANK = 0.15
 
 
@@ -75,9 +75,9 @@ def health_warnings(means: Mapping[str, float], progress: float = 1.0) -> list[s
     for name in sorted(means):
         if name.startswith("rank_") and means[name] < LOW_RANK:
             warnings.append(
-                f"{_place(name.removeprefix('rank_'))} use {means[name]:.0%} of their channels (effective rank), so a "
-                "small divergence or loss may come from features that are nearly alike. Raise --variance_weight and "
-                "--covariance_weight, or lower --density_weight."
+                f"{_place(name.removeprefix('rank_'))} use {means[name]:.0%} of the directions that they could use "
+                "(effective rank), so a small divergence or loss may come from features that are nearly alike. Raise "
+                "--variance_weight and --covariance_weight, or lower --density_weight."
             )
     if means.get("bandwidth", 1.0) <= MIN_BANDWIDTH * 1.001:
         warnings.append(

@@ -65,6 +65,25 @@ def test_ranks_are_relative_to_the_channels():
     assert ranks["rank_stage_1"] > 0.8
 
 
+def test_ranks_of_fewer_tokens_than_channels_are_relative_to_what_the_tokens_allow():
+    """The base preset's deepest stage: 108 tokens of a validation batch, 768 channels."""
+    torch.manual_seed(0)
+    images = {"stage_4": {"CT": torch.randn(4, 1, 12, 12, 12)}}
+    generators = sample_generators(0, 0, 0, range(4))
+
+    def rank(tokens):
+        levels = {"stage_4": Level({"CT": tokens}, (3, 3, 3))}
+        samples = LevelSamples.draw(levels, images, tiny(density_samples=512), generators, range(4), SINGLE_PROCESS)
+        return samples.ranks()["rank_stage_4"].item()
+
+    varied = torch.randn(4, 27, 768)
+    assert 0.9 < rank(varied) <= 1
+    assert rank(varied[..., :1] * torch.ones(768)) == pytest.approx(1 / 107, abs=0.005)
+    # Tokens that show no tissue are not used.
+    images["stage_4"]["CT"][2:] = 0
+    assert 0.9 < rank(varied) <= 1
+
+
 @pytest.mark.parametrize(
     ("chosen", "expected"),
     [
