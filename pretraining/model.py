@@ -140,10 +140,12 @@ class PretrainingModel(nn.Module):
         if paired_count:
             ct, mr = by_modality["CT"][:paired_count], by_modality["MR"][:paired_count]
             partner_embedding = embedding[len(names) * crops :].chunk(2) if partners else ()
-            pair = self.encoder.mix_pair(ct, mr, self.fusion, need_weights, *partner_embedding)
+            pair = self.encoder.mix_pair(ct, mr, need_weights, *partner_embedding)
             with torch.no_grad():
                 added = (pair.ct - ct).norm() + (pair.mr - mr).norm()
                 change = added / (ct.norm() + mr.norm()).clamp_min(1e-12)
+            if self.fusion == "mean":
+                pair = pair.averaged()
             parts["CT"].append(pair.ct)
             parts["MR"].append(pair.mr)
             levels["paired"] = Level({"CT": pair.ct_tokens, "MR": pair.mr_tokens}, pair.grid)

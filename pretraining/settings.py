@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from nnunetv2_swinfuse.architecture.domain_invariance import DomainInvarianceSettings
-from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings, Fusion
+from nnunetv2_swinfuse.architecture.encoder import Backbone, EncoderSettings
 from pretraining.collections.collection import DOMAINS, Domain
 from pretraining.losses.density import BANDWIDTH_SHARE, DensityLoss
 from pretraining.views import Masking
@@ -19,6 +19,7 @@ from pretraining.views import Masking
 Task = Literal["inpainting", "contrastive", "rotation"]
 TASKS: tuple[Task, ...] = get_args(Task)
 Strides = tuple[tuple[int, ...], ...]
+Fusion = Literal["separate", "mean"]
 SecondView = Literal["single_image", "paired"]
 Partner = Literal["other_modality", "pseudo_pair"]
 InpaintingHeadKind = Literal["linear", "pyramid", "network"]

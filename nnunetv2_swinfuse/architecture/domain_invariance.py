@@ -172,6 +172,11 @@ class PairOutput(NamedTuple):
     ct_weights: list[Tensor]
     mr_weights: list[Tensor]
 
+    def averaged(self) -> PairOutput:
+        """Both maps replaced by their average, as in the released code."""
+        mean = (self.ct + self.mr) / 2
+        return self._replace(ct=mean, mr=mean)
+
 
 class SingleImageOutput(NamedTuple):
     """Outputs of the module for a single image.

@@ -23,7 +23,6 @@ from nnunetv2_swinfuse.architecture.topology import (
     triple,
 )
 
-Fusion = Literal["separate", "mean"]
 Backbone = Literal["swin", "resenc"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
 # Settings of Swin blocks, which a residual encoder does not have.
@@ -174,7 +173,6 @@ class DomainInvariantEncoder(nn.Module):
         self,
         ct: Tensor,
         mr: Tensor,
-        fusion: Fusion = "separate",
         need_weights: bool = False,
         ct_partner: Tensor | None = None,
         mr_partner: Tensor | None = None,
@@ -183,16 +181,10 @@ class DomainInvariantEncoder(nn.Module):
 
         Args:
             ct, mr: embeddings (B, feature_size, z, y, x).
-            fusion: `separate` keeps each modality's map; `mean`, the released reading, replaces both by their average.
             need_weights: also return the module's attention weights.
             ct_partner, mr_partner: see :meth:`DomainInvariance.forward_pair`.
         """
         if self.domain_invariance is not None:
-            output = self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
-        else:
-            (ct_tokens, grid), (mr_tokens, _) = self.tokens(ct), self.tokens(mr)
-            output = PairOutput(ct, mr, ct_tokens, mr_tokens, grid, [], [])
-        if fusion == "mean":
-            mean = (output.ct + output.mr) / 2
-            return output._replace(ct=mean, mr=mean)
-        return output
+            return self.domain_invariance.forward_pair(ct, mr, need_weights, ct_partner, mr_partner)
+        (ct_tokens, grid), (mr_tokens, _) = self.tokens(ct), self.tokens(mr)
+        return PairOutput(ct, mr, ct_tokens, mr_tokens, grid, [], [])

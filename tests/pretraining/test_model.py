@@ -46,13 +46,29 @@ def test_views_without_a_partner_are_encoded_as_in_fine_tuning():
                 assert (mixed[:1] - expected[:1]).abs().max() > 1e-3
 
 
-def test_the_module_starts_at_the_size_that_the_settings_ask_for():
+@pytest.mark.parametrize("fusion", ["separate", "mean"])
+def test_the_module_starts_at_the_size_that_the_settings_ask_for(fusion):
     changes = []
     for scale in (1.0, 0.1, 0.0):
         torch.manual_seed(0)
-        changes.append(PretrainingModel(tiny(dim_initial_scale=scale))(crops(synthetic_batch()), 2).change.item())
+        model = PretrainingModel(tiny(dim_initial_scale=scale, fusion=fusion))
+        changes.append(model(crops(synthetic_batch()), 2).change.item())
     assert changes[1] == pytest.approx(0.1 * changes[0], rel=1e-4)
     assert changes[2] == 0
+
+
+def test_mean_fusion_shows_the_stages_one_map_of_both_modalities():
+    torch.manual_seed(0)
+    model = PretrainingModel(tiny(fusion="mean")).eval()
+    images = crops(synthetic_batch())
+    with torch.no_grad():
+        outputs = model(images, 2)
+        ct, mr = (model.patch_embed(image) for image in images.values())
+        pair = model.encoder.mix_pair(ct, mr)
+        expected = model.encoder.features((pair.ct + pair.mr) / 2)
+    for ct_map, mr_map, mean in zip(*outputs.features.values(), expected, strict=True):
+        assert torch.equal(ct_map, mr_map)
+        torch.testing.assert_close(ct_map, mean, atol=1e-5, rtol=1e-5)
 
 
 def test_only_paired_crops_depend_on_the_other_modality():
