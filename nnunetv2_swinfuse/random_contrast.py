@@ -15,12 +15,18 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.host_copies import send
 
+# The axes of a batch (B, 1, z, y, x) but the first.
+VOXELS = (1, 2, 3, 4)
 # Knots of the intensity curve, channels of the hidden layer, and coarse voxels of the bias field along each axis.
 KNOTS = 6
 CHANNELS = 4
 FIELD = 3
 # Largest logarithm of the bias field.
 MAX_BIAS = 0.3
+# Voxels are flat if the intensities around them differ by less than this share of the crop's standard deviation.
+FLAT = 0.01
+# A crop has a background if at least this share of its voxels are flat.
+MIN_BACKGROUND = 0.01
 
 
 class ContrastParameters(NamedTuple):
@@ -60,25 +66,40 @@ def draw_contrast(generators: Sequence[torch.Generator]) -> ContrastParameters:
 def apply_contrast(images: Tensor, parameters: ContrastParameters) -> Tensor:
     """Renders crops in other contrasts; each keeps its mean and standard deviation.
 
-    Voxels that are equal to the crop's minimum together with their neighbourhood, such as air, stay equal to each
-    other.
+    Voxels of the background, such as air or padding, stay equal to each other.
 
     Args:
         images: (B, 1, z, y, x).
         parameters: from :func:`draw_contrast` for this batch.
     """
     parameters = ContrastParameters(*(send(values, images.device, images.dtype) for values in parameters))
-    mean, deviation = images.mean((1, 2, 3, 4), keepdim=True), images.std((1, 2, 3, 4), keepdim=True)
-    low = images.amin((1, 2, 3, 4), keepdim=True)
-    scaled = (images - low) / (images.amax((1, 2, 3, 4), keepdim=True) - low).clamp_min(1e-6)
-    remapped = _curve(scaled, parameters.knots)
-    convolved = _convolve(F.leaky_relu(_convolve(scaled, parameters.first)), parameters.second)
+    mean, deviation = images.mean(VOXELS, keepdim=True), images.std(VOXELS, keepdim=True)
+    low = images.amin(VOXELS, keepdim=True)
+    extent = (images.amax(VOXELS, keepdim=True) - low).clamp_min(1e-6)
+    scaled = (images - low) / extent
+    background = (background_intensity(images) - low) / extent
+    # What differs from the background: the field must not give that a gradient, which would show the crop's position.
+    remapped = _curve(scaled, parameters.knots) - _curve(background, parameters.knots)
+    convolved = _convolutions(scaled, parameters) - _convolutions(background, parameters)
     share = parameters.share.reshape(-1, 1, 1, 1, 1)
-    mixed = (1 - share) * _standardised(remapped) + share * _standardised(convolved)
-    # The field multiplies what differs from the air, which must not get a gradient that shows the crop's position.
-    air = mixed.flatten(1).gather(1, images.flatten(1).argmin(1, keepdim=True)).reshape(-1, 1, 1, 1, 1)
+    mixed = (1 - share) * remapped / _deviation(remapped) + share * convolved / _deviation(convolved)
     field = F.interpolate(parameters.field, size=images.shape[2:], mode="trilinear", align_corners=True).exp()
-    return _standardised((mixed - air) * field) * deviation + mean
+    rendered = mixed * field
+    return (rendered - rendered.mean(VOXELS, keepdim=True)) / _deviation(rendered) * deviation + mean
+
+
+def background_intensity(images: Tensor) -> Tensor:
+    """The intensity of each crop's background: (B, 1, 1, 1, 1) for crops (B, 1, z, y, x).
+
+    It is the median of the flat voxels: clipped air of CT, zeros around MR that was normalised in its mask, padding.
+    Tissue and noise differ from voxel to voxel. A crop with few flat voxels has none, or noise in its air: there it is
+    the minimum.
+    """
+    highest, lowest = F.max_pool3d(images, 3, 1, 1), -F.max_pool3d(-images, 3, 1, 1)
+    flat = highest - lowest <= FLAT * images.std(VOXELS, keepdim=True)
+    median = images.masked_fill(~flat, torch.nan).flatten(1).nanmedian(1).values.reshape(-1, 1, 1, 1, 1)
+    has_background = flat.to(images.dtype).mean(VOXELS, keepdim=True) >= MIN_BACKGROUND
+    return torch.where(has_background, median, images.amin(VOXELS, keepdim=True))
 
 
 def _curve(scaled: Tensor, knots: Tensor) -> Tensor:
@@ -90,6 +111,10 @@ def _curve(scaled: Tensor, knots: Tensor) -> Tensor:
     return torch.lerp(lower_value, upper_value, (position - lower).flatten(1)).reshape(scaled.shape)
 
 
+def _convolutions(scaled: Tensor, parameters: ContrastParameters) -> Tensor:
+    return _convolve(F.leaky_relu(_convolve(scaled, parameters.first)), parameters.second)
+
+
 def _convolve(images: Tensor, kernels: Tensor) -> Tensor:
     """Convolves each image (B, C, z, y, x) with its own kernels (B, D, C, 3, 3, 3), edges repeated."""
     batch, channels = images.shape[:2]
@@ -98,6 +123,5 @@ def _convolve(images: Tensor, kernels: Tensor) -> Tensor:
     return result.reshape(batch, -1, *images.shape[2:])
 
 
-def _standardised(images: Tensor) -> Tensor:
-    mean, deviation = images.mean((1, 2, 3, 4), keepdim=True), images.std((1, 2, 3, 4), keepdim=True)
-    return (images - mean) / deviation.clamp_min(1e-6)
+def _deviation(images: Tensor) -> Tensor:
+    return images.std(VOXELS, keepdim=True).clamp_min(1e-6)

@@ -180,7 +180,10 @@ def _encode(model: nn.Module, views: Views, validation: bool, device: str) -> tu
 def _levels(
     outputs: Outputs, paired_outputs: Outputs, views: Views
 ) -> tuple[dict[str, Level], dict[str, dict[str, Tensor]]]:
-    """Tokens by level, and the views that they were computed from, not cut out, by level and modality."""
+    """Tokens by level, and the views that they were computed from, by level and modality.
+
+    The views are neither cut out nor rendered in a random contrast, which would change what counts as tissue.
+    """
     levels = dict(outputs.levels)
     if "paired" in paired_outputs.levels:
         levels["paired"] = paired_outputs.levels["paired"]
@@ -188,9 +191,9 @@ def _levels(
     for name, level in levels.items():
         images[name] = {}
         for modality, tokens in level.tokens.items():
-            target = views.views[modality].target
+            shown = views.views[modality].unrendered
             # Views with a partner come first along the batch axis, single images last: see PretrainingModel.forward.
-            images[name][modality] = target[: len(tokens)] if name == "paired" else target[-len(tokens) :]
+            images[name][modality] = shown[: len(tokens)] if name == "paired" else shown[-len(tokens) :]
     return levels, images
 
 

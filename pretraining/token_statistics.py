@@ -51,7 +51,7 @@ class LevelSamples:
         Args:
             levels: tokens of each level, as the model returns them, by name.
             images: by level and then by modality, the images that the tokens were computed from, without cut-outs
-                (crops, 1, z, y, x).
+                and random contrasts (crops, 1, z, y, x).
             configuration: settings of the run.
             generators: one on the CPU for each sample of this process.
             sample_indices: indices of this process's samples in the batch of all processes. A level that holds both

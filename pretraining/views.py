@@ -99,6 +99,8 @@ class View(NamedTuple):
         mask: True where voxels were cut out (B, 1, z, y, x).
         turns: quarter turns of each crop (B,), on the CPU.
         inside: True where the view shows the volume, False where it shows padding (B, 1, z, y, x).
+        unrendered: the target before it was rendered in a random contrast, for telling tissue from background
+            (B, 1, z, y, x).
     """
 
     corrupted: Tensor
@@ -106,6 +108,7 @@ class View(NamedTuple):
     mask: Tensor
     turns: Tensor
     inside: Tensor
+    unrendered: Tensor
 
     @property
     def hidden(self) -> Tensor:
@@ -187,7 +190,7 @@ def apply_view(
             y, x; None: no padding.
     """
     device = images.device
-    target = change_intensity(_turn(images, parameters.turns), intensity)
+    target = unrendered = change_intensity(_turn(images, parameters.turns), intensity)
     if inside is None:
         shown = torch.ones_like(target, dtype=torch.bool)
     else:
@@ -196,14 +199,14 @@ def apply_view(
         target = torch.where(send(rendered, device).reshape(-1, 1, 1, 1, 1), apply_contrast(target, contrast), target)
     mask, turns = send(parameters.mask, device), parameters.turns
     if parameters.swapped is None:
-        return View(target.masked_fill(mask, 0.0), target, mask, turns, shown)
+        return View(target.masked_fill(mask, 0.0), target, mask, turns, shown, unrendered)
     drawn = torch.stack([torch.randn(target.shape[1:], generator=generator) for generator in generators])
     mean, deviation = target.mean((1, 2, 3, 4), keepdim=True), target.std((1, 2, 3, 4), keepdim=True)
     filling = mean + deviation * send(drawn, device)
     others = other_crops(target)
     if others is not None:
         filling = torch.where(send(parameters.swapped, device), others, filling)
-    return View(torch.where(mask, filling, target), target, mask, turns, shown)
+    return View(torch.where(mask, filling, target), target, mask, turns, shown, unrendered)
 
 
 def change_intensity(images: Tensor, intensity: IntensityParameters) -> Tensor:

@@ -1,6 +1,14 @@
+import pytest
 import torch
+import torch.nn.functional as F
 
-from nnunetv2_swinfuse.random_contrast import KNOTS, ContrastParameters, apply_contrast, draw_contrast
+from nnunetv2_swinfuse.random_contrast import (
+    KNOTS,
+    ContrastParameters,
+    apply_contrast,
+    background_intensity,
+    draw_contrast,
+)
 
 
 def generators(count, seed=0):
@@ -49,6 +57,52 @@ def test_air_stays_flat_so_that_it_does_not_show_where_the_crop_lies():
     # Two voxels from the body, the two convolutions of three voxels see only air.
     air = rendered[..., :3].flatten(1)
     assert (air - air[:, :1]).abs().max() < 1e-4
+
+
+def body_in(background, tissue):
+    """Crops of 16 voxels along each axis, tissue in the last ten along x."""
+    image = background.clone()
+    image[..., 6:] = tissue[..., 6:]
+    return image
+
+
+BACKGROUNDS = {
+    # MR that was normalised in its mask: zeros, which are no minimum.
+    "zeros": torch.zeros(4, 1, 16, 16, 16),
+    # The same after resampling with splines.
+    "nearly zeros": 1e-5 * torch.randn(4, 1, 16, 16, 16, generator=torch.Generator().manual_seed(1)),
+    # CT whose air was clipped, or a crop that is rendered again after a contrast that turned it bright.
+    "lowest": torch.full((4, 1, 16, 16, 16), -5.0),
+    "highest": torch.full((4, 1, 16, 16, 16), 5.0),
+}
+
+
+@pytest.mark.parametrize("name", BACKGROUNDS)
+def test_the_background_stays_flat_at_any_intensity(name):
+    background = BACKGROUNDS[name]
+    image = body_in(background, torch.randn(background.shape, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(background_intensity(image), background[:, :, :1, :1, :1], atol=1e-4)
+    rendered = apply_contrast(image, draw_contrast(generators(4)))
+    # Two voxels from the body, the two convolutions of three voxels see only background.
+    outside = rendered[..., :4].flatten(1)
+    assert (outside.std(1) / rendered.flatten(1).std(1)).max() < 1e-3
+
+
+def test_noise_in_the_air_has_no_gradient():
+    """MR that was not normalised in a mask: no two voxels of its air are equal, and the air is at its minimum."""
+    generator = torch.Generator().manual_seed(0)
+    air = -1 + 0.03 * torch.randn(4, 1, 16, 16, 16, generator=generator).abs()
+    image = body_in(air, torch.randn(air.shape, generator=generator).abs())
+    assert torch.equal(background_intensity(image), image.amin((1, 2, 3, 4), keepdim=True))
+    rendered = apply_contrast(image, draw_contrast(generators(4)))
+    means = F.avg_pool3d(rendered[..., :4], 4)
+    assert (means.flatten(1).std(1) / rendered.flatten(1).std(1)).max() < 0.05
+
+
+def test_a_few_equal_voxels_are_no_background():
+    image = torch.randn(1, 1, 16, 16, 16)
+    image[..., 4:7, 4:7, 4:7] = 0.5
+    assert background_intensity(image).item() == image.min()
 
 
 def test_anatomy_stays_in_place():

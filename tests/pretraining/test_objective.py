@@ -3,8 +3,10 @@ import math
 import pytest
 import torch
 
+from pretraining import token_statistics
 from pretraining.model import PretrainingModel
 from pretraining.objective import evaluate
+from pretraining.token_samples import foreground_tokens
 
 from .synthetic import RESENC, synthetic_batch, tiny
 
@@ -187,6 +189,32 @@ def test_padding_is_left_out_of_the_inpainting_loss(head):
         fills = [t[~m].mean() if head == "network" else 0.0 for t, m in zip(target, mask, strict=True)]
         errors.append(torch.cat([t[m] - fill for t, m, fill in zip(target, mask, fills, strict=True)]).abs().mean())
     assert result.losses["inpainting"].item() == pytest.approx(torch.stack(errors).mean().item(), rel=1e-4)
+
+
+def test_random_contrasts_do_not_turn_background_into_tissue(monkeypatch):
+    """Which tokens show tissue is a matter of the crop, not of the contrast that it is rendered in."""
+    configuration = tiny(random_contrast=1.0, quarter_turns=False, tasks=("inpainting",))
+    batch = synthetic_batch()
+    for name in ("ct", "mr"):
+        # Tissue at the minimum and the maximum, and a background that is neither.
+        batch[name] = torch.randn(batch[name].shape, generator=torch.Generator().manual_seed(0))
+        batch[name][..., :8] = 0
+    found = []
+
+    def recorded(image, grid):
+        tissue = foreground_tokens(image, grid)
+        found.append(tissue.reshape(-1, *grid))
+        return tissue
+
+    monkeypatch.setattr(token_statistics, "foreground_tokens", recorded)
+    with torch.no_grad():
+        result = evaluate(PretrainingModel(configuration), batch, configuration, 0, None, validation=True)
+    assert all((view.target - view.unrendered).abs().max() > 0.1 for view in result.views.values())
+    assert found
+    for tissue in found:
+        background, body = tissue.chunk(2, dim=-1)
+        assert body.all()
+        assert not background.any()
 
 
 def test_validation_reconstructs_single_images():

@@ -27,6 +27,16 @@ def test_every_channel_has_a_contrast_of_its_own_and_labels_stay():
     assert (result["image"][0] - result["image"][1]).abs().max() > 0.5
 
 
+def test_zeros_around_a_patch_get_no_gradient():
+    """nnU-Net pads patches with zeros, which are the mean of normalised intensities."""
+    image = torch.randn(2, 12, 12, 12)
+    image[..., :6] = 0
+    np.random.seed(0)
+    result = RandomContrastTransform(1.0)(image=image.clone())["image"]
+    padding = result[..., :4].flatten(1)
+    assert (padding.std(1) / result.flatten(1).std(1)).max() < 1e-3
+
+
 def test_the_mask_and_the_channels_of_a_cascade_come_later():
     mask, cascade = MaskImageTransform([0]), MoveSegAsOneHotToDataTransform(1, (1, 2))
     for later in ([mask, RemoveLabelTansform(-1, 0), cascade], [RemoveLabelTansform(-1, 0), cascade]):
