@@ -13,6 +13,7 @@ from pretraining.collections.collection import DOMAINS
 from pretraining.configuration import Configuration
 from pretraining.model import Level, Outputs
 from pretraining.monitoring.health import attention_difference, attention_entropy
+from pretraining.monitoring.panels import ReconstructedView
 from pretraining.processes import SINGLE_PROCESS, Processes
 from pretraining.proxy_tasks import proxy_tasks
 from pretraining.randomness import derived_seed, sample_generators, step_generator
@@ -61,18 +62,19 @@ class Evaluation:
             losses.pop("rotation", None)
         return {"total": self.total.detach(), **losses, **self.health}
 
-    def reconstruction_panels(self, sample: int = 0) -> dict[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Target, corrupted image, reconstruction and mask, each (z, y, x), of one view of each modality.
+    def reconstruction_panels(self, sample: int = 0) -> dict[str, ReconstructedView]:
+        """What is drawn of one view of each modality.
 
         Args:
             sample: index along the batch axis of `views`; 0 is the first view of the first crop.
         """
         return {
-            name: (
+            name: ReconstructedView(
                 view.target[sample, 0],
                 view.corrupted[sample, 0],
                 self.reconstructions[name][sample, 0],
                 view.mask[sample, 0],
+                view.inside[sample, 0],
             )
             for name, view in self.views.items()
         }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,22 +18,41 @@ PLANES = ("z", "y", "x")
 PANELS_FOLDER = "panels"
 
 
-def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tensor, Tensor]], title: str = "") -> Path:
+class ReconstructedView(NamedTuple):
+    """What is drawn of a view of a crop, each (z, y, x).
+
+    Attributes:
+        target: what the network should reconstruct.
+        corrupted: what it saw.
+        reconstruction: its output.
+        mask: True where voxels were cut out.
+        inside: True where the view shows the volume, False where it shows padding.
+    """
+
+    target: Tensor
+    corrupted: Tensor
+    reconstruction: Tensor
+    mask: Tensor
+    inside: Tensor
+
+
+def draw_reconstruction(path: Path, panels: Mapping[str, ReconstructedView], title: str = "") -> Path:
     """Draws three rows per modality: along each axis, the slice in which most tissue was cut out.
 
     "Filled in" is the input with its masked region replaced by the reconstruction; the mask is outlined in "corrupted"
-    and "error". The last column's title shows the L1 error in the masked region and that of filling in the mean.
+    and "error". The last column's title shows the L1 error in the masked region and that of filling in the mean, both
+    without padding.
 
     Args:
         path: the PNG to write.
-        panels: per modality target, corrupted, reconstruction and mask, each (z, y, x).
+        panels: one of each modality.
         title: title of the picture.
     """
     figure = Figure(figsize=(2.2 * len(COLUMNS), 2.3 * len(PLANES) * len(panels)), layout="constrained")
     axes = figure.subplots(len(PLANES) * len(panels), len(COLUMNS), squeeze=False)
     figure.suptitle(title)
     for block, (name, tensors) in enumerate(panels.items()):
-        target, corrupted, reconstruction, mask = (t.detach().float().cpu().numpy() for t in tensors)
+        target, corrupted, reconstruction, mask, inside = (t.detach().float().cpu().numpy() for t in tensors)
         low, high = np.percentile(target, [1, 99])
         filled = np.where(mask > 0, reconstruction, target)
         error = np.abs(reconstruction - target)
@@ -54,7 +75,7 @@ def draw_reconstruction(path: Path, panels: dict[str, tuple[Tensor, Tensor, Tens
                 if block == plane == 0:
                     axis.set_title(column, fontsize=9)
             row[0].set_ylabel(f"{name}, {plane_name} = {index}", fontsize=9)
-        axes[block * len(PLANES), -1].set_title(_errors(target, error, mask), fontsize=8)
+        axes[block * len(PLANES), -1].set_title(_errors(target, error, mask > 0, inside > 0), fontsize=8)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=70)
     return path
@@ -70,11 +91,11 @@ def busiest_slice(target: np.ndarray, mask: np.ndarray, axis: int) -> int:
     return int(spread.argmax()) if spread.max() > 0 else target.shape[axis] // 2
 
 
-def _errors(target: np.ndarray, error: np.ndarray, mask: np.ndarray) -> str:
-    hidden = mask > 0
-    if hidden.all() or not hidden.any():
+def _errors(target: np.ndarray, error: np.ndarray, mask: np.ndarray, inside: np.ndarray) -> str:
+    hidden, visible = mask & inside, ~mask & inside
+    if not hidden.any() or not visible.any():
         return "error"
-    mean_error = np.abs(target[hidden] - target[~hidden].mean()).mean()
+    mean_error = np.abs(target[hidden] - target[visible].mean()).mean()
     return f"error: {error[hidden].mean():.2f}\n(of the mean: {mean_error:.2f})"
 
 

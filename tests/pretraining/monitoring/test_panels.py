@@ -3,7 +3,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from pretraining.monitoring.panels import COLUMNS, busiest_slice, draw_reconstruction
+from pretraining.monitoring.panels import COLUMNS, ReconstructedView, busiest_slice, draw_reconstruction
 
 pytestmark = pytest.mark.slow
 
@@ -13,7 +13,9 @@ def test_reconstructions_show_each_modality_in_three_planes(tmp_path):
         target = torch.randn(12, 16, 16)
         mask = torch.zeros(12, 16, 16, dtype=torch.bool)
         mask[4:8, 4:9, 5:10] = True
-        return target, torch.where(mask, 0.0, target), torch.full_like(target, value), mask
+        return ReconstructedView(
+            target, torch.where(mask, 0.0, target), torch.full_like(target, value), mask, torch.ones_like(mask)
+        )
 
     one = imread(draw_reconstruction(tmp_path / "a" / "one.png", {"CT": panel(0.0)}))
     two = imread(draw_reconstruction(tmp_path / "two.png", {"CT": panel(0.0), "MR": panel(1.0)}))
@@ -23,7 +25,23 @@ def test_reconstructions_show_each_modality_in_three_planes(tmp_path):
 
 def test_flat_volumes_are_drawn_too(tmp_path):
     flat = torch.zeros(8, 8, 8)
-    assert draw_reconstruction(tmp_path / "flat.png", {"CT": (flat, flat, flat, flat.bool())}).is_file()
+    panel = ReconstructedView(flat, flat, flat, flat.bool(), ~flat.bool())
+    assert draw_reconstruction(tmp_path / "flat.png", {"CT": panel}).is_file()
+
+
+def test_the_errors_do_not_count_padding(monkeypatch, tmp_path):
+    """The volume is 1 where it is cut out and 3 elsewhere; the padding is far from both."""
+    target = torch.full((8, 8, 8), -9.0)
+    mask, inside = torch.zeros(8, 8, 8, dtype=torch.bool), torch.zeros(8, 8, 8, dtype=torch.bool)
+    inside[:, :, :4] = True
+    mask[:4] = True
+    target[inside & mask], target[inside & ~mask] = 1.0, 3.0
+    titles = []
+    monkeypatch.setattr("matplotlib.axes.Axes.set_title", lambda axis, title, **_: titles.append(title))
+    draw_reconstruction(
+        tmp_path / "padded.png", {"CT": ReconstructedView(target, target, torch.full_like(target, 1.5), mask, inside)}
+    )
+    assert titles[-1] == "error: 0.50\n(of the mean: 2.00)"
 
 
 def test_the_slice_with_most_structure_in_the_mask_is_shown():
