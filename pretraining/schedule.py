@@ -8,7 +8,7 @@ from pretraining.configuration import Configuration
 
 
 def learning_rate(step: int, configuration: Configuration) -> float:
-    """Linear warm-up, then a cosine decay to zero at the last step."""
+    """Linear warm-up, then a cosine decay that would be zero at the step after the last one."""
     warmup = min(configuration.warmup_steps, configuration.steps - 1)
     if step < warmup:
         return configuration.learning_rate * (step + 1) / warmup
