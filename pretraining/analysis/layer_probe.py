@@ -97,7 +97,7 @@ def probe_layers(
 
 
 def layer_scores(results: Results, name: str, seed: int, layer: str, plan: Plan) -> list[OrganScore]:
-    """Means of the rows of one layer of an encoder."""
+    """Means of the rows of one layer of an encoder on the plan's split."""
     scores = []
     for task in plan.tasks:
         for labelled in plan.labelled[task.fitted.name]:
@@ -105,6 +105,7 @@ def layer_scores(results: Results, name: str, seed: int, layer: str, plan: Plan)
                 row for row in results.rows
                 if (row.key.arm, row.key.seed, row.key.labelled) == (name + SEPARATOR + layer, seed, labelled)
                 and (row.key.dataset, row.key.tested_on) == (task.fitted.number, task.tested.number)
+                and row.key.split == plan.seed
             ]  # fmt: skip
             dice, auc = (_mean(case_means(rows, metric)) for metric in ("dice", "auc"))
             scores.append(OrganScore(task.fitted.number, task.tested.number, labelled, dice, auc))

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,9 +27,10 @@ def probe(monkeypatch, tmp_path):
     plan = synthetic_labelled.plan(synthetic_labelled.dataset())
     results = Results(tmp_path / "organs.csv")
 
-    def run(name="ours"):
+    def run(name="ours", split=0):
+        of_split = replace(plan, seed=split)
         return layer_probe.probe_layers(
-            name, 0, synthetic.network(), "weights", plan, None, (16, 16, 16), (2, 2, 2), tmp_path, results
+            name, 0, synthetic.network(), "weights", of_split, None, (16, 16, 16), (2, 2, 2), tmp_path, results
         )  # fmt: skip
 
     return run, loaded, results
@@ -55,6 +58,16 @@ def test_scores_that_exist_are_not_computed_again(probe):
     for layer, scores in run().items():
         assert [score.dice for score in scores] == pytest.approx([score.dice for score in first[layer]], rel=1e-4)
     assert len(loaded) <= 1
+
+
+def test_rows_of_another_split_do_not_count(probe):
+    run, _, results = probe
+    expected = run()
+    # The table keeps what earlier calls measured with another --split_seed.
+    results.add([replace(row, key=replace(row.key, split=1), value=0.0) for row in results.rows])
+    for layer, scores in run().items():
+        assert [score.dice for score in scores] == pytest.approx([score.dice for score in expected[layer]], rel=1e-4)
+    assert [score.dice for score in run(split=1)["voxels"]] == [0.0]
 
 
 def test_two_datasets_are_a_task_in_words():
