@@ -105,10 +105,10 @@ def forecast(
     alike: dict[str, float | None] = {}
     for run in experiment.pretraining_runs:
         if waiting and not (workspace.pretraining(run) / ENCODER).is_file():
-            any_seed = replace(run, seed=None)
-            if any_seed.name not in alike:
-                alike[any_seed.name] = _pretraining_seconds(experiment, workspace, any_seed)
-            pretraining[run.name] = alike[any_seed.name]
+            any_seed = replace(run, seed=None).name
+            if any_seed not in alike:
+                alike[any_seed] = _pretraining_seconds(experiment, workspace, run)
+            pretraining[run.name] = alike[any_seed]
     return Forecast(waiting, measured, estimated, unknown, pretraining)
 
 

@@ -171,3 +171,4 @@ def test_pretrainings_of_the_same_cost_are_told_the_same(planned):
     told = forecast_of(planned, {}).pretraining
     assert set(told) == {"swinfuse__seed_0", "swinfuse__seed_1"}
     assert len(set(told.values())) == 1
+    assert told["swinfuse__seed_0"] > 0
