@@ -50,8 +50,8 @@ def read_kept(results: Path) -> dict[str, dict[str, Any]]:
         raise BenchmarkError(
             f"{listing}: cannot be read ({error}); {TABLE} and {KEPT} are written and committed together"
         ) from error
-    missing = set(kept) - set(read_table(table)["cell"].unique())
-    if missing:
+    # An empty list comes before the first table.
+    if missing := set(kept) - set(read_table(table)["cell"].unique() if kept else []):
         raise BenchmarkError(
             f"{table}: no rows of {', '.join(sorted(missing)[:3])}, which {KEPT} lists: take both from one commit"
         )
@@ -76,7 +76,10 @@ def keep(results: Path, finished: Mapping[str, tuple[dict[str, Any], pd.DataFram
         whole = pd.concat(tables, ignore_index=True)
         whole = whole.sort_values(["cell", "case", "class", "metric"], kind="stable")
         kept |= {name: content for name, (content, _) in new.items()}
-        # The list last: rows without an entry in it do not count.
+        # The list last: rows without an entry in it do not count. A table without a list is refused, so there is one
+        # before the first table, also for others that read in between.
+        if not (results / KEPT).is_file():
+            write_json(results / KEPT, {})
         write_table(whole, results / TABLE)
         write_json(results / KEPT, {name: kept[name] for name in sorted(kept)})
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from nnunetv2_swinfuse.benchmark import table as module
 from nnunetv2_swinfuse.benchmark.cells import Cell
 from nnunetv2_swinfuse.benchmark.table import keep, read_kept, read_rows, read_table, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError
@@ -45,6 +46,33 @@ def test_rows_that_a_killed_process_left_are_dropped(tmp_path, capsys):
     keep(tmp_path, {other.name: (result_of(other), rows_of(other, {"Dice": np.array([0.7])}, ["a"]))})
     assert f"dropped: {CELL.name}" in capsys.readouterr().out
     assert set(read_table(tmp_path / "cases.csv")["cell"]) == {other.name}
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_a_process_killed_in_the_first_keep_blocks_nothing(tmp_path, monkeypatch, capsys, written):
+    rows = rows_of(CELL, {"Dice": np.array([0.5])}, ["a"])
+
+    def killed(table, path):
+        if written:
+            write_table(table, path)
+        # Another process reads, then the kill.
+        assert read_rows(tmp_path).empty
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_table", killed)
+    with pytest.raises(KeyboardInterrupt):
+        keep(tmp_path, {CELL.name: (result_of(CELL), rows)})
+    monkeypatch.undo()
+    assert read_kept(tmp_path) == {}
+    keep(tmp_path, {CELL.name: (result_of(CELL), rows)})
+    assert (f"dropped: {CELL.name}" in capsys.readouterr().out) == written
+    assert set(read_rows(tmp_path)["value"]) == {0.5}
+
+
+def test_a_table_without_its_list_is_refused(tmp_path):
+    write_table(rows_of(CELL, {"Dice": np.array([0.5])}, ["a"]), tmp_path / "cases.csv")
+    with pytest.raises(BenchmarkError, match=r"cells.json: cannot be read .* committed together"):
+        read_kept(tmp_path)
 
 
 def test_nothing_is_kept_in_an_empty_folder(tmp_path):
