@@ -190,10 +190,12 @@ class CellRun:
 
         Args:
             plans: that the cell was trained with.
-            seconds: that training and validation took, over all sessions.
+            seconds: that training and validation took in the sessions that were measured. The record has at least those
+                that the training itself recorded: a session that was killed is not measured.
         """
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
+        log, cost = training_log(self.model / FINAL), json.loads((self.model / COST).read_text())
         files, train, test = self.dataset.files, self.split.train, self.split.test
         digests = case_digests({case: files[case] for case in (*train, *test)}, self.workspace.root / DIGESTS)
         test_images = {case: digests[case][:-1] for case in test}
@@ -227,9 +229,9 @@ class CellRun:
             "versions": {name: installed(name) for name in VERSIONED},
             "machine": f"{platform.node()}, {platform.machine()}, {os.cpu_count()} cores",
             "device": self.experiment.device,
-            "seconds": seconds,
-            "cost": json.loads((self.model / COST).read_text()),
-            "curve": learning_curve(self.model / FINAL),
+            "seconds": max(seconds, recorded_seconds(log, cost)),
+            "cost": cost,
+            "curve": learning_curve(log),
             "foreground_mean": json.loads((self.model / "validation" / SUMMARY).read_text())["foreground_mean"]["Dice"],
         }
 
@@ -276,13 +278,24 @@ def write_script(
     path.chmod(0o755)
 
 
-def learning_curve(checkpoint: Path) -> dict[str, list[float]]:
-    """Losses and nnU-Net's pseudo Dice of every epoch, from a checkpoint that this experiment wrote."""
+def training_log(checkpoint: Path) -> dict[str, Any]:
+    """What nnU-Net recorded of every epoch, from a checkpoint that this experiment wrote."""
     from nnunetv2_swinfuse.plain_loading import load_plain
 
-    log = load_plain(checkpoint)["logging"]
+    return load_plain(checkpoint)["logging"]
+
+
+def learning_curve(log: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Losses and nnU-Net's pseudo Dice of every epoch."""
     names = ("train_losses", "val_losses", "mean_fg_dice")
     return {name: [round(float(value), 5) for value in log[name]] for name in names}
+
+
+def recorded_seconds(log: Mapping[str, Any], cost: Mapping[str, Any]) -> float:
+    """Duration of all epochs and of the network's passes over the test cases; loading and export are not in it."""
+    starts, ends = log["epoch_start_timestamps"], log["epoch_end_timestamps"]
+    epochs = sum(float(end) - float(start) for start, end in zip(starts, ends, strict=True))
+    return epochs + cost["inference_seconds_per_case"] * cost["predicted_cases"]
 
 
 def installed(package: str) -> str:

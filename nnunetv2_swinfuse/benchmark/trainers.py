@@ -82,7 +82,10 @@ class SeededTraining(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         super().on_train_end()
-        _update(self, training_cost(self))
+        cost = training_cost(self)
+        # Where only the validation was left, nnU-Net ends the training once more, in a process that never trained.
+        cost["peak_memory_bytes"] = max(cost["peak_memory_bytes"], _known(self).get("peak_memory_bytes", 0))
+        _update(self, cost)
 
     def save_checkpoint(self, filename: str) -> None:
         """Writes under another name first: nnU-Net, killed while it writes, leaves half a file, and --c fails."""
@@ -176,11 +179,14 @@ def training_cost(trainer: nnUNetTrainer) -> dict[str, Any]:
     }
 
 
-def _update(trainer: nnUNetTrainer, entries: dict[str, Any]) -> None:
+def _known(trainer: nnUNetTrainer) -> dict[str, Any]:
     path = Path(trainer.output_folder) / COST
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps({**known, **entries}, indent=1))
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _update(trainer: nnUNetTrainer, entries: dict[str, Any]) -> None:
+    with atomic_write(Path(trainer.output_folder) / COST) as temporary:
+        temporary.write_text(json.dumps({**_known(trainer), **entries}, indent=1))
 
 
 def _variables() -> dict[str, int]:

@@ -4,6 +4,7 @@ import subprocess
 from dataclasses import replace
 
 import pytest
+import torch
 
 from nnunetv2_swinfuse.benchmark.cell_run import change_plans, installed, write_script
 from nnunetv2_swinfuse.benchmark.files import write_json
@@ -78,6 +79,22 @@ def test_a_fold_keeps_its_place_in_nnunets_list(prepared):
     plans = replace(run, splits={2: run.split}).lay_out()
     nothing = {"train": [], "val": []}
     assert read_json(plans.parent / "splits_final.json") == [nothing, nothing, run.split.for_nnunet()]
+
+
+def test_a_killed_session_counts_with_what_the_training_recorded(prepared):
+    runner, _ = prepared
+    run = runner.cell_run(runner.cells[0])
+    plans = run.lay_out()
+    curves = {name: [0.5, 0.25] for name in ("train_losses", "val_losses", "mean_fg_dice")}
+    # Two epochs of 100 and 50 s, with a pause between them, in which the killed training was resumed.
+    stamps = {"epoch_start_timestamps": [0.0, 900.0], "epoch_end_timestamps": [100.0, 950.0]}
+    write_json(run.model / "cost.json", {"inference_seconds_per_case": 2.5, "predicted_cases": 4})
+    write_json(run.model / "validation" / "summary.json", {"foreground_mean": {"Dice": 0.5}})
+    torch.save({"logging": {**curves, **stamps}}, run.model / "checkpoint_final.pth")
+    # The sessions that were measured; one that was killed is not.
+    assert run.record(plans, 30.0)["seconds"] == 160.0
+    assert run.record(plans, 161.0)["seconds"] == 161.0
+    assert run.record(plans, 30.0)["curve"] == curves
 
 
 def test_a_dataset_that_is_not_prepared_is_named(prepared):

@@ -1,4 +1,5 @@
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,22 @@ def test_a_checkpoint_is_whole_or_the_one_before(tmp_path):
         trainer.save_checkpoint(str(path))
     assert path.read_text() == "first"
     assert list(tmp_path.glob("checkpoint_*.pth")) == [path]
+
+
+def test_the_peak_memory_is_that_of_the_process_that_trained(tmp_path, monkeypatch):
+    class Ended(nnUNetTrainer):
+        def on_train_end(self):
+            pass
+
+    trainer = object.__new__(type("EndedSeeded", (trainers.SeededTraining, Ended), {}))
+    trainer.output_folder = str(tmp_path)
+    # nnU-Net's --c ends a finished training once more before it validates.
+    for peak, expected in ((5, 5), (9, 9), (2, 9)):
+        cost = {"peak_memory_bytes": peak, "parameters": peak}
+        monkeypatch.setattr(trainers, "training_cost", lambda _, cost=cost: dict(cost))
+        trainer.on_train_end()
+        written = json.loads((tmp_path / "cost.json").read_text())
+        assert written == {"peak_memory_bytes": expected, "parameters": peak}
 
 
 def test_a_trainer_that_does_not_exist_is_nnunets_error():
