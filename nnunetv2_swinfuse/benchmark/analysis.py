@@ -55,7 +55,7 @@ class Analysis:
         distribution: see `distribution.distribution_table`.
         refusals: comparisons that are not made.
         groups: by dataset and number of labels.
-        means: figures as in nnU-Net's summary.json, over runs; see :func:`means_table`.
+        means: of each class and of the foreground, over runs; see :func:`means_table`.
         empties: see `comparison.emptiness_counts`.
         absent: classes that no reference has.
         costs: of each arm and dataset.
@@ -228,15 +228,16 @@ def _no_loss(experiment: Experiment, rows: pd.DataFrame, claims: Sequence[Pair])
 
 
 def means_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean over runs, for each arm, dataset, labels, metric and class (and `foreground`, nnU-Net's mean of classes).
+    """Mean over runs, for each arm, dataset, labels, metric and class (and `foreground`, see below).
 
-    A run's figure is that of its summary.json; `deviation` is the standard deviation of the runs, `runs` how many.
+    A run's figure of a class is that of its summary.json, its foreground the mean of the classes that have a value.
+    `mean` and `deviation`, the standard deviation, are over the runs that have a value; `runs` counts all.
     """
     foreground = foreground_means(rows).assign(**{"class": "foreground"})
     both = pd.concat([summary_means(rows), foreground], ignore_index=True)
     keys = ["dataset", "labels", "arm", "metric", "class"]
     grouped = both.groupby(keys, observed=True, sort=True)["value"]
-    return grouped.agg(mean="mean", deviation="std", runs="count").reset_index()
+    return grouped.agg(mean="mean", deviation="std", runs="size").reset_index()
 
 
 def _plain(value: Any) -> Any:

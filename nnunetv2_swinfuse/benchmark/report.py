@@ -142,7 +142,7 @@ def _means(experiment: Experiment, analysis: Analysis) -> str:
         experiment,
         wide_means(analysis),
         "Figures as in nnU-Net's summary.json, means over the runs (standard deviation of the runs). foreground: mean "
-        "over the classes.",
+        "over the classes that have a value.",
     )
 
 

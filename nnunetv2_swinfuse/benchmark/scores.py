@@ -148,6 +148,9 @@ def summary_means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def foreground_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """nnU-Net's foreground mean of each cell: the mean of :func:`summary_means` over the classes."""
+    """Foreground mean of each cell: the mean of :func:`summary_means` over the classes that have a value.
+
+    nnU-Net's own is the same where all classes have one, and NaN where a class is absent in all cases.
+    """
     keys: list[str] = ["cell", "arm", "dataset", "labels", "seed", "fold", "metric"]
     return summary_means(rows).groupby(keys, observed=True)["value"].mean().reset_index()

@@ -27,7 +27,7 @@ Cellular = str | float | None
 def wide_means(analysis: Analysis) -> pd.DataFrame:
     """Arms in rows, metrics in columns, foreground and classes below each other."""
     means = analysis.means.copy()
-    # nnU-Net's mean of the classes stands before them, whatever their names.
+    # The mean of the classes stands before them, whatever their names.
     names = sorted(set(means["class"]), key=lambda name: (name != "foreground", name))
     means["class"] = pd.Categorical(means["class"], names, ordered=True)
     deviation = means["deviation"].map(lambda value: "" if math.isnan(value) else f" ({value:.3f})")

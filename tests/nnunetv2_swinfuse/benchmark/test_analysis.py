@@ -5,7 +5,7 @@ import pytest
 
 from nnunetv2_swinfuse.benchmark.analysis import means_table
 from nnunetv2_swinfuse.benchmark.table import read_rows
-from nnunetv2_swinfuse.benchmark.tables import markdown_report
+from nnunetv2_swinfuse.benchmark.tables import markdown_report, wide_means
 
 from .tables import COMMAND, DATASET, analysed, fill, make_experiment, noisy
 
@@ -44,6 +44,30 @@ def test_means_over_runs_by_hand(tmp_path):
         assert row["mean"] == pytest.approx(2 / 3)
         assert row["deviation"] == pytest.approx((0.13 / 3) ** 0.5)
         assert row["runs"] == 3
+
+
+def test_a_class_that_is_rightly_absent_in_some_runs_stays_one_row(tmp_path):
+    def empty(cell):
+        # In the last seed no case shows the class, in reference or prediction.
+        return {(f"case_{i:03d}", "core"): "both" for i in range(30)} if cell.seed == 2 else {}
+
+    _, _, analysis = analysed(tmp_path, lambda cell, cases: np.full(len(cases), 0.5 + 0.1 * cell.seed), empty=empty)
+    means = analysis.means.set_index(["arm", "metric", "class"])
+    core = means.loc[("nnunet", "Dice", "core")]
+    assert (core["mean"], core["runs"]) == (pytest.approx(0.55), 3)
+    # The mean of the classes that have a value; nnU-Net's would be NaN in the last seed.
+    assert means.loc[("nnunet", "Dice", "foreground"), "mean"] == pytest.approx(0.6)
+    assert set(means["runs"]) == {3}
+    assert len(wide_means(analysis)) == 6
+
+
+def test_all_metrics_of_an_absent_class_are_of_as_many_runs(tmp_path):
+    workspace, _ = fill(make_experiment(), tmp_path, noisy)
+    rows = read_rows(workspace.results)
+    # Two empty masks have no Dice and no distance, but volumes that do not differ.
+    absent = (rows["class"] == "core") & (rows["seed"] == 0)
+    rows.loc[absent, "value"] = np.where(rows.loc[absent, "metric"] == "VolumeError", 0.0, np.nan)
+    assert set(means_table(rows)["runs"]) == {3}
 
 
 def test_verdicts_rest_on_dice_and_other_metrics_stand_beside_them(plain_analysis):
