@@ -84,7 +84,8 @@ def modality_accuracy(ct: Tensor, mr: Tensor, ct_groups: Sequence[str], mr_group
     folds = min(FOLDS, len(ct), len(mr))
     if min(len(set(ct_groups)), len(set(mr_groups))) >= 2:
         folds = min(FOLDS, len(set(ct_groups)), len(set(mr_groups)))
-        fold = torch.tensor(_folds_of(ct_groups, folds) + _folds_of(mr_groups, folds))
+        ct_folds, mr_folds = patient_folds(ct_groups, mr_groups, folds)
+        fold = torch.tensor(ct_folds + mr_folds)
     else:
         fold = torch.cat([torch.arange(len(ct)), torch.arange(len(mr))]) % folds
     features = torch.cat([ct, mr])
@@ -160,9 +161,20 @@ def _ridge_scores(features: Tensor, positive: Tensor, others: Tensor) -> Tensor:
     return others @ (features.T @ solution)
 
 
-def _folds_of(groups: Sequence[str], folds: int) -> list[int]:
-    number = {group: index for index, group in enumerate(sorted(set(groups)))}
-    return [number[group] % folds for group in groups]
+def patient_folds(ct_groups: Sequence[str], mr_groups: Sequence[str], folds: int) -> tuple[list[int], list[int]]:
+    """The fold of each CT and MR crop; a patient with both is in one fold, and each fold has both modalities.
+
+    Args:
+        ct_groups, mr_groups: patient of each crop.
+        folds: not more than either modality has patients.
+    """
+    of_ct, of_mr = set(ct_groups), set(mr_groups)
+    # Patients with both come first, so that the numbers of either modality are consecutive.
+    ct_number, mr_number = (
+        {patient: index for index, patient in enumerate([*sorted(of_ct & of_mr), *sorted(only)])}
+        for only in (of_ct - of_mr, of_mr - of_ct)
+    )
+    return [ct_number[patient] % folds for patient in ct_groups], [mr_number[patient] % folds for patient in mr_groups]
 
 
 def _minibatches(rows: Tensor, batch: int) -> list[Tensor]:

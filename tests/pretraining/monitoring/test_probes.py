@@ -2,7 +2,13 @@ import pytest
 import torch
 
 from pretraining.model import PretrainingModel
-from pretraining.monitoring.probes import FeatureProbes, minibatch_cka, modality_accuracy, unbiased_hsic
+from pretraining.monitoring.probes import (
+    FeatureProbes,
+    minibatch_cka,
+    modality_accuracy,
+    patient_folds,
+    unbiased_hsic,
+)
 
 from ..synthetic import synthetic_batch, tiny
 
@@ -39,6 +45,24 @@ def test_patients_are_not_recognised_in_place_of_modalities():
     assert modality_accuracy(ct, mr, *of) < 0.8
     one_patient = ["a"] * 32, ["b"] * 32
     assert modality_accuracy(ct, mr, *one_patient) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ct", "mr"),
+    [
+        # Partly the same patients: numbered for each modality, c and e would be in two folds each.
+        (["a", "b", "c", "e"], ["c", "d", "e", "f", "g"]),
+        (["b", "d"], ["a", "b", "c", "d", "e"]),
+        (["a", "b", "c"], ["d", "e", "f"]),
+    ],
+)
+def test_a_patient_is_in_one_fold_and_every_fold_has_both_modalities(ct, mr):
+    folds = min(len(ct), len(mr))
+    ct_folds, mr_folds = patient_folds(ct * 2, mr * 2, folds)
+    of_patient = {}
+    for patient, fold in zip([*ct * 2, *mr * 2], [*ct_folds, *mr_folds], strict=True):
+        assert of_patient.setdefault(patient, fold) == fold
+    assert set(ct_folds) == set(mr_folds) == set(range(folds))
 
 
 def test_features_that_are_all_alike_tell_nothing():
