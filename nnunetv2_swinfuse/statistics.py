@@ -19,6 +19,8 @@ from scipy import stats
 
 POWER = 0.8
 MAX_RUNS = 1000
+# Share of a mean square that another one, which is 0, may have by rounding.
+ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def estimate(folds: Sequence[np.ndarray]) -> Estimate:
 
     Mean squares of the two-way layout give the variance, (MS_run + MS_case - MS_rest) / (runs * cases) in a fold, and
     Satterthwaite's formula its degrees of freedom. Where runs differ by less than the rest does (MS_run <= MS_rest),
-    there is no run effect to be seen: the variance is MS_case / (runs * cases), with cases - 1 degrees. Folds have
+    there is no run effect to be seen: the variance is MS_case / (runs * cases), with cases - 1 degrees; or, where the
+    means of all cases agree, MS_rest / (runs * cases), with (runs - 1) (cases - 1) degrees. Folds have
     other cases and other trainings, so their means are independent; with one run of each the folds are the clusters.
 
     Args:
@@ -100,13 +103,16 @@ def estimate(folds: Sequence[np.ndarray]) -> Estimate:
         return _estimate_of_folds(folds, weights, mean, cases)
     variance = uncertainty = run = case = rest = 0.0
     for weight, fold in zip(weights, folds, strict=True):
-        (run_square, _), (case_square, of_cases), (rest_square, _) = components = _mean_squares(fold)
+        (run_square, _), (case_square, _), (rest_square, _) = components = _mean_squares(fold)
         if run_square > rest_square:
             square = max(run_square + case_square - rest_square, run_square)
             error = sum(part**2 / degrees for part, degrees in components)
             run += weight * (run_square - rest_square) / fold.shape[1]
         else:
-            square, error = case_square, case_square**2 / of_cases
+            # Where the means of all cases agree but for rounding, MS_case knows nothing of how much differences vary.
+            agree = case_square <= ROUNDING * rest_square
+            square, degrees_of_square = components[2] if agree else components[1]
+            error = square**2 / degrees_of_square
         variance += weight**2 * square / fold.size
         uncertainty += (weight**2 / fold.size) ** 2 * error
         case += weight * max(case_square - rest_square, 0.0) / runs

@@ -34,6 +34,18 @@ def test_the_same_shift_everywhere_is_certain():
     assert found.p == 0.0
 
 
+@pytest.mark.parametrize("fold", [[[0.2, 0.0, 0.1], [0.0, 0.2, 0.1], [0.1, 0.1, 0.1]], [[0.2, 0.0], [0.0, 0.2]]])
+def test_means_that_agree_by_chance_do_not_make_a_difference_certain(fold):
+    # Every run and every case has the mean 0.1, but the differences vary.
+    fold = np.array(fold)
+    runs, cases = fold.shape
+    rest = ((fold - 0.1) ** 2).sum() / ((runs - 1) * (cases - 1))
+    error = estimate([fold])
+    assert (error.mean, error.variance) == (pytest.approx(0.1), pytest.approx(rest / fold.size))
+    assert error.degrees == pytest.approx((runs - 1) * (cases - 1))
+    assert error.p == pytest.approx(stats.ttest_1samp([0.0, 0.2], 0).pvalue if runs == 2 else 0.0399, abs=1e-3)
+
+
 def test_runs_that_differ_as_a_whole_are_the_t_test_of_their_means():
     # No case effect and no rest: the runs' means are all there is.
     means = np.array([0.1, 0.3, 0.2, 0.4])
