@@ -19,7 +19,7 @@ from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.forecast import Forecast, forecast
-from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder
+from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder, resume_command
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
 from nnunetv2_swinfuse.benchmark.table import read_kept
@@ -145,8 +145,8 @@ def _pretrained_cells(workspace: Workspace) -> list[str]:
 def typed_command(options: argparse.Namespace, workspace: Workspace) -> list[str]:
     """The command that continues this experiment from any folder."""
     file = options.experiment or workspace.results / EXPERIMENT
-    command = ["swinfuse_benchmark", str(Path(file).absolute()), "-o", str(workspace.root)]
-    return command if options.results is None else [*command, "--results", str(workspace.results)]
+    command = resume_command(file, workspace, options.results is not None)
+    return [*command, "--without_pictures"] if options.without_pictures else command
 
 
 def find_cells(cells: Sequence[Cell], pattern: str) -> list[Cell]:

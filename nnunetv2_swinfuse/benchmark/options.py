@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from nnunetv2_swinfuse.benchmark.arms import ARMS, DESCRIPTIONS
+from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, from_dict, load_experiment
 from nnunetv2_swinfuse.errors import BenchmarkError
 from nnunetv2_swinfuse.nnunet_names import RESULTS
@@ -112,3 +113,15 @@ def output_folder(options: argparse.Namespace, experiment: Experiment) -> Path:
     if not results:
         raise BenchmarkError("nnUNet_results is not set: export it, or name a folder with -o")
     return Path(results).absolute() / "swinfuse_benchmark" / experiment.name
+
+
+def resume_command(experiment: Path, workspace: Workspace, own_results: bool) -> list[str]:
+    """`swinfuse_benchmark` for an experiment and its folders, from any folder.
+
+    Args:
+        experiment: its file.
+        workspace: its folders.
+        own_results: whether the results are elsewhere than in the output folder.
+    """
+    command = ["swinfuse_benchmark", str(experiment.absolute()), "-o", str(workspace.root)]
+    return [*command, "--results", str(workspace.results)] if own_results else command

@@ -29,7 +29,7 @@ from nnunetv2_swinfuse.benchmark.comparability import check_records, reasons_aga
 from nnunetv2_swinfuse.benchmark.comparison import compare
 from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_experiment
 from nnunetv2_swinfuse.benchmark.files import locked
-from nnunetv2_swinfuse.benchmark.options import output_folder
+from nnunetv2_swinfuse.benchmark.options import output_folder, resume_command
 from nnunetv2_swinfuse.benchmark.other_dataset import common_classes, dice_of_case, load_model, model_orientation
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
@@ -135,12 +135,22 @@ def format_means(table: pd.DataFrame) -> str:
 
 
 def format_comparisons(
-    table: pd.DataFrame, pairs: Sequence[Sequence[str]], runner: Runner, results: Mapping[str, dict[str, Any]]
+    table: pd.DataFrame,
+    pairs: Sequence[Sequence[str]],
+    runner: Runner,
+    results: Mapping[str, dict[str, Any]],
+    command: Sequence[str],
 ) -> str:
     """A Markdown table of differences with 95 % intervals that cover runs and cases, and what is not compared, and why.
 
     Verdicts are those of the benchmark, with Holm's correction over the pairs given, on all datasets and numbers of
     labels of the experiment, also those that cannot be compared yet.
+
+    Args:
+        table: of the models that were tested.
+        pairs: of arms.
+        runner, results: the experiment and the records of its finished cells.
+        command: that resumes the experiment, for cells that are not finished.
     """
     possible = pairs_to_test(runner, {cell.name: None for cell in runner.cells})
     declared = len(pairs) * len({(cell.dataset, tested.name, cell.labels) for cell, tested in possible})
@@ -150,7 +160,7 @@ def format_comparisons(
         cells = [c for c in runner.cells if (c.dataset, str(c.labels)) == (dataset.split(SEPARATOR)[0], labels)]
         for first, second in pairs:
             of_first, of_second = ([cell for cell in cells if cell.arm == arm] for arm in (first, second))
-            reasons = reasons_against(of_first, of_second, results, runner.experiment, ["swinfuse_benchmark"])
+            reasons = reasons_against(of_first, of_second, results, runner.experiment, command)
             tested_here = set(table.loc[table["dataset"] == dataset, "cell"])
             untested = sorted({cell.name for cell in (*of_first, *of_second)} - tested_here)
             if not reasons and untested:
@@ -239,7 +249,8 @@ def run(options: argparse.Namespace) -> None:
     notice = f"{TRANSDUCTIVE}\n\n" if experiment.transductive else ""
     print(f"{notice}{format_means(table)}")
     if options.compare:
-        print(f"\n{format_comparisons(table, options.compare, runner, results)}")
+        command = resume_command(options.experiment, workspace, options.results is not None)
+        print(f"\n{format_comparisons(table, options.compare, runner, results, command)}")
     print(f"\n{path}: {len(table)} rows")
 
 

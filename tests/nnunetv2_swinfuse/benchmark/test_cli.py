@@ -163,6 +163,15 @@ def test_cells_are_found_by_name_and_by_pattern(raw, tmp_path):
         find_cells(cells, "seed_0")
 
 
+def test_jobs_of_a_cluster_leave_out_pictures_if_told_so(raw, tmp_path):
+    write_json(tmp_path / "made.json", make_experiment(test_cases=4, seeds=[0]).to_dict())
+    for options in ([], ["--without_pictures"]):
+        with pytest.raises(SystemExit, match="0"):
+            main([str(tmp_path / "made.json"), "-o", str(tmp_path / "work"), "--slurm", *options])
+        script = (tmp_path / "work" / "submit.sh").read_text()
+        assert ("--without_pictures --report_only" in script) == bool(options)
+
+
 def test_an_interrupted_run_exits_with_130(raw, capsys, monkeypatch):
     def interrupted(self, cells):
         raise KeyboardInterrupt

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 from types import SimpleNamespace
 
@@ -23,7 +24,7 @@ from nnunetv2_swinfuse.benchmark.unseen_modality import (
 )
 
 from .runners import make_runner
-from .tables import DATASET, LENGTH, result_of
+from .tables import COMMAND, DATASET, LENGTH, result_of
 
 OTHER = "Dataset902_Other"
 BOTH = f"{DATASET}{SEPARATOR}{OTHER}"
@@ -59,22 +60,22 @@ def test_means_and_differences_are_those_of_a_table_with_a_known_answer(two_data
     path = tmp_path / TABLE
     add_rows(path, rows(runner, "nnunet", 0.0))
     pair = [("resenc_m", "nnunet")]
-    assert "no model of resenc_m" in format_comparisons(read_rows(path), pair, runner, results)
+    assert "no model of resenc_m" in format_comparisons(read_rows(path), pair, runner, results, COMMAND)
     add_rows(path, rows(runner, "resenc_m", 0.05))
     table = read_rows(path)
     assert len(table) == 2 * 3 * 4 * 2
     means = format_means(table)
     assert "| nnunet   | 0.550 | 0.550, 0.550, 0.550 |" in means
     assert "| resenc_m | 0.600 |" in means
-    compared = format_comparisons(table, pair, runner, results)
+    compared = format_comparisons(table, pair, runner, results, COMMAND)
     assert "+0.050 [+0.050, +0.050] | +0.050, +0.050, +0.050 |" in compared
     # Rows of a cell that was tested again replace the old ones.
     add_rows(path, rows(runner, "resenc_m", 0.1))
     assert len(read_rows(path)) == len(table)
-    assert "+0.100 [" in format_comparisons(read_rows(path), pair, runner, results)
+    assert "+0.100 [" in format_comparisons(read_rows(path), pair, runner, results, COMMAND)
     # What the benchmark does not compare is not compared here either.
     unlike = {name: {**r, "mirroring": r["arm"]["name"] == "nnunet"} for name, r in results.items()}
-    assert "are not compared: seed 0" in format_comparisons(table, pair, runner, unlike)
+    assert "are not compared: seed 0" in format_comparisons(table, pair, runner, unlike, COMMAND)
 
 
 def test_folds_have_other_cases_and_all_count(two_datasets, tmp_path):
@@ -82,14 +83,14 @@ def test_folds_have_other_cases_and_all_count(two_datasets, tmp_path):
     results = {cell.name: result_of(cell) for cell in runner.cells}
     for arm, difference in (("nnunet", 0.0), ("resenc_m", 0.05)):
         add_rows(tmp_path / TABLE, rows(runner, arm, difference))
-    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results)
+    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results, COMMAND)
     assert "+0.050 [+0.050, +0.050]" in compared
     # As long as a fold of a seed is not there, the seed has no mean and the arms are not compared.
     table = read_rows(tmp_path / TABLE)
     late = next(cell.name for cell in runner.cells if (cell.arm, cell.seed, cell.fold) == ("resenc_m", 2, 1))
     table = table[table["cell"] != late]
     assert "| resenc_m | 0.600 | 0.600, 0.600 " in format_means(table)
-    assert f"no model of {late}" in format_comparisons(table, [("resenc_m", "nnunet")], runner, results)
+    assert f"no model of {late}" in format_comparisons(table, [("resenc_m", "nnunet")], runner, results, COMMAND)
     table = table[~((table["fold"] == 0) & (table["seed"] < 2))]
     assert "no seed has all folds" in format_means(table)
 
@@ -102,7 +103,7 @@ def test_comparisons_that_cannot_be_made_yet_belong_to_the_family(two_datasets, 
         table = pd.concat(tables, ignore_index=True)
         if "labels" in changes:
             table = table[table["labels"] == "3"]
-        return format_comparisons(table, [("resenc_m", "nnunet")], runner, results).splitlines()[2]
+        return format_comparisons(table, [("resenc_m", "nnunet")], runner, results, COMMAND).splitlines()[2]
 
     # With 7 cases, p is 2 ** -6 by Wilcoxon. Trained on either dataset, that is a family of two, or with a second
     # number of labels of four.
@@ -124,7 +125,7 @@ def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tm
     results = {cell.name: result_of(cell) for cell in runner.cells}
     add_rows(tmp_path / TABLE, rows(runner, "nnunet", 0.0, cases=1, empty={(0, "core"): "invented"}))
     add_rows(tmp_path / TABLE, rows(runner, "resenc_m", 0.0, cases=1, empty={(0, "core"): "both"}))
-    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results)
+    compared = format_comparisons(read_rows(tmp_path / TABLE), [("resenc_m", "nnunet")], runner, results, COMMAND)
     # Means of (0.6, 1) and of (0.6, 0).
     assert "+0.500" in compared
 
@@ -180,6 +181,20 @@ def test_rows_are_added_once_and_missing_models_are_counted(one_model, monkeypat
     assert f"{OTHER} rescaled" in output
     assert "0.750" in output
     assert "0.250" not in output
+
+
+def test_a_refusal_has_the_command_that_finishes_the_cell(two_datasets, tmp_path, capsys):
+    runner = make_runner(tmp_path, datasets=[901, 902], seeds=[0], length=LENGTH)
+    for cell in runner.cells:
+        if cell.arm == "nnunet":
+            write_json(runner.workspace.cell(cell) / RESULT, result_of(cell))
+    add_rows(runner.workspace.results / TABLE, rows(runner, "nnunet", 0.0))
+    file, root = tmp_path / "made.json", runner.workspace.root
+    write_json(file, runner.experiment.to_dict())
+    for more in ([], ["--results", str(runner.workspace.results)]):
+        main([str(file), "-o", str(root), *more, "--compare", "resenc_m", "nnunet"])
+        command = shlex.join(["swinfuse_benchmark", str(file), "-o", str(root), *more])
+        assert f"not finished; run: {command} --cell resenc_m__" in capsys.readouterr().out
 
 
 def test_an_experiment_without_models_and_unknown_arms_are_refused(raw, tmp_path, capsys):
