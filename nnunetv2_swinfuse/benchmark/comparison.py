@@ -24,6 +24,10 @@ from nnunetv2_swinfuse.statistics import (
 Verdict = Literal["better", "worse", "not shown"]
 # With one difference between runs (two runs on one test split) 95 % intervals were measured to cover 89 %.
 FEWEST_CLUSTERS = 2
+TOO_FEW = (
+    "How much runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds (or seeds, where "
+    "all folds of a seed begin with one encoder)."
+)
 
 
 @dataclass(frozen=True)
@@ -161,9 +165,7 @@ def sentence(comparison: Comparison) -> str:
         return f"{subject}: {comparison.verdict} ({size}; {tests})."
     if error.clusters < FEWEST_CLUSTERS:
         return (
-            f"{subject}: not shown ({error.runs} run(s) of each arm; {comparison.metric} {error.mean:+.4f}). How much "
-            "runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds (or seeds, where all "
-            "folds of a seed begin with one encoder)."
+            f"{subject}: not shown ({error.runs} run(s) of each arm; {comparison.metric} {error.mean:+.4f}). {TOO_FEW}"
         )
     if error.mean == 0:
         more = "The arms do not differ at all."

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from nnunetv2_swinfuse.benchmark.comparison import FEWEST_CLUSTERS, holm
+from nnunetv2_swinfuse.benchmark.comparison import FEWEST_CLUSTERS, TOO_FEW, holm
 from nnunetv2_swinfuse.benchmark.scores import Scores
 from nnunetv2_swinfuse.statistics import Estimate, estimate
 
@@ -42,6 +42,10 @@ class NonInferiority:
         low, high = self.estimate.interval()
         claim = f"a loss of {self.margin:g} Dice or more is {'ruled out' if self.shown else 'not ruled out'}"
         where = f"{self.first} against {self.second} on {self.dataset}, {self.labels} labels"
+        if self.estimate.clusters < FEWEST_CLUSTERS:
+            return (
+                f"{where}: {claim} ({self.estimate.runs} run(s) of each arm; Dice {self.estimate.mean:+.4f}). {TOO_FEW}"
+            )
         size = f"Dice {self.estimate.mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
         return f"{where}: {claim} ({size}; p = {self.p:.2g} after Holm)."
 

@@ -52,6 +52,15 @@ def test_no_loss_is_shown_where_nothing_is_lost(tmp_path):
     assert analysis.to_dict()["no_loss"][0]["shown"] is True
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_too_few_runs_are_the_reason_where_there_are_too_few(tmp_path, seeds):
+    (claim,) = claims(tmp_path, 0.0, seeds=seeds).no_loss
+    assert f"is not ruled out ({len(seeds)} run(s) of each arm; Dice" in claim.sentence
+    assert "cannot be seen in fewer than 3 on a test split" in claim.sentence
+    # A small p beside it would say the opposite.
+    assert "p =" not in claim.sentence
+
+
 def test_it_is_not_shown_where_as_much_as_the_margin_is_lost(tmp_path):
     (claim,) = claims(tmp_path, -0.025).no_loss
     assert not claim.shown
