@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from nnunetv2_swinfuse.errors import InputError
 from pretraining.analysis.layers import layer_maps
 from pretraining.analysis.tokens import LayerMaps
 from pretraining.preprocessed.collection import PreprocessedCollection, format_spacing
+from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.voxel_probe.encoders import FrozenEncoder, TrainedEncoder, random_arms
 
 
@@ -88,22 +89,49 @@ def collection_notes(trained: Sequence[TrainedEncoder], collection: Preprocessed
     Raises:
         InputError: when their spacing differs.
     """
+    remedy = "Preprocess the collection with --spacing, or choose another one"
+    ct = collection.header["normalisation"]["ct"]
+    return _notes(trained, collection.spacing, ct, str(collection.folder), collection.name, remedy)
+
+
+def normalisation_notes(trained: Sequence[TrainedEncoder], used: Normalisation, source: str) -> list[str]:
+    """How labelled images, as they are normalised, differ from those that the encoders were pretrained on.
+
+    Args:
+        trained: encoders.
+        used: normalisation of the images.
+        source: the collection or encoder that it is of.
+
+    Raises:
+        InputError: when the spacing differs.
+    """
+    remedy = "Analyse encoders of one spacing at a time, or name a collection of their spacing with -c"
+    return _notes(trained, used.spacing, used.ct, source, source, remedy)
+
+
+def _notes(
+    trained: Sequence[TrainedEncoder],
+    spacing: Sequence[float],
+    ct: Mapping[str, float],
+    source: str,
+    name: str,
+    remedy: str,
+) -> list[str]:
     notes = []
     for encoder in trained:
         found = encoder.normalisation
         if found is None:
             continue
-        if not np.allclose(found.spacing, collection.spacing, rtol=0.05):
+        if not np.allclose(found.spacing, spacing, rtol=0.05):
             raise InputError(
-                f"{encoder.name}: pretrained at {format_spacing(found.spacing)}, but {collection.folder} has "
-                f"{format_spacing(collection.spacing)}. Preprocess the collection with --spacing, or choose another one"
+                f"{encoder.name}: pretrained at {format_spacing(found.spacing)}, but {source} has "
+                f"{format_spacing(spacing)}. {remedy}"
             )
-        ct = collection.header["normalisation"]["ct"]
         common = sorted(found.ct.keys() & ct.keys())
         changed = [key for key in common if not np.isclose(found.ct[key], ct[key], rtol=0.02, atol=1)]
         if changed:
             notes.append(
-                f"{encoder.name}: the CTs of {collection.name} are normalised differently than those it was pretrained "
+                f"{encoder.name}: the CTs of {name} are normalised differently than those it was pretrained "
                 f"on ({', '.join(f'{k} {ct[k]:g} instead of {found.ct[k]:g}' for k in changed)})"
             )
     return notes

@@ -174,7 +174,7 @@ def _prepare(options: argparse.Namespace, words: Sequence[str]) -> tuple[Any, Ca
 def _prepare_labelled(
     options: argparse.Namespace, words: Sequence[str], trained: Sequence[Any], collection: Any, preprocessed: Path
 ) -> tuple[Any, Callable[[Any], dict[str, Any]] | None]:
-    from pretraining.analysis.arms import build_arms
+    from pretraining.analysis.arms import build_arms, normalisation_notes
     from pretraining.analysis.checks import Context
     from pretraining.analysis.crops import labelled_crops
     from pretraining.analysis.layer_probe import probe_layers
@@ -187,19 +187,23 @@ def _prepare_labelled(
 
     (raw,) = required_paths(RAW)
     own = collection_normalisation(collection.folder.parent.name, preprocessed) if collection else None
-    normalisation = own or next((encoder.normalisation for encoder in trained if encoder.normalisation), None)
+    known = [(encoder.name, encoder.normalisation) for encoder in trained if encoder.normalisation]
+    source, normalisation = (collection.name, own) if own else known[0] if known else ("", None)
     if normalisation is None:
         raise InputError(
             "the normalisation of the images is not known; name a preprocessed collection with -c, whose spacing and "
             "normalisation is used"
         )
+    notes = normalisation_notes(trained, normalisation, source)
+    for note in notes:
+        print(f"Note: {note}", file=sys.stderr)
     modalities = ModalityMap.from_words(options.modality)
     datasets = [find_dataset(name, raw, modalities, options.channel) for name in options.datasets]
     arms = build_arms(trained, normalisation.spacing, options.random_seeds)
     divisor = triple(np.lcm.reduce([(2, 2, 2), *(arm.network.divisor for arm in arms)]).tolist())
     crop = triple(options.crop)
     crops = labelled_crops(datasets, normalisation, crop, divisor, options.crops, options.seed, preprocessed)
-    context = Context(arms, crops, options.output, [shlex.join(words)], options.seed, options.tokens)
+    context = Context(arms, crops, options.output, [shlex.join(words)], options.seed, options.tokens, notes)
     if options.without_organs:
         return context, None
     keys = [{label_key(name) for name in dataset.labels.values()} for dataset in datasets]

@@ -5,7 +5,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.analysis.arms import build_arms, collection_notes
+from pretraining.analysis.arms import build_arms, collection_notes, normalisation_notes
 from pretraining.preprocessing.fingerprint import Normalisation
 from pretraining.voxel_probe.encoders import TrainedEncoder
 
@@ -63,6 +63,16 @@ def test_images_that_are_normalised_differently_are_noted():
     (note,) = collection_notes([encoder], collection(mean=50.0))
     assert "mean 50 instead of 0" in note
     assert "std" not in note
+
+
+def test_labelled_images_are_compared_with_what_every_encoder_was_pretrained_on():
+    used = Normalisation(SPACING, {"mean": 0.0, "std": 100.0}, False)
+    other = trained("other", normalisation=Normalisation(SPACING, {"mean": 50.0, "std": 100.0}, False))
+    (note,) = normalisation_notes([trained(normalisation=used), other], used, "ours")
+    assert note.startswith("other: the CTs of ours are normalised differently")
+    coarse = trained("coarse", normalisation=Normalisation((2.0, 1.0, 1.0), {}, False))
+    with pytest.raises(InputError, match=r"coarse: pretrained at 2 x 1 x 1 mm, but ours has 1 x 1 x 1 mm. Analyse"):
+        normalisation_notes([trained(normalisation=used), coarse], used, "ours")
 
 
 def test_images_at_another_spacing_are_refused():

@@ -69,6 +69,13 @@ def test_labelled_datasets_have_an_organ_probe_in_both_directions(run):
     assert record["images"]["datasets"] == ["Dataset510_Tiny", "Dataset511_Tiny"]
 
 
+def test_labelled_images_at_another_spacing_than_an_encoders_are_refused(workplace, run, capsys):
+    synthetic_labelled.write_encoder(workplace / "coarse.pth", (9.0, 9.0, 9.0))
+    words = ["-c", "SynthRAD", "-d", "510", "511", "--without_projections"]
+    message = refused(run, capsys, "features", "coarse", *words)
+    assert "coarse: pretrained at 9 x 9 x 9 mm, but SynthRAD has" in message
+
+
 def test_an_encoder_without_the_module_has_no_attention(run, capsys):
     message = refused(run, capsys, "attention", "plain", "-c", "SynthRAD", "--split", "all")
     assert "plain 0: no Domain Invariance Module" in message
