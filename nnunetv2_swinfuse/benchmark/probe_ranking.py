@@ -9,16 +9,20 @@ The first command is given once for each seed, with its encoders and `--split_se
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
+from nnunetv2_swinfuse.benchmark.splits import FILE
+from nnunetv2_swinfuse.benchmark.splits import key as split_key
 from nnunetv2_swinfuse.benchmark.table import read_rows
 from nnunetv2_swinfuse.errors import BenchmarkError, InputError, errors_without_traceback
 from pretraining.markdown import markdown_table
@@ -27,6 +31,7 @@ from pretraining.voxel_probe.results import Results, on_own_splits
 
 # Up to this many arms every order is tried; beyond, random ones.
 EXACT = 7
+ALL: Literal["all"] = "all"
 # Dataset and number of labelled cases.
 Task = tuple[str, str]
 # Seed and case.
@@ -140,17 +145,32 @@ def probe_scores(path: Path, same: Mapping[str, str]) -> Scores:
 def fine_tuned_scores(results: Path) -> Scores:
     """Dice of an experiment, a mean over the classes, by task, arm, and seed and case; the dataset is its number.
 
+    Labels `all` become the number of training cases of fold 0, as the probe counts them.
+
     Raises:
-        BenchmarkError: when no cell is finished.
+        BenchmarkError: when no cell is finished, or `splits.json` lacks a split.
     """
     table = read_rows(results)
     table = table[(table["metric"] == "Dice") & table["value"].notna()]
     if table.empty:
         raise BenchmarkError(f"{results}: no finished cell; expected the results folder of swinfuse_benchmark")
-    table = table.assign(dataset=table["dataset"].map(dataset_number))
+    labels = table["labels"].copy()
+    for (dataset, seed), rows in table[labels == ALL].groupby(["dataset", "seed"]):
+        labels[rows.index] = _training_cases(results / FILE, dataset, seed)
+    table = table.assign(dataset=table["dataset"].map(dataset_number), labels=labels)
     means = table.groupby(["dataset", "labels", "arm", "seed", "case"])["value"].mean()
     return _by_task({(str(d), str(n), str(arm), int(seed), str(case)): float(value)
                      for (d, n, arm, seed, case), value in means.items()})  # fmt: skip
+
+
+def _training_cases(path: Path, dataset: str, seed: int) -> str:
+    try:
+        return str(len(json.loads(path.read_text())[dataset][split_key(ALL, seed, 0)]["train"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"{path}: no split of {dataset}, all labels, seed {seed}, fold 0 ({type(error).__name__}: {error}); "
+            "expected the splits of the table beside it"
+        ) from error
 
 
 def _by_task(values: Mapping[tuple[str, str, str, int, str], float]) -> Scores:

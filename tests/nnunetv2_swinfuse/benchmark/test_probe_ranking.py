@@ -100,6 +100,18 @@ def test_values_are_means_over_the_classes(tables):
     assert of_cells["scratch"] == pytest.approx({(s, c): 0.6 + 0.1 * s for s in (0, 1) for c in CASES})
 
 
+def test_all_labels_are_as_many_cases_as_the_split_has(tmp_path):
+    def dice(cell, cases):
+        return np.full(len(cases), 0.5)
+
+    workspace, _ = fill(make_experiment(labels=[4, "all"], seeds=[0, 1], test_cases=list(CASES)), tmp_path, dice)
+    # The probe has the splits of the comparison, whose pool is all but the test cases.
+    assert set(fine_tuned_scores(workspace.results)) == {TASK, ("901", "28")}
+    (workspace.results / "splits.json").unlink()
+    with pytest.raises(BenchmarkError, match=r"splits.json: no split of .*, all labels, seed 0, fold 0"):
+        fine_tuned_scores(workspace.results)
+
+
 def test_encoders_count_with_the_split_of_their_own_seed(tables):
     # Random encoders are measured with every call, on the split of every seed.
     probe, _ = tables
