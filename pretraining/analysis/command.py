@@ -57,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     features.add_argument("--without_projections", action="store_true", help="no PCA and t-SNE")
     features.add_argument("--without_organs", action="store_true", help="no organ probe")
+    features.add_argument("--overwrite", action="store_true", help="organ probe: compute rows that exist again")
     density = checks.add_parser("density", help="how the density estimate depends on bandwidth, dimensions, tokens")
     density.add_argument("--layer", metavar="NAME", help="such as 'stage 1'; default: DIM, or the deepest stage")
     contrast = checks.add_parser("contrast", help="features of crops and of the same crops in random contrasts")
@@ -214,8 +215,9 @@ def _prepare_labelled(
 
     def organs(arm: Any) -> dict[str, Any]:
         return probe_layers(
-            arm.name, arm.seed, arm.network, arm.description, plan, normalisation, crop, divisor, preprocessed, results
-        )
+            arm.name, arm.seed, arm.network, arm.description, plan, normalisation, crop, divisor, preprocessed, results,
+            options.overwrite,
+        )  # fmt: skip
 
     return context, organs
 

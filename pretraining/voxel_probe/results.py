@@ -92,7 +92,7 @@ class Results:
         if existing - {inputs}:
             raise InputError(
                 f"{self.path}: the rows of {key.arm} (seed {key.seed}, {key.dataset}, {key.labelled} labelled) are of "
-                "another encoder, split or setting. Choose another file with --output, another name with NAME=PATH, "
+                "another encoder, split or setting. Choose another --output, another name with NAME=PATH, "
                 "or compute them again with --overwrite"
             )
         return bool(existing)

@@ -69,6 +69,17 @@ def test_labelled_datasets_have_an_organ_probe_in_both_directions(run):
     assert record["images"]["datasets"] == ["Dataset510_Tiny", "Dataset511_Tiny"]
 
 
+def test_organs_of_another_encoder_with_the_name_are_computed_again_if_asked_for(run, workplace, capsys, tmp_path):
+    words = ["-d", "510", "511", "--labelled", "2", "--without_projections"]
+    run("features", "plain", *words)
+    table = tmp_path / "out" / "organ_probe.csv"
+    lines = [line.rpartition(",")[0] + ",other" for line in table.read_text().splitlines()[1:]]
+    table.write_text("\n".join([table.read_text().splitlines()[0], *lines]) + "\n")
+    assert "compute them again with --overwrite" in refused(run, capsys, "features", "plain", *words)
+    run("features", "plain", *words, "--overwrite")
+    assert ",other" not in table.read_text()
+
+
 def test_labelled_images_at_another_spacing_than_an_encoders_are_refused(workplace, run, capsys):
     synthetic_labelled.write_encoder(workplace / "coarse.pth", (9.0, 9.0, 9.0))
     words = ["-c", "SynthRAD", "-d", "510", "511", "--without_projections"]
