@@ -12,7 +12,8 @@ from nnunetv2_swinfuse.statistics import estimate
 from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.results import Row, case_means, on_own_splits, rows_by_task
 
-HEADER = ["fitted on", "tested on", "labelled", "metric", "difference [95 % over seeds and cases]", "p", "of each seed"]
+INTERVAL = "difference [95 % over seeds and cases]"
+HEADER = ["fitted on", "tested on", "labelled", "metric", "cases", INTERVAL, "p", "of each seed"]
 METRICS = ("dice", "auc")
 
 
@@ -33,6 +34,8 @@ def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) 
 def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
     """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
 
+    The column `cases` has the number of cases that all encoders of both arms have a value for.
+
     Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
     covers the variation between seeds and between cases; with one seed there is none. Several splits are pooled, see
     :func:`pretraining.voxel_probe.results.on_own_splits`.
@@ -48,9 +51,10 @@ def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
             if differences:
                 result = estimate([np.stack(list(differences.values()))])
                 means = ", ".join(f"{values.mean():+.3f}" for values in differences.values())
+                cases = str(len(next(iter(differences.values()))))
                 p = f"{result.p:.3f}" if result.degrees > 0 else "-"
                 task_cells = [task.dataset, task.tested_on, str(task.labelled), metric]
-                lines.append([*task_cells, str(result), p, means])
+                lines.append([*task_cells, cases, str(result), p, means])
     if not lines:
         present = ", ".join(sorted({f"{row.key.arm} (seed {row.key.seed})" for row in rows})) or "none"
         raise InputError(

@@ -29,6 +29,7 @@ def test_seeds_are_compared_with_each_other_on_the_same_cases():
     differences = seed_differences([*first, *second], "a", "b", "dice")
     assert list(differences) == [0, 1]
     np.testing.assert_allclose(list(differences.values()), [[0.1, 0.1], [0.2, 0.2]])
+    assert cells(compare_arms([*first, *second], "a", "b"))[4] == "2"
 
 
 def test_the_interval_is_that_of_other_seeds_where_cases_agree():
@@ -40,12 +41,12 @@ def test_the_interval_is_that_of_other_seeds_where_cases_agree():
     half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
     expected = f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
     p = stats.ttest_1samp([0.1, 0.2, 0.3], 0).pvalue
-    assert cells(table) == ["501", "501", "4", "dice", expected, f"{p:.3f}", "+0.100, +0.200, +0.300"]
+    assert cells(table) == ["501", "501", "4", "dice", "3", expected, f"{p:.3f}", "+0.100, +0.200, +0.300"]
 
 
 def test_one_seed_has_a_difference_without_an_interval():
     table = compare_arms([*rows("a", {0: CASES}), *rows("b", {0: CASES - 0.25})], "a", "b")
-    assert cells(table)[4:] == ["+0.250", "-", "+0.250"]
+    assert cells(table)[4:] == ["3", "+0.250", "-", "+0.250"]
 
 
 def test_tasks_and_metrics_have_lines_of_their_own():
