@@ -187,7 +187,7 @@ def draw_comparison(
     probes: Mapping[str, Mapping[str, Summary]],
     over: str | None,
 ) -> Path:
-    """Draws a panel for each task of the probe and each measure of health; a point for each run.
+    """Draws a panel for each task of the probe, with the floor of each arm, and for each measure of health.
 
     Args:
         path: the PNG to write.
@@ -211,14 +211,13 @@ def draw_comparison(
                     axis.plot([places[name]] * len(summary.seeds), summary.seeds, linestyle="", **style)
                     if summary.interval:
                         axis.plot([places[name]] * 2, summary.interval, color=style["color"], linewidth=1)
+                    if summary.difference is not None:
+                        floor = summary.mean - summary.difference
+                        axis.plot([places[name]], [floor], marker="_", markersize=18, markeredgewidth=2, color=GREY)
             else:
                 values = [run.health[panel] for run in runs if panel in run.health]
                 axis.plot([places[name]] * len(values), values, linestyle="", **style)
-        if panel in probes and RANDOM in probes[panel]:
-            floor = probes[panel][RANDOM]
-            axis.axhspan(floor.seeds[0], floor.seeds[-1], color=GREY, alpha=0.3, linewidth=0)
-            axis.axhline(floor.mean, color=GREY, linestyle="--")
-        wanted = HEALTH.get(panel, "grey: random encoders; lines: 95 % over cases")
+        wanted = HEALTH.get(panel, "grey: same encoder, random weights; lines: 95 %")
         title = f"Dice, {panel}" if panel in probes else panel
         axis.set_title(f"{title}\n({wanted})" if wanted else title, fontsize=9)
         widen(axis)

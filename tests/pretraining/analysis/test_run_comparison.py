@@ -6,6 +6,8 @@ import pytest
 from scipy import stats
 
 from nnunetv2_swinfuse.errors import InputError
+from pretraining.analysis import run_comparison
+from pretraining.analysis.figures import GREY
 from pretraining.analysis.run_comparison import (
     draw_comparison,
     group_runs,
@@ -119,6 +121,18 @@ def test_runs_are_drawn_side_by_side_and_along_a_setting(tmp_path):
     for over in (None, "density_weight"):
         path = draw_comparison(tmp_path / "c.png", arms, probes, over)
         assert matplotlib.image.imread(path).std() > 0.01
+
+
+def test_each_arm_is_drawn_with_the_random_encoders_of_its_architecture(tmp_path, monkeypatch):
+    arms = group_runs([read_run(f"{name}={write_run(tmp_path / name)}") for name in ("swin", "resenc")])
+    table = [*rows("swin", 0.6), *rows("resenc", 0.5), *rows("random", 0.4), *rows("random as resenc", 0.2)]
+    probes = probe_summaries(table, {"swin": "random", "resenc": "random as resenc"})
+    figures = []
+    monkeypatch.setattr(run_comparison, "save", lambda figure, path: figures.append(figure))
+    draw_comparison(tmp_path / "c.png", arms, probes, None)
+    floors = [line.get_xydata()[0] for line in figures[0].axes[0].lines if line.get_color() == GREY]
+    # Means over four cases, which differ by 0.01.
+    np.testing.assert_allclose(floors, [[0, 0.415], [1, 0.215]])
 
 
 def test_seeds_of_one_arm_have_one_place(tmp_path):
