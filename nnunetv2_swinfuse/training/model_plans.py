@@ -51,7 +51,7 @@ def trained_plans(model_folder: Path, configuration: str) -> dict[str, Any] | No
         PlansManager(plans).get_configuration(configuration)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PlansError(
-            f"{path}: {', '.join(folds)} were trained with it, but it is damaged or not a SwinFUSE plan "
+            f"{path}: its folds ({', '.join(folds)}) were trained with it, but it is damaged or not a SwinFUSE plan "
             f"({type(error).__name__}: {error}). Restore it, or move the model folder away to start over"
         ) from error
     return plans

@@ -112,8 +112,8 @@ def _check_same_processing(
     differences = processing_differences(processing_of(trained, configuration), processing_of(plans, configuration))
     if differences:
         raise PlansError(
-            f"{plans_file}: {', '.join(trained_folds(plans_file.parent))} were trained with other plans than "
-            f"{plans['plans_name']} are now. {configuration}: {'; '.join(differences)}. All folds of a model are "
+            f"{plans_file}: its folds ({', '.join(trained_folds(plans_file.parent))}) were trained with other plans "
+            f"than {plans['plans_name']} are now. {configuration}: {'; '.join(differences)}. All folds of a model are "
             "predicted with the same plans. Give the new plans a name of their own (-overwrite_plans_name NAME when "
             "planning, -p NAME when training), restore the earlier ones and preprocess again, or move the model folder "
             "away to start over"

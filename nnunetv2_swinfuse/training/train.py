@@ -102,9 +102,9 @@ def _default_plans(folder: Path, trainer: str, configuration: str) -> str:
     trained = {name: trained_folds(results / f"{trainer}__{name}__{configuration}") for name in (default, other)}
     if trained[other] and not trained[default]:
         raise TrainingInputError(
-            f"{results / f'{trainer}__{other}__{configuration}'}: {', '.join(trained[other])} were trained with "
-            f"{other}, but the default of this dataset is {default} now. Name the plans: -p {other} for that model, "
-            f"-p {default} for a new one"
+            f"{results / f'{trainer}__{other}__{configuration}'}: its folds ({', '.join(trained[other])}) were trained "
+            f"with {other}, but the default of this dataset is {default} now. Name the plans: -p {other} for that "
+            f"model, -p {default} for a new one"
         )
     return default
 

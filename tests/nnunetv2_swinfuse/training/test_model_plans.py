@@ -31,7 +31,7 @@ def test_without_a_readable_checkpoint_they_are_refused(copied):
     path.write_text("{")
     for checkpoint in copied.model().rglob("*.pth"):
         checkpoint.write_bytes(b"")
-    with pytest.raises(PlansError, match=r"plans.json: fold_0 were trained with it, but it is damaged"):
+    with pytest.raises(PlansError, match=r"plans.json: its folds .fold_0. were trained with it, but it is damaged"):
         trained_plans(copied.model(), "3d_fullres")
 
 

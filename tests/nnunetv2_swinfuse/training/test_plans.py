@@ -145,7 +145,7 @@ def test_a_trained_model_decides_whatever_was_published_since(plans, tmp_path, p
     assert block_of(plans) == block_of(first)
     assert str(tmp_path / "plans.json") in planned.explanation
     (tmp_path / "plans.json").write_text("{")
-    with pytest.raises(ValueError, match=r"plans.json: fold_0 were trained with it, but it is damaged"):
+    with pytest.raises(ValueError, match=r"plans.json: its folds .fold_0. were trained with it, but it is damaged"):
         plan_training(plans, "3d_fullres", tmp_path, pretrained=True)
 
 
@@ -162,7 +162,9 @@ def model(plans, tmp_path):
 
 def test_plans_that_process_images_otherwise_than_the_trained_folds_are_refused(plans, model):
     block_of(plans).update(spacing=[4.0, 2.0, 2.0], patch_size=[8, 24, 24], normalization_schemes=["CTNormalization"])
-    with pytest.raises(PlansError, match=r"plans.json: fold_0 were trained with other plans than nnUNetPlans") as error:
+    with pytest.raises(
+        PlansError, match=r"plans.json: its folds .fold_0. were trained with other plans than nnUNetPlans"
+    ) as error:
         plan_training(plans, "3d_fullres", model, pretrained=True)
     for part in ("spacing was ", "is [4.0, 2.0, 2.0]", "patch_size was", "-overwrite_plans_name NAME", str(model)):
         assert part in str(error.value)

@@ -61,7 +61,7 @@ def test_models_of_other_trainers_and_configurations_do_not_count(train_fold):
     train_fold(STOCK, trainer="nnUNetTrainer")
     train_fold(STOCK, configuration="3d_lowres")
     assert complete(["904", "3d_fullres", "0"])[3] == SWINFUSE
-    with pytest.raises(TrainingInputError, match="nnUNetTrainer__nnUNetPlans__3d_fullres: fold_0 were"):
+    with pytest.raises(TrainingInputError, match=r"nnUNetTrainer__nnUNetPlans__3d_fullres: its folds .fold_0. were"):
         complete(["904", "3d_fullres", "0", "-tr", "nnUNetTrainer"])
 
 
