@@ -5,7 +5,7 @@ All are of the whole batch, from tensors gathered from all processes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.host_copies import send
 from pretraining.configuration import Configuration
-from pretraining.losses.consistency import consistency, undo_turns
+from pretraining.losses.consistency import consistency, intraclass_correlation, undo_turns, view_moments
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_mean
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
@@ -27,6 +27,22 @@ class Results(NamedTuple):
 
     losses: dict[str, Tensor]
     health: dict[str, Tensor]
+
+
+class Compared(NamedTuple):
+    """Two views of crops that show the same places, or CT and MR that do.
+
+    Attributes:
+        first, second: feature maps of each stage, (B, C, z, y, x).
+        first_turns, second_turns: quarter turns (B,), on the CPU.
+        inside: which voxels of the crops, not turned, are no padding (B, 1, Z, Y, X).
+    """
+
+    first: Sequence[Tensor]
+    second: Sequence[Tensor]
+    first_turns: Tensor
+    second_turns: Tensor
+    inside: Tensor
 
 
 def proxy_tasks(
@@ -56,10 +72,12 @@ def proxy_tasks(
     if configuration.loss_weight("contrastive"):
         by_vectors = configuration.contrastive_loss == "nt_xent"
         compare = _contrast_vectors if by_vectors else _contrast_maps
-        losses |= compare(views, outputs, registered, configuration, processes)
+        compared = compare(views, outputs, registered, configuration, processes)
+        losses |= compared.losses
+        health |= compared.health
     if configuration.loss_weight("distillation"):
         losses["distillation"] = _mean(
-            processes.gather(_between_views(views[name], features, detach_first=True)).mean()
+            processes.gather(_difference(_two_views(views[name], features, detach_first=True))).mean()
             for name, features in outputs.features.items()
         )
     if configuration.loss_weight("rotation"):
@@ -94,7 +112,7 @@ def _rotation(
 
 def _contrast_vectors(
     views: Mapping[str, View], outputs: Outputs, registered: Tensor, configuration: Configuration, processes: Processes
-) -> dict[str, Tensor]:
+) -> Results:
     """NT-Xent between the two views of each crop, and between CT and MR of registered crops."""
     temperature = configuration.temperature
     vectors = {name: processes.gather_views(p.projection.float()).chunk(2) for name, p in outputs.predictions.items()}
@@ -113,19 +131,17 @@ def _contrast_vectors(
         measured = [value for value in values if value is not None]
         if measured:
             losses["cross_modal"] = _mean(measured)
-    return losses
+    return Results(losses, {})
 
 
 def _contrast_maps(
     views: Mapping[str, View], outputs: Outputs, registered: Tensor, configuration: Configuration, processes: Processes
-) -> dict[str, Tensor]:
+) -> Results:
     """VICReg's invariance term between the two views of each crop, and between CT and MR of registered crops."""
-    losses = {
-        "contrastive": _mean(
-            processes.gather(_between_views(views[name], features)).mean()
-            for name, features in outputs.features.items()
-        )
-    }
+    by_modality = [_two_views(views[name], features) for name, features in outputs.features.items()]
+    everywhere = torch.ones_like(registered)
+    losses = {"contrastive": _mean(processes.gather(_difference(compared)).mean() for compared in by_modality)}
+    health = {"contrastive_icc": _mean(_correlation(compared, everywhere, processes) for compared in by_modality)}
     if configuration.loss_weight("cross_modal"):
         all_registered = processes.gather(registered)
         if bool(all_registered.any()):
@@ -134,29 +150,46 @@ def _contrast_maps(
             ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
             ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
             ct_inside, mr_inside = (undo_turns(v.inside, v.turns)[crops:] for v in (views["CT"], views["MR"]))
-            differences = _difference(ct_maps, mr_maps, ct_turns, mr_turns, ct_inside & mr_inside)
+            compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_inside & mr_inside)
+            differences = _difference(compared)
             weights = send(all_registered, differences.device, differences.dtype)
             losses["cross_modal"] = (processes.gather(differences) * weights).sum() / weights.sum()
-    return losses
+            health["cross_modal_icc"] = _correlation(compared, registered, processes)
+    return Results(losses, health)
 
 
-def _between_views(view: View, features: list[Tensor], detach_first: bool = False) -> Tensor:
-    """How much the features of both views of each crop differ (B,); optionally without a gradient to the first view."""
+def _two_views(view: View, features: list[Tensor], detach_first: bool = False) -> Compared:
+    """Both views of each crop; optionally without a gradient to the first."""
     first, second = zip(*(m.chunk(2) for m in features), strict=True)
     if detach_first:
         first = tuple(m.detach() for m in first)
     first_turns, second_turns = view.turns.chunk(2)
     # Both views of a crop show the same part of the volume.
     inside = undo_turns(view.inside[: len(first_turns)], first_turns)
-    return _difference(first, second, first_turns, second_turns, inside)
+    return Compared(first, second, first_turns, second_turns, inside)
 
 
-def _difference(
-    first: Iterable[Tensor], second: Iterable[Tensor], first_turns: Tensor, second_turns: Tensor, inside: Tensor
-) -> Tensor:
-    """Mean over the stages after the finest, which shows little but voxels."""
-    by_stage = [consistency(a, b, first_turns, second_turns, inside) for a, b in zip(first, second, strict=True)]
-    return torch.stack(by_stage[1:] or by_stage).mean(0)
+def _difference(compared: Compared) -> Tensor:
+    """Mean squared difference of each crop (B,): the mean over the stages."""
+    by_stage = [consistency(*maps) for maps in _stages(compared)]
+    return torch.stack(by_stage).mean(0)
+
+
+def _correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:
+    """Intraclass correlation of features at the same places of the chosen crops (B,): the mean over the stages."""
+    by_stage = []
+    for maps in _stages(compared):
+        moments = view_moments(*maps)
+        counted = send(chosen, moments.device, moments.dtype)[:, None]
+        by_stage.append(intraclass_correlation(processes.gather(moments * counted)))
+    return _mean(by_stage)
+
+
+def _stages(compared: Compared) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """Arguments of :func:`consistency` for all stages but the finest, which shows little but voxels."""
+    first, second, *same = compared
+    for a, b in zip(first[1:] or first, second[1:] or second, strict=True):
+        yield (a, b, *same)
 
 
 def _batch_sums(reconstruction: Tensor, view: View, processes: Processes) -> Tensor:

@@ -42,6 +42,12 @@ PANELS = (
     Panel("rotation: accuracy", ("rotation_accuracy",), "above 0.25"),
     Panel("contrastive", ("contrastive", "cross_modal")),
     Panel(
+        "features at the same place: intraclass correlation",
+        ("contrastive_icc", "cross_modal_icc"),
+        "0 means no more alike than elsewhere",
+        "no losses between maps",
+    ),
+    Panel(
         "density matching: JSD / ln 2",
         ("divergence_single_image", "floor_single_image", "divergence_paired"),
         "falls to its floor, while the ranks stay",

@@ -14,6 +14,8 @@ from pretraining.monitoring.organs import organ_warnings
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
+# Intraclass correlation below which features at the same place are hardly more alike than others.
+LOW_ICC = 0.1
 # Effective rank, relative to the largest possible one, below which features are about to collapse.
 LOW_RANK = 0.15
 
@@ -108,6 +110,13 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
         accuracy = means.get(f"rotation_accuracy{suffix}", 1.0)
         if "rotation" in means and accuracy < 0.3:
             warnings.append(f"rotation{modality} is at chance: {accuracy:.0%} of the quarter turns are recognised.")
+    for name, views in (("contrastive_icc", "of two views"), ("cross_modal_icc", "in registered CT and MR")):
+        if means.get(name, 1.0) < LOW_ICC:
+            warnings.append(
+                f"features at the same place {views} are hardly more alike than those of different places (intraclass "
+                f"correlation {means[name]:.2f}): {name.removesuffix('_icc')} falls because all features become alike. "
+                "More steps or a higher --variance_weight may help."
+            )
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(
             f"a linear probe tells CT from MR in {means['probe_accuracy']:.0%} of the crops: the deepest features are "

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.losses.consistency import consistency
+from pretraining.losses.consistency import consistency, intraclass_correlation, view_moments
 from pretraining.model import PretrainingModel
 from pretraining.processes import SINGLE_PROCESS
 from pretraining.proxy_tasks import proxy_tasks
@@ -55,6 +55,20 @@ def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
 def test_no_registered_pair_no_cross_modal_loss(loss):
     _, _, results = run(tiny(contrastive_loss=loss), registered=~ALL_TRUE)
     assert "cross_modal" not in results.losses
+    assert "cross_modal_icc" not in results.health
+
+
+def test_the_correlation_counts_registered_crops_only():
+    """Of two registered crops, one; its value is that of the stages after the finest, second views."""
+    registered = torch.tensor([True, False])
+    views, outputs, results = run(tiny(contrastive_loss="vicreg"), registered=registered)
+    turns = [views[name].turns[2:3] for name in ("CT", "MR")]
+    by_stage = [
+        intraclass_correlation(view_moments(ct[2:3], mr[2:3], *turns))
+        for ct, mr in list(zip(outputs.features["CT"], outputs.features["MR"], strict=True))[1:]
+    ]
+    assert results.health["cross_modal_icc"].item() == pytest.approx(torch.stack(by_stage).mean().item(), abs=1e-5)
+    assert -1 <= results.health["contrastive_icc"].item() <= 1
 
 
 def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.losses.consistency import consistency
+from pretraining.losses.consistency import consistency, intraclass_correlation, view_moments
 
 
 def test_turned_maps_of_one_image_agree():
@@ -59,3 +59,45 @@ def test_gradients():
 def test_maps_of_different_shapes_are_refused():
     with pytest.raises(ValueError, match="maps must be"):
         consistency(torch.zeros(1, 2, 2, 2, 2), torch.zeros(1, 3, 2, 2, 2), torch.zeros(1), torch.zeros(1))
+
+
+ZERO = torch.zeros(8, dtype=torch.int64)
+
+
+def icc(first, second, *more):
+    return intraclass_correlation(view_moments(first, second, ZERO, ZERO, *more)).item()
+
+
+def test_the_correlation_is_that_of_a_common_part_and_noise():
+    """Views that share a part with the variance s and have noise with the variance n have an ICC of s / (s + n)."""
+    torch.manual_seed(0)
+    shared, noise, other = (torch.randn(8, 4, 8, 8, 8) for _ in range(3))
+    for part in (0.0, 0.5, 0.9):
+        first, second = (part**0.5 * shared + (1 - part) ** 0.5 * own for own in (noise, other))
+        # 16384 values: four standard errors.
+        assert icc(first, second) == pytest.approx(part, abs=0.03)
+        # However small the difference is: shrunk towards a constant.
+        assert icc(5 + 0.01 * first, 5 + 0.01 * second) == pytest.approx(part, abs=0.03)
+    assert icc(shared, shared) == pytest.approx(1)
+    assert icc(shared, -shared) == pytest.approx(-1, abs=0.01)
+    assert icc(torch.ones(8, 4, 2, 2, 2), torch.ones(8, 4, 2, 2, 2)) == 0
+
+
+def test_turns_are_undone_and_padding_does_not_count():
+    torch.manual_seed(0)
+    maps = torch.randn(8, 3, 2, 4, 4)
+    turns = torch.arange(8) % 4
+    turned = torch.stack([torch.rot90(m, int(turn), dims=(2, 3)) for m, turn in zip(maps, turns, strict=True)])
+    assert intraclass_correlation(view_moments(turned, maps, turns, ZERO)).item() == pytest.approx(1)
+    inside = torch.ones(8, 1, 4, 8, 8, dtype=torch.bool)
+    inside[:, :, 2:] = False
+    # The last crop is all padding.
+    inside[7] = False
+    padded = maps.clone()
+    padded[:, :, 1] = 100
+    padded[7] = -100
+    noise = torch.randn_like(maps)
+    assert icc(padded, padded.roll(0), inside) == pytest.approx(1)
+    expected = intraclass_correlation(view_moments(maps[:7, :, :1], noise[:7, :, :1], ZERO[:7], ZERO[:7])).item()
+    noisy = torch.where(padded.abs() == 100, -padded, noise)
+    assert icc(padded, noisy, inside) == pytest.approx(expected, abs=1e-5)

@@ -62,7 +62,8 @@ HEALTHY = {
     "dim_change": 0.1, "attention_entropy": 0.8, "attention_difference": 0.1, "feature_variance": 1.0,
     "rank_stage_1": 0.4, "bandwidth": 0.7, "divergence_single_image": 0.1, "masked_error": 0.4,
     "masked_error_of_mean": 0.7,
-    "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5,
+    "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5, "contrastive_icc": 0.6,
+    "cross_modal_icc": 0.2,
 }  # fmt: skip
 UNHEALTHY = {
     "identity": ({"dim_change": 1e-5}, "does not change its input: its relative change is 1.0e-05"),
@@ -74,6 +75,8 @@ UNHEALTHY = {
     "saturated": ({"divergence_single_image": 1.0}, "saturated"),
     "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
     "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
+    "views": ({"contrastive_icc": 0.04}, "same place of two views .*correlation 0.04.: contrastive falls because"),
+    "registered": ({"cross_modal_icc": -0.2}, "in registered CT and MR .*correlation -0.20.: cross_modal falls"),
     "modality": ({"probe_accuracy": 1.0}, "tells CT from MR in 100%"),
 }
 
