@@ -21,12 +21,12 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 def hold_run(folder: Path) -> Iterator[None]:
     """Holds the folder of a run, so that no other command trains in it.
 
-    The lock is the file `FOLDER.lock` beside the folder.
+    The lock is the hidden file `.FOLDER.lock` beside the folder, so that `swinfuse__*` names folders of runs only.
 
     Raises:
         InputError: when another process holds the folder, or the lock file cannot be written.
     """
-    path = folder.with_name(f"{folder.name}.lock")
+    path = folder.with_name(f".{folder.name}.lock")
     lock = kernel_lock(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ def no_patience(monkeypatch):
 def test_a_run_has_its_folder_to_itself_and_gives_it_back(tmp_path):
     folder = tmp_path / "SynthRAD" / "swinfuse__tiny"
     with hold_run(folder):
-        with pytest.raises(InputError, match=r"swinfuse__tiny: another swinfuse_pretrain .*swinfuse__tiny\.lock"):
+        with pytest.raises(InputError, match=r"swinfuse__tiny: another swinfuse_pretrain .*\.swinfuse__tiny\.lock"):
             with hold_run(folder):
                 pass
         with hold_run(folder.with_name("swinfuse__tiny_ct")):
@@ -53,7 +53,7 @@ def test_the_lock_of_a_killed_run_ends_with_it(tmp_path):
 
 def test_a_folder_for_results_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"run\.lock: cannot be written.*nnUNet_results"):
+    with pytest.raises(InputError, match=r"\.run\.lock: cannot be written.*nnUNet_results"):
         with hold_run(tmp_path / "file" / "run"):
             pass
 
