@@ -78,13 +78,12 @@ def plan_case(
             refuse_case(entry, "channels", f"no mask of the first stage, {previous}", "Predict the first stage first.")
             return None
         try:
-            check_first_stage_mask(
+            entry["previous_stage_sha256"] = check_first_stage_mask(
                 previous, result.case, result.files[0], model.predictor.dataset_json["labels"], entry["input_sha256"]
             )
         except InputError as error:
             refuse_case(entry, "channels", f"the mask of the first stage: {error}", "Predict the first stage again.")
             return None
-        entry["previous_stage_sha256"] = file_hash(previous)
     exists, record = output.earlier(result.case)
     if exists and not options.overwrite:
         if record is None:
