@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
+from nnunetv2_swinfuse.architecture.atomic_write import atomic_write, is_temporary
 from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import (
@@ -179,7 +179,7 @@ def prepare_folder(run: Run, state: TrainingState | None) -> None:
     if run.overwrite and state is None and run.folder.exists():
         shutil.rmtree(run.folder)
     run.folder.mkdir(parents=True, exist_ok=True)
-    for temporary in run.folder.rglob("*.tmp*"):
+    for temporary in filter(is_temporary, run.folder.rglob("*")):
         temporary.unlink(missing_ok=True)
     with atomic_write(run.folder / CONFIGURATION) as temporary:
         temporary.write_text(json.dumps(run.configuration.to_dict(), indent=4) + "\n")

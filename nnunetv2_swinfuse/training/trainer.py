@@ -26,6 +26,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_swinfuse.architecture.atomic_write import is_temporary
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.architecture.torch_file import save_torch_file
@@ -221,7 +222,7 @@ class nnUNetTrainerSwinFUSE(nnUNetTrainer):
                 record_start(Path(self.output_folder_base), self.fold, block, processing)
         if self.local_rank == 0:
             # Checkpoints that a killed process has left half written.
-            for temporary in Path(self.output_folder).glob("*.tmp.*"):
+            for temporary in filter(is_temporary, Path(self.output_folder).iterdir()):
                 temporary.unlink(missing_ok=True)
         super().on_train_start()
         if self.local_rank == 0 and self._pretrained_layers():
