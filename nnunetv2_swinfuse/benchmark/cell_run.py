@@ -140,19 +140,28 @@ class CellRun:
             link = own / data.name
             if data.is_dir() and not link.is_symlink():
                 link.symlink_to(data.absolute(), target_is_directory=True)
-        planned = shared / f"{self.arm.plans_name}.json"
-        try:
-            content = json.loads(planned.read_text())
-        except OSError as error:
-            raise BenchmarkError(f"{planned}: missing; the dataset is not prepared (--prepare_only)") from error
-        changes = {**self.experiment.plans, **self.arm.plans}
-        write_json(own / planned.name, change_plans(content, self.experiment.configuration, changes, str(planned)))
+        plans = own / f"{self.arm.plans_name}.json"
+        write_json(plans, self.changed_plans())
         # nnU-Net counts folds by their place in the list.
         nothing: dict[str, list[str]] = {"train": [], "val": []}
         folds = range(max(self.splits) + 1)
         entries = [self.splits[fold].for_nnunet() if fold in self.splits else nothing for fold in folds]
         write_json(own / "splits_final.json", entries)
-        return own / planned.name
+        return plans
+
+    def changed_plans(self) -> dict[str, Any]:
+        """The dataset's plans with the experiment's changes.
+
+        Raises:
+            BenchmarkError: when the dataset is not prepared, or the changes do not fit its plans.
+        """
+        planned = self.workspace.preprocessed / self.cell.dataset / f"{self.arm.plans_name}.json"
+        try:
+            content = json.loads(planned.read_text())
+        except OSError as error:
+            raise BenchmarkError(f"{planned}: missing; the dataset is not prepared (--prepare_only)") from error
+        changes = self.experiment.plans_changes(self.arm)
+        return change_plans(content, self.experiment.configuration, changes, str(planned))
 
     def variables(self, place: Place) -> dict[str, str]:
         """The environment variables that make nnU-Net's command this cell's."""
@@ -261,7 +270,8 @@ def change_plans(plans: dict[str, Any], configuration: str, changes: Mapping[str
         if len(features) != len(arguments["features_per_stage"]):
             raise BenchmarkError(
                 f"plans.features_per_stage lists {len(features)} stages, {where} has "
-                f"{len(arguments['features_per_stage'])}"
+                f"{len(arguments['features_per_stage'])}; give arms and datasets with other networks an experiment of "
+                "their own"
             )
         arguments["features_per_stage"] = features
     return plans

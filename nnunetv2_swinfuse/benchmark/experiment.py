@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from nnunetv2_swinfuse.benchmark.arms import Arm, resolve_arm
+from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm, resolve_arm
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Device = Literal["cpu", "cuda"]
@@ -249,6 +249,13 @@ class Experiment:
     def arm(self, name: str) -> Arm:
         """The arm of this name."""
         return next(arm for arm in self.arms if arm.name == name)
+
+    def plans_changes(self, arm: Arm) -> dict[str, Any]:
+        """Changes of an arm's plans. The features of SwinFUSE networks are those of their encoder, not of the plans."""
+        changes = {**self.plans, **arm.plans}
+        if arm.trainer.startswith(SWINFUSE):
+            changes.pop("features_per_stage", None)
+        return changes
 
     def pretraining_run(self, arm: Arm, seed: int) -> PretrainingRun | None:
         """The pretraining that a run of an arm begins with; None for an arm without a recipe."""

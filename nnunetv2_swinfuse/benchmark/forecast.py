@@ -136,8 +136,8 @@ def arm_operations(experiment: Experiment, workspace: Workspace, arm: Arm, datas
     path = workspace.preprocessed / dataset.name / f"{arm.plans_name}.json"
     if not path.is_file():
         raise UnknownCostError("not planned yet: --prepare_only")
-    changes = {**experiment.plans, **arm.plans}
-    plans = change_plans(json.loads(path.read_text()), experiment.configuration, changes, str(path))
+    content = json.loads(path.read_text())
+    plans = change_plans(content, experiment.configuration, experiment.plans_changes(arm), str(path))
     manager = PlansManager(plans)
     configuration = manager.get_configuration(experiment.configuration)
     channels = determine_num_input_channels(manager, configuration, dataset.content)

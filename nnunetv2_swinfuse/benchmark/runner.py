@@ -67,11 +67,13 @@ class Runner:
         self.preparation = Preparation(experiment, workspace, self.processes, self.test_images())
 
     def prepare(self, cells: Sequence[Cell]) -> None:
-        """Splits, plans and preprocessed data; refuses what the encoders of these cells cannot be pretrained on."""
+        """Splits, plans and preprocessed data; refuses what these cells and their encoders cannot be trained on."""
         store_splits(self.workspace.results, self.splits)
         for dataset in self.datasets.values():
             for planner in dict.fromkeys(arm.planner for arm in self.experiment.arms):
                 self.preparation.preprocess(dataset, planner, whole_machine(self.experiment.device))
+        for cell in cells:
+            self.cell_run(cell).changed_plans()
         self.preparation.check(self._pretrainings(cells).values())
 
     def test_images(self) -> list[Path]:

@@ -142,7 +142,10 @@ def check_features(context: Context, projections: bool, organs: Callable[[Arm], 
         draw_projections(path, of_layer, context.crops.names, context.crops.classes, title)
     draw_gaps(context.output / "features.png", context.arms, results, context.crops.names, context.title)
     context.write("features", results, started)
-    shown = ("divergence", "floor", "mmd", "cka", "cka_other_patient", "cka_crops", "probe_accuracy", "rank")
+    shown = (
+        "divergence", "floor", "mmd", "cka", "cka_other_patient", "icc", "icc_other_patient", "cka_crops",
+        "probe_accuracy", "rank", "deviation",
+    )  # fmt: skip
     lines = [
         [label, layer, *(gap[name] for name in shown), "; ".join(_score(score) for score in gap["organs"])]
         for label, layers in results.items() for layer, gap in layers.items()

@@ -44,8 +44,11 @@ def panels_of(results: Gaps, names: tuple[str, str]) -> list[Panel]:
         Panel("squared MMD", "0: alike", collect(lambda gap: gap["mmd"])),
         Panel(f"linear probe: {names[0]} or {names[1]}?", "0.5: chance", collect(lambda gap: gap["probe_accuracy"])),
         Panel("debiased CKA, registered tokens", "1: alike", collect(lambda gap: gap["cka"])),
-        Panel("the same, another patient's", "what positions give", collect(lambda gap: gap["cka_other_patient"])),
+        Panel("CKA, another patient's", "what positions give", collect(lambda gap: gap["cka_other_patient"])),
         Panel("effective rank / channels", "near 0: collapsed", collect(lambda gap: gap["rank"])),
+        Panel("ICC, registered tokens", "1: alike, 0: independent", collect(lambda gap: gap["icc"])),
+        Panel("ICC, another patient's", "what positions give", collect(lambda gap: gap["icc_other_patient"])),
+        Panel("standard deviation of tokens", "near 0: shrunken", collect(lambda gap: gap["deviation"])),
     ]
     organs = next(iter(next(iter(results.values())).values()))["organs"]
     for index, score in enumerate(organs):

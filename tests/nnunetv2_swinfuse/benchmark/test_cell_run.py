@@ -73,6 +73,24 @@ def test_a_cell_has_its_own_plans_and_split_and_shares_the_data(prepared):
     assert run.lay_out() == plans
 
 
+def test_features_of_the_plans_are_those_of_nnunets_networks_only(raw, tmp_path):
+    """The plans of two datasets can have different numbers of stages; a SwinFUSE network has those of its encoder."""
+    pretraining = {"collections": ["Pairs"], "steps": 1}
+    changes = {"batch_size": 2, "features_per_stage": [4, 8]}
+    arms = ["swinfuse", "scratch", "nnunet"]
+    runner = make_runner(tmp_path, arms=arms, seeds=[0], pretraining=pretraining, plans=changes)
+    shared = runner.workspace.preprocessed / raw.name
+    shared.mkdir(parents=True)
+    write_json(shared / "nnUNetPlans.json", PLANS)
+    swinfuse, scratch, nnunet = (runner.cell_run(cell) for cell in runner.cells)
+    for run in (swinfuse, scratch):
+        block = run.changed_plans()["configurations"]["3d_fullres"]
+        assert block["batch_size"] == 2
+        assert block["architecture"] == PLANS["configurations"]["3d_fullres"]["architecture"]
+    with pytest.raises(BenchmarkError, match=r"lists 2 stages, .*nnUNetPlans.json has 3; give arms and datasets"):
+        nnunet.changed_plans()
+
+
 def test_a_fold_keeps_its_place_in_nnunets_list(prepared):
     runner, _ = prepared
     run = runner.cell_run(runner.cells[0])

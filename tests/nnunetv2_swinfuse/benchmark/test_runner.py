@@ -150,3 +150,17 @@ def test_what_a_killed_runner_finished_but_did_not_keep_is_kept(raw, cells_run, 
     other.run([first, second])
     assert cells_run["names"] == [second.name]
     assert set(read_kept(other.workspace.results)) == {first.name, second.name}
+
+
+def test_plans_that_do_not_fit_are_refused_before_any_pretraining(raw, pretrained, tmp_path, monkeypatch):
+    arguments = {"strides": [[1, 1, 1], [2, 2, 2]], "features_per_stage": [32, 64]}
+    plans = {"configurations": {"3d_fullres": {"architecture": {"arch_kwargs": arguments}}}}
+
+    def preprocess(self, dataset, planner, place):
+        write_json(self.workspace.preprocessed / dataset.name / "nnUNetPlans.json", plans)
+
+    monkeypatch.setattr(Preparation, "preprocess", preprocess)
+    changes = {"features_per_stage": [4, 8, 16]}
+    runner = make_runner(tmp_path, arms=["nnunet", "swinfuse"], pretraining=PRETRAINING, plans=changes)
+    with pytest.raises(BenchmarkError, match=r"lists 3 stages, .* has 2"):
+        runner.prepare(runner.cells)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pretraining.analysis.domain_gap import measure_gap, token_cka
+from pretraining.analysis.domain_gap import measure_gap, token_cka, token_icc
 
 from . import synthetic_analysis as synthetic
 
@@ -45,12 +45,12 @@ def test_what_positions_give_is_seen_in_the_tokens_of_other_patients():
     gap = measure_gap(
         synthetic.layer_tokens(tokens=positions), synthetic.layer_tokens(tokens=positions.clone()), True, 0
     )
-    assert gap.cka_other_patient == pytest.approx(1, abs=1e-5)
+    assert gap.cka_other_patient == gap.icc_other_patient == pytest.approx(1, abs=1e-5)
 
 
 def test_unregistered_crops_have_no_cka():
     gap = measure_gap(synthetic.layer_tokens(0), synthetic.layer_tokens(1), False, 0)
-    assert gap.cka is gap.cka_other_patient is gap.cka_crops is None
+    assert gap.cka is gap.cka_other_patient is gap.icc is gap.icc_other_patient is gap.cka_crops is None
 
 
 def test_cka_of_few_tokens_is_near_zero_also_with_many_channels():
@@ -71,3 +71,22 @@ def test_masked_tokens_do_not_count():
     mask[:, :16] = True
     assert token_cka(first, second, mask, 0) == pytest.approx(1, abs=1e-5)
     assert token_cka(first, second, torch.zeros_like(mask), 0) is None
+
+
+@pytest.mark.parametrize(("share", "expected"), [(1.0, 1.0), (0.5, 0.5), (0.0, 0.0)])
+@pytest.mark.parametrize("scale", [1.0, 0.01])
+def test_icc_is_the_share_of_the_variance_that_places_have_in_common(share, expected, scale):
+    """Tokens `sqrt(share) * place + sqrt(1 - share) * own`, all of variance 1, times a scale that changes nothing."""
+    generator = torch.Generator().manual_seed(0)
+    place, own, other = torch.randn(3, 8, 500, 4, generator=generator)
+    first, second = (scale * (share**0.5 * place + (1 - share) ** 0.5 * noise) for noise in (own, other))
+    gap = measure_gap(synthetic.layer_tokens(tokens=first), synthetic.layer_tokens(tokens=second), True, 0)
+    assert gap.icc == pytest.approx(expected, abs=0.03)
+    assert gap.icc_other_patient == pytest.approx(0, abs=0.03)
+    assert gap.deviation == pytest.approx(scale, rel=0.03)
+
+
+def test_icc_unlike_cka_sees_a_rotation_between_the_domains():
+    first = synthetic.layer_tokens(0, 16).tokens
+    assert token_icc(first, rotated(first, 1.0), torch.ones(first.shape[:2], dtype=torch.bool)) < 0.5
+    assert token_icc(first, first, torch.zeros(first.shape[:2], dtype=torch.bool)) is None
