@@ -142,7 +142,7 @@ class Configuration(Settings):
         _require(
             self.contrastive_loss == "nt_xent" or not self.loss_weight("contrastive") or self.variance_weight > 0,
             "variance_weight", self.variance_weight,
-            "more than 0 with --contrastive_loss vicreg, which otherwise makes all features alike",
+            f"more than 0 with --contrastive_loss {self.contrastive_loss}, which otherwise makes all features alike",
         )  # fmt: skip
         with_heads = ("inpainting", "rotation", *(("contrastive",) if self.contrastive_loss == "nt_xent" else ()))
         _require(

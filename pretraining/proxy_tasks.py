@@ -35,7 +35,8 @@ class Compared(NamedTuple):
     Attributes:
         first, second: feature maps of each stage, (B, C, z, y, x).
         first_turns, second_turns: quarter turns (B,), on the CPU.
-        inside: which voxels of the crops, not turned, are no padding (B, 1, Z, Y, X).
+        inside: which voxels of the crops, not turned, are compared: no padding, and with `--compared_places visible` no
+            cut-outs of either view (B, 1, Z, Y, X).
     """
 
     first: Sequence[Tensor]
@@ -77,8 +78,8 @@ def proxy_tasks(
         health |= compared.health
     if configuration.loss_weight("distillation"):
         losses["distillation"] = _mean(
-            processes.gather(_difference(_two_views(views[name], features, detach_first=True))).mean()
-            for name, features in outputs.features.items()
+            _difference(_two_views(views[name], maps, detach_first=True), torch.ones_like(registered), processes)
+            for name, maps in outputs.features.items()
         )
     if configuration.loss_weight("rotation"):
         losses["rotation"], rotation_health = _rotation(views, outputs, turnable, processes)
@@ -137,42 +138,61 @@ def _contrast_vectors(
 def _contrast_maps(
     views: Mapping[str, View], outputs: Outputs, registered: Tensor, configuration: Configuration, processes: Processes
 ) -> Results:
-    """VICReg's invariance term between the two views of each crop, and between CT and MR of registered crops."""
-    by_modality = [_two_views(views[name], features) for name, features in outputs.features.items()]
-    everywhere = torch.ones_like(registered)
-    losses = {"contrastive": _mean(processes.gather(_difference(compared)).mean() for compared in by_modality)}
-    health = {"contrastive_icc": _mean(_correlation(compared, everywhere, processes) for compared in by_modality)}
-    if configuration.loss_weight("cross_modal"):
-        all_registered = processes.gather(registered)
-        if bool(all_registered.any()):
-            # Second views only: unless they are paired like the first, they contain no partner.
-            crops = len(registered)
-            ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
-            ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
-            ct_inside, mr_inside = (undo_turns(v.inside, v.turns)[crops:] for v in (views["CT"], views["MR"]))
-            compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_inside & mr_inside)
-            differences = _difference(compared)
-            weights = send(all_registered, differences.device, differences.dtype)
-            losses["cross_modal"] = (processes.gather(differences) * weights).sum() / weights.sum()
-            health["cross_modal_icc"] = _correlation(compared, registered, processes)
-    return Results(losses, health)
+    """Differences between the two views of each crop, and between CT and MR of registered crops.
+
+    VICReg's invariance term, or one minus the intraclass correlation.
+    """
+    visible = configuration.compared_places == "visible"
+    relative = configuration.contrastive_loss == "correlation"
+    crops = len(registered)
+
+    def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss over the chosen crops, and the correlation."""
+        with torch.set_grad_enabled(relative and torch.is_grad_enabled()):
+            correlation = _correlation(compared, chosen, processes)
+        loss = 1 - correlation if relative else _difference(compared, chosen, processes)
+        return loss, correlation.detach()
+
+    everything = torch.ones_like(registered)
+    by_modality = [
+        measure(_two_views(views[name], maps, visible), everything) for name, maps in outputs.features.items()
+    ]
+    losses, correlations = zip(*by_modality, strict=True)
+    results = Results({"contrastive": _mean(losses)}, {"contrastive_icc": _mean(correlations)})
+    if configuration.loss_weight("cross_modal") and bool(processes.gather(registered).any()):
+        # Second views only: unless they are paired like the first, they contain no partner.
+        second = slice(crops, None)
+        ct_maps, mr_maps = ([m[second] for m in outputs.features[name]] for name in ("CT", "MR"))
+        ct_turns, mr_turns = (views[name].turns[second] for name in ("CT", "MR"))
+        ct_shown, mr_shown = (_shown(views[name], second, visible) for name in ("CT", "MR"))
+        compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_shown & mr_shown)
+        results.losses["cross_modal"], results.health["cross_modal_icc"] = measure(compared, registered)
+    return results
 
 
-def _two_views(view: View, features: list[Tensor], detach_first: bool = False) -> Compared:
+def _two_views(view: View, features: list[Tensor], visible: bool = False, detach_first: bool = False) -> Compared:
     """Both views of each crop; optionally without a gradient to the first."""
     first, second = zip(*(m.chunk(2) for m in features), strict=True)
     if detach_first:
         first = tuple(m.detach() for m in first)
     first_turns, second_turns = view.turns.chunk(2)
-    # Both views of a crop show the same part of the volume.
-    inside = undo_turns(view.inside[: len(first_turns)], first_turns)
+    crops = len(first_turns)
+    inside = _shown(view, slice(crops), visible) & _shown(view, slice(crops, None), visible)
     return Compared(first, second, first_turns, second_turns, inside)
 
 
-def _difference(compared: Compared) -> Tensor:
-    """Mean squared difference of each crop (B,): the mean over the stages."""
+def _shown(view: View, chosen: slice, visible: bool) -> Tensor:
+    """Which voxels of the chosen views, not turned, are no padding, and if `visible` not cut out either."""
+    shown = ~view.hidden if visible else view.inside
+    return undo_turns(shown[chosen], view.turns[chosen])
+
+
+def _difference(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:
+    """Mean squared difference of the chosen crops (B,): the mean over the stages."""
     by_stage = [consistency(*maps) for maps in _stages(compared)]
-    return torch.stack(by_stage).mean(0)
+    differences = processes.gather(torch.stack(by_stage).mean(0))
+    weights = send(processes.gather(chosen), differences.device, differences.dtype)
+    return (differences * weights).sum() / weights.sum()
 
 
 def _correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:

@@ -23,7 +23,8 @@ Fusion = Literal["separate", "mean"]
 SecondView = Literal["single_image", "paired"]
 Partner = Literal["other_modality", "pseudo_pair"]
 InpaintingHeadKind = Literal["linear", "pyramid", "network"]
-ContrastiveLoss = Literal["nt_xent", "vicreg"]
+ContrastiveLoss = Literal["nt_xent", "vicreg", "correlation"]
+ComparedPlaces = Literal["all", "visible"]
 DensityLevel = Literal["paired", "single_image", "stages"]
 DENSITY_LEVELS: tuple[DensityLevel, ...] = get_args(DensityLevel)
 
@@ -234,8 +235,16 @@ class Settings:
         default="vicreg",
         metadata=_about(
             "losses",
-            "nt_xent: vectors of crops, with the other crops as negatives; vicreg: features at the same place of two "
-            "views, without negatives",
+            "nt_xent: vectors of crops, with the other crops as negatives; vicreg: squared difference of features at "
+            "the same place of two views, without negatives; correlation: the same relative to the variance of the "
+            "features, which does not fall when they shrink",
+        ),
+    )
+    compared_places: ComparedPlaces = field(
+        default="all",
+        metadata=_about(
+            "losses",
+            "places that vicreg and correlation compare: all, or those that are cut out of neither view",
         ),
     )
     cross_modal_weight: float = field(

@@ -117,8 +117,8 @@ def token_icc(first: Tensor, second: Tensor, mask: Tensor) -> float | None:
         return None
     no_turn = torch.zeros(1, dtype=torch.int64)
     # As one map of (1, 1, N) places.
-    maps = (tokens[mask].T[None, :, None, None] for tokens in (first, second))
-    return float(intraclass_correlation(view_moments(*maps, no_turn, no_turn)))
+    own, other = (tokens[mask].T[None, :, None, None] for tokens in (first, second))
+    return float(intraclass_correlation(view_moments(own, other, no_turn, no_turn)))
 
 
 def _other_patient(first: LayerTokens, second: LayerTokens) -> tuple[Tensor, Tensor, Tensor] | None:

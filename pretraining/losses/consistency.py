@@ -1,9 +1,12 @@
 """Features of two views of the same anatomy should agree where they show the same place.
 
-The invariance term of VICReg (Bardes et al., arXiv 2105.04906, equation 4), token by token as in VICRegL (arXiv
-2210.01571). It has no negatives, so it does not depend on the batch size; the variance and covariance terms
-(:mod:`pretraining.losses.vicreg`) keep features from becoming all alike. With a detached second view it distils that
-view into the first.
+:func:`consistency` is the invariance term of VICReg (Bardes et al., arXiv 2105.04906, equation 4), token by token as in
+VICRegL (arXiv 2210.01571). With a detached second view it distils that view into the first.
+:func:`intraclass_correlation` is the same relative to the variance of the features: that of features standardised over
+the batch, which Barlow Twins compares (Zbontar et al., arXiv 2103.03230). It does not improve when features shrink.
+
+Neither has negatives, so the batch can be small; the variance and covariance terms (:mod:`pretraining.losses.vicreg`)
+keep features from becoming all alike.
 """
 
 from __future__ import annotations
@@ -11,6 +14,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# Added to twice the variance of a channel, relative to the mean square of all.
+EPSILON = 1e-6
 
 
 def undo_turns(maps: Tensor, turns: Tensor) -> Tensor:
@@ -43,47 +49,48 @@ def consistency(
         return squares.mean((1, 2, 3, 4))
 
 
-@torch.no_grad()
 def view_moments(
     first: Tensor, second: Tensor, first_turns: Tensor, second_turns: Tensor, inside: Tensor | None = None
 ) -> Tensor:
-    """Moments of the features of two views, from which :func:`intraclass_correlation` follows.
+    """Sums over the features of two views, from which :func:`intraclass_correlation` follows.
 
     Args:
         first, second, first_turns, second_turns, inside: as for :func:`consistency`.
 
     Returns:
-        (B, 3 + C) for each crop: 1, or 0 if it is all padding; the mean squared difference; the mean square; the mean
-        of each channel. Means are over both views and all places.
+        (B, 1 + 3C) for each crop: the number of its tokens, each counting by its share inside; then by channel the sums
+        of the squared differences, of the mean squares of both views, and of their means. In float32 or better.
+
+    Raises:
+        ValueError: when the maps differ in shape.
     """
     with torch.autocast(first.device.type, enabled=False):
         own, other = _same_places(first, second, first_turns, second_turns)
-        weights = torch.ones_like(own[:, :1]) if inside is None else _weights(inside, own)
-        values = ((own - other).square().mean(1), (own.square() + other.square()).mean(1) / 2)
-        counted = weights.flatten(1).any(1, keepdim=True).to(own.dtype)
-        squares = [(weights[:, 0] * value).mean((1, 2, 3))[:, None] for value in values]
-        return torch.cat([counted, *squares, (weights * (own + other) / 2).mean((2, 3, 4))], 1)
+        shares = torch.ones_like(own[:, :1]) if inside is None else _shares(inside, own)
+        values = [(own - other).square(), (own.square() + other.square()) / 2, (own + other) / 2]
+        return torch.cat([(shares * value).sum((2, 3, 4)) for value in (torch.ones_like(shares), *values)], 1)
 
 
 def intraclass_correlation(moments: Tensor) -> Tensor:
     """How much more alike features are at the same place of two views than at different places and crops.
 
-    One minus the mean squared difference of the two views relative to twice the variance of all features, the mean over
-    channels: the intraclass correlation (ICC) of Fisher. 1 for equal views; 0 for independent ones, however small
-    their difference is; below 0 for views whose means differ. Unlike :func:`consistency`, it does not improve when all
-    features shrink towards a constant.
+    Of each channel one minus the mean squared difference of the two views relative to twice the variance of both: the
+    intraclass correlation (ICC) of Fisher; then the mean over the channels. 1 for equal views; 0 for independent ones,
+    however small their difference is; below 0 for views whose means differ, -1 at least. Unlike :func:`consistency`, it
+    does not improve when all features shrink towards a constant.
 
     Args:
-        moments: of the crops (B, 3 + C), from :func:`view_moments`.
+        moments: of the crops (B, 1 + 3C), from :func:`view_moments`.
 
     Returns:
-        A scalar; 0 where features do not vary.
+        A scalar; a channel that does not vary counts as 0.
     """
     sums = moments.sum(0)
-    difference, square, *_ = means = sums[1:] / sums[0].clamp_min(1)
-    variance = square - means[2:].square().mean()
-    tiny = torch.finfo(moments.dtype).eps * square
-    return torch.where(variance > tiny, 1 - difference / (2 * variance).clamp_min(tiny), torch.zeros_like(variance))
+    difference, square, mean = (sums[1:] / sums[0].clamp_min(torch.finfo(sums.dtype).tiny)).chunk(3)
+    twice_variance = 2 * (square - mean.square()).clamp_min(0)
+    # Below, a channel is constant but for rounding.
+    floor = EPSILON * square.mean().detach() + torch.finfo(sums.dtype).tiny
+    return ((twice_variance - difference) / (twice_variance + floor)).mean()
 
 
 def _same_places(first: Tensor, second: Tensor, first_turns: Tensor, second_turns: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +105,11 @@ def _same_places(first: Tensor, second: Tensor, first_turns: Tensor, second_turn
 
 def _weights(inside: Tensor, maps: Tensor) -> Tensor:
     """Each token's share inside the volume relative to the mean share, (B, 1, z, y, x); exactly 1 without padding."""
-    shares = F.adaptive_avg_pool3d(inside.to(maps.dtype), maps.shape[2:])
+    shares = _shares(inside, maps)
     mean = shares.sum((1, 2, 3, 4), keepdim=True) / shares[0].numel()
     return shares / mean.clamp_min(torch.finfo(maps.dtype).tiny)
+
+
+def _shares(inside: Tensor, maps: Tensor) -> Tensor:
+    """The share of each token's voxels that is inside, (B, 1, z, y, x)."""
+    return F.adaptive_avg_pool3d(inside.to(maps.dtype), maps.shape[2:])

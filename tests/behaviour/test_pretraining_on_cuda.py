@@ -24,6 +24,7 @@ VARIANTS = {
     "pseudo-pairs": {"partner": "pseudo_pair", "random_contrast": 0.5, "distillation_weight": 1.0},
     "blocks": {"masking": "blocks"},
     "vicreg": {"contrastive_loss": "vicreg"},
+    "correlation": {"contrastive_loss": "correlation", "compared_places": "visible"},
     "nt_xent": {"contrastive_loss": "nt_xent"},
     "pyramid": {"inpainting_head": "pyramid"},
     "network": {"inpainting_head": "network"},

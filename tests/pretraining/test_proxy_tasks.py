@@ -35,13 +35,14 @@ def test_distillation_teaches_the_single_image_only():
     assert results.losses["distillation"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
-def test_the_loss_without_negatives_has_a_gradient_to_both_views():
-    _, outputs, results = run(tiny(contrastive_loss="vicreg"))
+@pytest.mark.parametrize("loss", ["vicreg", "correlation"])
+def test_losses_without_negatives_have_a_gradient_to_both_views(loss):
+    _, outputs, results = run(tiny(contrastive_loss=loss))
     (gradient,) = torch.autograd.grad(results.losses["contrastive"], outputs.features["CT"][1])
     assert gradient[:2].abs().max() > 0 < gradient[2:].abs().max()
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation"])
 def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
     _, outputs, results = run(tiny(contrastive_loss=loss))
     assert outputs.pair is not None
@@ -51,7 +52,7 @@ def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
     assert gradient[:2].abs().max() == 0 < gradient[2:].abs().max()
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "vicreg"])
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation"])
 def test_no_registered_pair_no_cross_modal_loss(loss):
     _, _, results = run(tiny(contrastive_loss=loss), registered=~ALL_TRUE)
     assert "cross_modal" not in results.losses
@@ -69,6 +70,37 @@ def test_the_correlation_counts_registered_crops_only():
     ]
     assert results.health["cross_modal_icc"].item() == pytest.approx(torch.stack(by_stage).mean().item(), abs=1e-5)
     assert -1 <= results.health["contrastive_icc"].item() <= 1
+
+
+def test_one_minus_the_correlation_is_a_loss():
+    """With gradients of its own; the correlation is recorded with either loss."""
+    losses = {}
+    for loss in ("vicreg", "correlation"):
+        _, outputs, results = run(tiny(contrastive_loss=loss))
+        for name in ("contrastive", "cross_modal"):
+            (gradient,) = torch.autograd.grad(results.losses[name], outputs.features["CT"][1], retain_graph=True)
+            losses[loss, name] = results.losses[name].item(), results.health[f"{name}_icc"].item(), gradient
+    for name in ("contrastive", "cross_modal"):
+        value, correlation, gradient = losses["correlation", name]
+        assert value == pytest.approx(1 - correlation, abs=1e-6)
+        assert correlation == pytest.approx(losses["vicreg", name][1], abs=1e-6)
+        assert not torch.allclose(gradient, losses["vicreg", name][2])
+
+
+@pytest.mark.parametrize("places", ["all", "visible"])
+@pytest.mark.parametrize("loss", ["vicreg", "correlation"])
+def test_what_is_cut_out_of_either_view_is_compared_only_with_all_places(loss, places):
+    """Cells are as large as a token of the second stage: a token is cut out as a whole or not at all."""
+    views, outputs, results = run(tiny(contrastive_loss=loss, compared_places=places, quarter_turns=False))
+    for name in ("contrastive", "cross_modal"):
+        (gradient,) = torch.autograd.grad(results.losses[name], outputs.features["CT"][1], retain_graph=True)
+        gradient = gradient[2:].abs().sum(1)
+        cut_out = {modality: _cut_out(view, gradient) for modality, view in views.items()}
+        other = cut_out["CT"][:2] if name == "contrastive" else cut_out["MR"][2:]
+        hidden = cut_out["CT"][2:] | other
+        assert 0 < hidden.sum() < hidden.numel()
+        assert (gradient[~hidden] > 0).all()
+        assert (gradient[hidden] == 0).all() if places == "visible" else (gradient[hidden] > 0).all()
 
 
 def test_crops_that_cannot_be_turned_take_no_part_in_the_rotation_task():
@@ -98,9 +130,10 @@ def test_what_is_cut_out_is_compared_with_the_mean_fill(padding):
     assert results.health["masked_error_of_mean_CT"].item() == pytest.approx(expected.item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("contrastive_loss", ["vicreg", "correlation"])
 @pytest.mark.parametrize("loss", ["inpainting", "contrastive", "cross_modal", "distillation"])
-def test_padding_has_no_part_in_losses_that_compare_voxels_or_maps(loss):
-    configuration = tiny(contrastive_loss="vicreg", distillation_weight=1.0, visible_weight=0.5)
+def test_padding_has_no_part_in_losses_that_compare_voxels_or_maps(loss, contrastive_loss):
+    configuration = tiny(contrastive_loss=contrastive_loss, distillation_weight=1.0, visible_weight=0.5)
     _, outputs, results = run(configuration, padding=8)
     of_maps = loss != "inpainting"
     compared = outputs.features["CT"][1] if of_maps else outputs.predictions["CT"].reconstruction
@@ -111,3 +144,9 @@ def test_padding_has_no_part_in_losses_that_compare_voxels_or_maps(loss):
 
 def test_the_synthetic_batch_is_registered():
     assert synthetic_batch()["registered"].all()
+
+
+def _cut_out(view, maps):
+    """Which tokens of the maps are cut out, bool (B, z, y, x)."""
+    sizes = [voxels // tokens for voxels, tokens in zip(view.mask.shape[2:], maps.shape[1:], strict=True)]
+    return torch.nn.functional.max_pool3d(view.mask.float(), sizes)[:, 0] > 0

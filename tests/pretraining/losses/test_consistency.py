@@ -77,10 +77,30 @@ def test_the_correlation_is_that_of_a_common_part_and_noise():
         # 16384 values: four standard errors.
         assert icc(first, second) == pytest.approx(part, abs=0.03)
         # However small the difference is: shrunk towards a constant.
-        assert icc(5 + 0.01 * first, 5 + 0.01 * second) == pytest.approx(part, abs=0.03)
+        assert icc(1 + 0.02 * first, 1 + 0.02 * second) == pytest.approx(part, abs=0.03)
     assert icc(shared, shared) == pytest.approx(1)
     assert icc(shared, -shared) == pytest.approx(-1, abs=0.01)
+    # A mean over channels, whatever their scale: one of two agrees.
+    scale = torch.tensor([100.0, 0.1, 100.0, 0.1]).reshape(1, 4, 1, 1, 1)
+    agreeing = torch.where(scale > 1, shared, noise)
+    assert icc(scale * shared, scale * agreeing) == pytest.approx(0.5, abs=0.03)
     assert icc(torch.ones(8, 4, 2, 2, 2), torch.ones(8, 4, 2, 2, 2)) == 0
+
+
+def test_gradients_of_the_correlation_do_not_shrink_the_features():
+    torch.manual_seed(0)
+    first, second = (torch.randn(8, 2, 1, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    turns = torch.arange(8) % 4
+    inside = torch.rand(8, 1, 2, 4, 4) > 0.3
+
+    def value(a, b):
+        return intraclass_correlation(view_moments(a, b, turns, ZERO, inside))
+
+    assert torch.autograd.gradcheck(value, (first, second))
+    gradients = torch.autograd.grad(value(first, second), (first, second))
+    # The change along the features themselves is that of a common factor: none but for the floor of the variance.
+    along = sum((view * gradient).sum() for view, gradient in zip((first, second), gradients, strict=True))
+    assert abs(along) < 1e-5 < gradients[0].abs().max()
 
 
 def test_turns_are_undone_and_padding_does_not_count():
