@@ -114,8 +114,8 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
         if means.get(name, 1.0) < LOW_ICC:
             warnings.append(
                 f"features at the same place {views} are hardly more alike than those of different places (intraclass "
-                f"correlation {means[name]:.2f}). If {name.removesuffix('_icc')} falls all the same, all features become "
-                "alike. More steps, --contrastive_loss correlation or a higher --variance_weight may help."
+                f"correlation {means[name]:.2f}). If {name.removesuffix('_icc')} falls all the same, all features "
+                "become alike. More steps, --contrastive_loss correlation or a higher --variance_weight may help."
             )
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(
