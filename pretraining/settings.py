@@ -197,6 +197,14 @@ class Settings:
         ),
     )
     corrupted_share: float = field(default=0.6, metadata=_about("losses", "share of a crop's voxels that is cut out"))
+    intact_second_views: float = field(
+        default=0.0,
+        metadata=_about(
+            "losses",
+            "probability that nothing is cut out of a second view, as nothing is in fine-tuning; the first view of a "
+            "crop is always cut out",
+        ),
+    )
     masking: Masking = field(
         default="cells", metadata=_about("losses", "cut out cells of a grid, or blocks of random size and position")
     )

@@ -48,7 +48,7 @@ def two_views(
     """Two views of each crop of each modality.
 
     Where a view has a partner, CT and MR share its cut-outs, and if they are registered also its quarter turns, so that
-    they stay registered. Intensities always differ.
+    they stay registered. Intensities always differ. Of a second view, nothing may be cut out.
 
     Args:
         crops: (B, 1, z, y, x) by modality.
@@ -74,6 +74,11 @@ def two_views(
     for view_index in range(2):
         has_partner = view_index in views_with_partner
         geometry = _draw_geometry(crops, turnable, registered, settings, generators, has_partner)
+        if view_index == 1 and configuration.intact_second_views:
+            geometry = {
+                name: _leave_intact(parameters, configuration.intact_second_views, generators)
+                for name, parameters in geometry.items()
+            }
         for name, images in crops.items():
             intensity = draw_intensity(settings, generators)
             contrast, has_contrast = None, None
@@ -119,6 +124,13 @@ def _draw_geometry(
             parameters = replace(shared, turns=torch.where(registered, shared.turns, parameters.turns))
         geometry[name] = replace(parameters, turns=torch.where(turnable[name], parameters.turns, 0))
     return geometry
+
+
+def _leave_intact(parameters: ViewParameters, share: float, generators: Sequence[torch.Generator]) -> ViewParameters:
+    """Cuts nothing out of a share of the views, on average; the others stay as drawn."""
+    uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
+    cut_out = (uniform >= share).reshape(-1, 1, 1, 1, 1)
+    return replace(parameters, mask=parameters.mask & cut_out)
 
 
 def _needs_partners(configuration: Configuration) -> bool:

@@ -41,6 +41,12 @@ from .synthetic import tiny
         ({"freeze_encoder": True, "tasks": ("contrastive",), "contrastive_loss": "vicreg"}, "expected False without"),
         ({"contrastive_loss": "vicreg", "variance_weight": 0.0}, "variance_weight is 0.0; expected more than 0"),
         (
+            {"contrastive_loss": "correlation", "variance_weight": 0.0},
+            "more than 0 with --contrastive_loss correlation",
+        ),
+        ({"intact_second_views": 1.5}, "intact_second_views is 1.5; expected between 0 and 1"),
+        ({"intact_second_views": 0.5, "second_view": "paired"}, "partner of an intact view shows nothing"),
+        (
             {"dim": "none", "density_levels": ["paired"]},
             r"density_levels is \['paired'\]; expected one of \['single_image', 'stages'\].*or --density_weight 0",
         ),

@@ -33,6 +33,27 @@ def test_registered_crops_stay_registered_in_the_paired_view_only():
     assert (mr.target[0].flatten()[order].diff() > -1e-4).all()
 
 
+@pytest.mark.parametrize("masking", ["cells", "blocks"])
+def test_a_share_of_the_second_views_is_intact(masking):
+    batch = synthetic_batch(64)
+    drawn = views_of(tiny(masking=masking), batch).views
+    views = views_of(tiny(masking=masking, intact_second_views=0.25), batch).views
+    by_modality = {}
+    for name, view in views.items():
+        cut_out = view.mask.flatten(1).any(1)
+        # First views are drawn first, and are the same with and without.
+        assert cut_out[:64].all()
+        assert torch.equal(view.corrupted[:64], drawn[name].corrupted[:64])
+        # 64 draws with a probability of 0.25: four standard deviations.
+        assert 0.03 < 1 - cut_out[64:].float().mean() < 0.47
+        assert torch.equal(view.corrupted[64:][~cut_out[64:]], view.target[64:][~cut_out[64:]])
+        by_modality[name] = cut_out[64:]
+    assert not torch.equal(by_modality["CT"], by_modality["MR"])
+    everything = views_of(tiny(masking=masking, intact_second_views=1.0), batch).views
+    assert not any(view.mask[64:].any() for view in everything.values())
+    assert not any(view.hidden[64:].any() for view in everything.values())
+
+
 def test_crops_that_are_not_registered_have_turns_of_their_own_and_others_none():
     configuration = tiny()
     views = views_of(configuration, synthetic_batch(16), registered=False)
