@@ -159,11 +159,6 @@ class Configuration(Settings):
         )  # fmt: skip
 
         single_images = not self.pairs_views or self.second_view == "single_image"
-        _require(
-            single_images or not self.complementary_masks or not self.intact_second_views,
-            "intact_second_views", self.intact_second_views,
-            "0 with --second_view paired or --no-complementary_masks: the partner of an intact view shows nothing",
-        )  # fmt: skip
         levels = {"paired": self.pairs_views, "single_image": single_images, "stages": True}
         _require(
             not self.loss_weight("density") or any(levels[level] for level in self.density_levels),

@@ -201,8 +201,8 @@ class Settings:
         default=0.0,
         metadata=_about(
             "losses",
-            "probability that nothing is cut out of a second view, as nothing is in fine-tuning; the first view of a "
-            "crop is always cut out",
+            "probability that nothing is cut out of a second view without a partner, as nothing is in fine-tuning; "
+            "something is cut out of every first view",
         ),
     )
     masking: Masking = field(

@@ -48,7 +48,7 @@ def two_views(
     """Two views of each crop of each modality.
 
     Where a view has a partner, CT and MR share its cut-outs, and if they are registered also its quarter turns, so that
-    they stay registered. Intensities always differ. Of a second view, nothing may be cut out.
+    they stay registered. Intensities always differ. Of a second view without a partner, nothing may be cut out.
 
     Args:
         crops: (B, 1, z, y, x) by modality.
@@ -74,7 +74,7 @@ def two_views(
     for view_index in range(2):
         has_partner = view_index in views_with_partner
         geometry = _draw_geometry(crops, turnable, registered, settings, generators, has_partner)
-        if view_index == 1 and configuration.intact_second_views:
+        if view_index == 1 and not has_partner and configuration.intact_second_views:
             geometry = {
                 name: _leave_intact(parameters, configuration.intact_second_views, generators)
                 for name, parameters in geometry.items()

@@ -45,7 +45,6 @@ from .synthetic import tiny
             "more than 0 with --contrastive_loss correlation",
         ),
         ({"intact_second_views": 1.5}, "intact_second_views is 1.5; expected between 0 and 1"),
-        ({"intact_second_views": 0.5, "second_view": "paired"}, "partner of an intact view shows nothing"),
         (
             {"dim": "none", "density_levels": ["paired"]},
             r"density_levels is \['paired'\]; expected one of \['single_image', 'stages'\].*or --density_weight 0",

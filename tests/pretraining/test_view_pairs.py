@@ -52,6 +52,9 @@ def test_a_share_of_the_second_views_is_intact(masking):
     everything = views_of(tiny(masking=masking, intact_second_views=1.0), batch).views
     assert not any(view.mask[64:].any() for view in everything.values())
     assert not any(view.hidden[64:].any() for view in everything.values())
+    # The partner of a view shows what is cut out of it, so something has to be.
+    paired = views_of(tiny(masking=masking, intact_second_views=1.0, second_view="paired"), batch).views
+    assert all(view.mask.flatten(1).any(1).all() for view in paired.values())
 
 
 def test_crops_that_are_not_registered_have_turns_of_their_own_and_others_none():
