@@ -85,11 +85,12 @@ def intraclass_correlation(moments: Tensor) -> Tensor:
     Returns:
         A scalar; a channel that does not vary counts as 0.
     """
-    sums = moments.sum(0)
-    difference, square, mean = (sums[1:] / sums[0].clamp_min(torch.finfo(sums.dtype).tiny)).chunk(3)
+    count, *sums = moments.sum(0).split([1, *[(moments.shape[1] - 1) // 3] * 3])
+    # Of nothing, all sums are 0; their gradients are finite.
+    difference, square, mean = (values / torch.where(count > 0, count, 1) for values in sums)
     twice_variance = 2 * (square - mean.square()).clamp_min(0)
     # Below, a channel is constant but for rounding.
-    floor = EPSILON * square.mean().detach() + torch.finfo(sums.dtype).tiny
+    floor = EPSILON * (square.mean().detach() + EPSILON)
     return ((twice_variance - difference) / (twice_variance + floor)).mean()
 
 

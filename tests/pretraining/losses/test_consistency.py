@@ -103,6 +103,28 @@ def test_gradients_of_the_correlation_do_not_shrink_the_features():
     assert abs(along) < 1e-5 < gradients[0].abs().max()
 
 
+@pytest.mark.parametrize("case", ["nothing inside", "little inside", "one token", "constant", "zero", "equal"])
+def test_gradients_of_the_correlation_are_finite_where_little_is_compared(case):
+    torch.manual_seed(0)
+    first, second = (torch.randn(2, 3, 2, 2, 2) for _ in range(2))
+    inside = torch.ones(2, 1, 16, 16, 16, dtype=torch.bool)
+    if case in ("nothing inside", "little inside", "one token"):
+        inside[:] = False
+        inside[0, :, : 8 * (case == "one token"), :8, :8] = True
+        inside[0, :, :1, :1, :1] = case != "nothing inside"
+    elif case == "equal":
+        second = first.clone()
+    else:
+        first, second = (torch.full_like(first, float(case == "constant")) for _ in range(2))
+    first.requires_grad_(True)
+    value = intraclass_correlation(view_moments(first, second, ZERO[:2], ZERO[:2], inside))
+    expected = {"little inside": -1, "one token": -1, "equal": 1}.get(case, 0)
+    assert value.item() == pytest.approx(expected, abs=1e-4)
+    (gradient,) = torch.autograd.grad(value, first)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any() or case in ("nothing inside", "constant", "zero")
+
+
 def test_turns_are_undone_and_padding_does_not_count():
     torch.manual_seed(0)
     maps = torch.randn(8, 3, 2, 4, 4)
