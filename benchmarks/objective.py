@@ -36,7 +36,7 @@ SHOWN = ("divergence", "floor", "rank", "masked_error", "rotation_accuracy", "sa
 BEFORE: dict[str, Any] = {
     "second_view": "paired", "complementary_masks": False, "contrastive_loss": "nt_xent", "density_levels": ("paired",),
     "variance_weight": 0.0, "covariance_weight": 0.0, "corrupted_share": 0.3, "masking": "blocks",
-    "inpainting_head": "pyramid", "visible_weight": 0.3,
+    "inpainting_head": "pyramid", "visible_weight": 0.3, "intact_second_views": 0.0,
 }  # fmt: skip
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "before": ("inpainting_first", BEFORE),
@@ -51,6 +51,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "now, NT-Xent": ("inpainting_first", {"contrastive_loss": "nt_xent"}),
     "now, VICReg": ("inpainting_first", {"contrastive_loss": "vicreg"}),
+    "now": ("inpainting_first", {}),
 }
 
 

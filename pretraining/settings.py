@@ -198,7 +198,7 @@ class Settings:
     )
     corrupted_share: float = field(default=0.6, metadata=_about("losses", "share of a crop's voxels that is cut out"))
     intact_second_views: float = field(
-        default=0.0,
+        default=0.5,
         metadata=_about(
             "losses",
             "probability that nothing is cut out of a second view without a partner, as nothing is in fine-tuning; "
@@ -240,7 +240,7 @@ class Settings:
         default=1.0, metadata=_about("losses", "weight of the contrastive loss within a modality")
     )
     contrastive_loss: ContrastiveLoss = field(
-        default="vicreg",
+        default="correlation",
         metadata=_about(
             "losses",
             "nt_xent: vectors of crops, with the other crops as negatives; vicreg: squared difference of features at "
@@ -249,7 +249,7 @@ class Settings:
         ),
     )
     compared_places: ComparedPlaces = field(
-        default="all",
+        default="visible",
         metadata=_about(
             "losses",
             "places that vicreg and correlation compare: all, or those that are cut out of neither view",
