@@ -120,7 +120,7 @@ def load_checkpoint(path: Path) -> TrainingState:
             network_weights=content["network_weights"],
             optimizer=content["optimizer_state"],
             averages=content["density_averages"],
-            configuration=Configuration.from_dict(content["configuration"], str(path)),
+            configuration=Configuration.of_run(content["configuration"], str(path)),
             collection=content["collection"],
             spacing=tuple(content["spacing"]),
             seconds=content["seconds"],

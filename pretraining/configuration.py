@@ -37,6 +37,8 @@ NOT_NEGATIVE = (
 # Of one channel in nnU-Net's plans (`foreground_intensity_properties_per_channel`).
 INTENSITY_PROPERTIES = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
 POSITIVE = ("learning_rate", "gradient_clip", "temperature", "density_bandwidth", "density_dimensions")
+# What runs did before there were these settings, whose records lack them.
+BEFORE: dict[str, Any] = {"intact_second_views": 0.0, "compared_places": "all"}
 SHARES = ("validation_share", "foreground_share", "random_contrast", "drop_path_rate", "intact_second_views")
 
 
@@ -255,6 +257,15 @@ class Configuration(Settings):
         if unknown:
             raise InputError(f"{source}: unknown settings {unknown}; swinfuse_pretrain --help lists all")
         return cls(**values)
+
+    @classmethod
+    def of_run(cls, values: Mapping[str, Any], source: str) -> Configuration:
+        """The settings that a run recorded; raises InputError naming unknown settings.
+
+        Settings that the run's version did not have are what it did, not today's defaults: a resumed run keeps its
+        objective.
+        """
+        return cls.from_dict({**BEFORE, **values}, source)
 
 
 def changed_settings(old: Configuration, new: Configuration) -> list[str]:

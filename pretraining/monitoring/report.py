@@ -75,7 +75,7 @@ def write_report(folder: Path, note: str = "", pictures: bool = True) -> Path:
         facts = json.loads((folder / FACTS).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder}: no run to report on ({error}); give the folder of a run") from error
-    configuration = Configuration.from_dict(settings, str(folder / CONFIGURATION))
+    configuration = Configuration.of_run(settings, str(folder / CONFIGURATION))
     validations = [record for record in records if record["kind"] == "validation"]
     step = max((record["step"] for record in records), default=0)
     title = f"SwinFUSE pretraining: {facts['data']['collection']}, preset {configuration.preset}"

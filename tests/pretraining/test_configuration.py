@@ -1,7 +1,7 @@
 import pytest
 
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.configuration import Configuration, changed_settings
+from pretraining.configuration import BEFORE, Configuration, changed_settings
 
 from .nnunet_plans import CT
 from .synthetic import tiny
@@ -109,3 +109,15 @@ def test_losses_that_need_two_modalities_or_the_module_are_left_out_without_them
     assert [tiny(distillation_weight=1.0).loss_weight(loss) for loss in losses] == [1, 1, 1]
     assert [tiny(distillation_weight=1.0, modalities=("CT",)).loss_weight(loss) for loss in losses] == [0, 0, 0]
     assert [tiny(distillation_weight=1.0, dim="none").loss_weight(loss) for loss in losses] == [1, 1, 0]
+
+
+def test_runs_of_before_a_setting_keep_what_they_did():
+    """Such a run is not resumed with today's defaults: they are refused as changes."""
+    today = tiny()
+    recorded = {name: value for name, value in today.to_dict().items() if name not in BEFORE}
+    run = Configuration.of_run(recorded, "checkpoint")
+    assert (run.compared_places, run.intact_second_views) == ("all", 0.0)
+    assert Configuration.of_run(today.to_dict(), "checkpoint") == today
+    assert [text.split(":")[0] for text in changed_settings(run, today)] == list(BEFORE)
+    with pytest.raises(InputError, match="checkpoint: unknown settings"):
+        Configuration.of_run({"colour": 1}, "checkpoint")
