@@ -50,7 +50,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         {"variance_weight": 0.0, "covariance_weight": 0.0, "contrastive_loss": "nt_xent"},
     ),
     "now, NT-Xent": ("inpainting_first", {"contrastive_loss": "nt_xent"}),
-    "now, VICReg": ("inpainting_first", {"contrastive_loss": "vicreg"}),
+    "now, VICReg": (
+        "inpainting_first",
+        {"contrastive_loss": "vicreg", "compared_places": "all", "intact_second_views": 0.0},
+    ),
     "now": ("inpainting_first", {}),
 }
 

@@ -144,7 +144,7 @@ class Configuration(Settings):
         _require(
             self.contrastive_loss == "nt_xent" or not self.loss_weight("contrastive") or self.variance_weight > 0,
             "variance_weight", self.variance_weight,
-            f"more than 0 with --contrastive_loss {self.contrastive_loss}, which otherwise makes all features alike",
+            f"more than 0 with --contrastive_loss {self.contrastive_loss}: nothing else keeps features from collapsing",
         )  # fmt: skip
         with_heads = ("inpainting", "rotation", *(("contrastive",) if self.contrastive_loss == "nt_xent" else ()))
         _require(

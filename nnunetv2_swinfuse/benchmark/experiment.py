@@ -233,6 +233,12 @@ class Experiment:
                 f"arms {', '.join(recipes)} need a pretrained encoder: give 'pretraining' (such as "
                 '{"collections": ["CTMR"], "preset": "tiny", "steps": 400}) or arms with an "encoder" file'
             )
+        for arm in self.arms:
+            if arm.trainer.startswith(SWINFUSE) and "features_per_stage" in arm.plans:
+                raise BenchmarkError(
+                    f"arm {arm.name}: plans.features_per_stage is of nnU-Net's own networks; expected those of "
+                    'a SwinFUSE network with its pretraining: {"pretraining": {"feature_size": 24}}'
+                )
         pairs = self.comparisons or tuple(combinations(reversed(names), 2))
         object.__setattr__(self, "comparisons", tuple((first, second) for first, second in pairs))
         object.__setattr__(self, "baseline", self.baseline or names[0])

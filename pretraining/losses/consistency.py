@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Added to twice the variance of a channel, relative to the mean square of all.
-EPSILON = 1e-6
+# A channel is constant but for rounding if its variance is not well above this, relative to its mean square.
+EPSILON = 1e-7
 
 
 def undo_turns(maps: Tensor, turns: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ def consistency(
     Args:
         first, second: feature maps (B, C, z, y, x) of both views, with channels of a comparable scale.
         first_turns, second_turns: quarter turns of the views in the (y, x) plane, int64 (B,), on the CPU.
-        inside: which voxels of the crops, not turned, are no padding, bool (B, 1, Z, Y, X). A token counts by its share
-            of them, so that padding does not. None: no padding.
+        inside: which voxels of the crops, not turned, are compared, bool (B, 1, Z, Y, X); padding is not. A token
+            counts by its share of them. None: all.
 
     Returns:
-        One value per crop (B,), in float32 or better; 0 for a crop that is all padding.
+        One value per crop (B,), in float32 or better; 0 for a crop of which nothing is compared.
 
     Raises:
         ValueError: when the maps differ in shape.
@@ -74,10 +74,11 @@ def view_moments(
 def intraclass_correlation(moments: Tensor) -> Tensor:
     """How much more alike features are at the same place of two views than at different places and crops.
 
-    Of each channel one minus the mean squared difference of the two views relative to twice the variance of both: the
-    intraclass correlation (ICC) of Fisher; then the mean over the channels. 1 for equal views; 0 for independent ones,
-    however small their difference is; below 0 for views whose means differ, -1 at least. Unlike :func:`consistency`, it
-    does not improve when all features shrink towards a constant.
+    Of each channel one minus the mean squared difference of the two views relative to twice the unbiased variance of
+    both: the intraclass correlation (ICC) of Fisher; then the mean over the channels. 1 for equal views; about 0 for
+    independent ones, however small their difference is, and for a single place; below 0 for views whose means differ,
+    -1 at least. Unlike :func:`consistency`, it does not improve when all features shrink towards a constant; in float32
+    this holds down to a deviation of about 0.003 of the features' size.
 
     Args:
         moments: of the crops (B, 1 + 3C), from :func:`view_moments`.
@@ -88,9 +89,10 @@ def intraclass_correlation(moments: Tensor) -> Tensor:
     count, *sums = moments.sum(0).split([1, *[(moments.shape[1] - 1) // 3] * 3])
     # Of nothing, all sums are 0; their gradients are finite.
     difference, square, mean = (values / torch.where(count > 0, count, 1) for values in sums)
-    twice_variance = 2 * (square - mean.square()).clamp_min(0)
-    # Below, a channel is constant but for rounding.
-    floor = EPSILON * (square.mean().detach() + EPSILON)
+    # Of n places there are 2n features. Parts of one place count as a whole one.
+    features = 2 * count.clamp_min(1)
+    twice_variance = 2 * (square - mean.square()).clamp_min(0) * features / (features - 1)
+    floor = EPSILON * (square.detach() + EPSILON)
     return ((twice_variance - difference) / (twice_variance + floor)).mean()
 
 

@@ -37,6 +37,10 @@ ROOT = Path(__file__).resolve().parents[3]
         ({"spacing": [2, 2, 2], "configuration": "3d_lowres"}, "with configuration 3d_fullres"),
         ({"comparisons": [["nnunet", "swinfuse"]]}, "'swinfuse' is no arm of this experiment; it has nnunet, resenc_m"),
         ({"baseline": "scratch"}, "'scratch' is no arm"),
+        (
+            {"arms": [{"name": "wide", "trainer": "nnUNetTrainerSwinFUSE", "plans": {"features_per_stage": [8, 16]}}]},
+            "arm wide: plans.features_per_stage is of nnU-Net's own networks",
+        ),
         ({"pretraining": {"collections": ["CTMR"]}}, "'steps' or as 'minutes'"),
         ({"pretraining": {"collections": ["CTMR"], "steps": 1, "minutes": 1}}, "one of the two"),
         ({"pretraining": {"collections": [], "steps": 1}}, "collections is empty"),
