@@ -122,7 +122,7 @@ def test_volumes_that_are_not_isotropic_in_the_plane_have_no_rotation_task(tmp_p
 @pytest.mark.usefixtures("without_pictures")
 @pytest.mark.slow
 def test_learning_lowers_the_losses(tmp_path, collection):
-    configuration = tiny(steps=40, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
+    configuration = tiny(steps=60, learning_rate=3e-3, validate_every=1000, checkpoint_every=1000)
     run(tmp_path / "run", collection, configuration)
     inpainting = [r["inpainting"] for r in read_records(tmp_path / "run") if r["kind"] == "train"]
     assert sum(inpainting[-8:]) < 0.9 * sum(inpainting[:8])

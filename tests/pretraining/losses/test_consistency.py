@@ -122,7 +122,8 @@ def test_gradients_of_the_correlation_are_finite_where_little_is_compared(case):
     assert value.item() == pytest.approx(expected, abs=1e-4)
     (gradient,) = torch.autograd.grad(value, first)
     assert gradient.isfinite().all()
-    assert (gradient.abs() > 1e-4).any() or case != "equal"
+    # A maximum, or nothing to change.
+    assert gradient.abs().max() < 1e-2
 
 
 def test_the_correlation_of_few_places_is_not_biased():
