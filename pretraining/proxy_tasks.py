@@ -144,7 +144,6 @@ def _contrast_maps(
     """
     visible = configuration.compared_places == "visible"
     relative = configuration.contrastive_loss == "correlation"
-    crops = len(registered)
 
     def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """The loss over the chosen crops, and the correlation."""
@@ -161,10 +160,10 @@ def _contrast_maps(
     results = Results({"contrastive": _mean(losses)}, {"contrastive_icc": _mean(correlations)})
     if configuration.loss_weight("cross_modal") and bool(processes.gather(registered).any()):
         # Second views only: unless they are paired like the first, they contain no partner.
-        second = slice(crops, None)
-        ct_maps, mr_maps = ([m[second] for m in outputs.features[name]] for name in ("CT", "MR"))
-        ct_turns, mr_turns = (views[name].turns[second] for name in ("CT", "MR"))
-        ct_shown, mr_shown = (_shown(views[name], second, visible) for name in ("CT", "MR"))
+        crops = len(registered)
+        ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
+        ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
+        ct_shown, mr_shown = (_shown(views[name], visible)[crops:] for name in ("CT", "MR"))
         compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_shown & mr_shown)
         results.losses["cross_modal"], results.health["cross_modal_icc"] = measure(compared, registered)
     return results
@@ -176,15 +175,13 @@ def _two_views(view: View, features: list[Tensor], visible: bool = False, detach
     if detach_first:
         first = tuple(m.detach() for m in first)
     first_turns, second_turns = view.turns.chunk(2)
-    crops = len(first_turns)
-    inside = _shown(view, slice(crops), visible) & _shown(view, slice(crops, None), visible)
-    return Compared(first, second, first_turns, second_turns, inside)
+    first_shown, second_shown = _shown(view, visible).chunk(2)
+    return Compared(first, second, first_turns, second_turns, first_shown & second_shown)
 
 
-def _shown(view: View, chosen: slice, visible: bool) -> Tensor:
-    """Which voxels of the chosen views, not turned, are no padding, and if `visible` not cut out either."""
-    shown = ~view.hidden if visible else view.inside
-    return undo_turns(shown[chosen], view.turns[chosen])
+def _shown(view: View, visible: bool) -> Tensor:
+    """Which voxels of the views, not turned, are no padding, and if `visible` not cut out either."""
+    return undo_turns(~view.hidden if visible else view.inside, view.turns)
 
 
 def _difference(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:

@@ -84,8 +84,7 @@ def two_views(
             contrast, has_contrast = None, None
             if configuration.random_contrast:
                 contrast = draw_contrast(generators)
-                uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
-                has_contrast = uniform < configuration.random_contrast
+                has_contrast = _draw_share(configuration.random_contrast, generators)
             views[name].append(
                 apply_view(
                     images, geometry[name], intensity, generators, other_crops, contrast, has_contrast,
@@ -128,9 +127,13 @@ def _draw_geometry(
 
 def _leave_intact(parameters: ViewParameters, share: float, generators: Sequence[torch.Generator]) -> ViewParameters:
     """Cuts nothing out of a share of the views, on average; the others stay as drawn."""
-    uniform = torch.stack([torch.rand((), generator=generator) for generator in generators])
-    cut_out = (uniform >= share).reshape(-1, 1, 1, 1, 1)
-    return replace(parameters, mask=parameters.mask & cut_out)
+    intact = _draw_share(share, generators)
+    return replace(parameters, mask=parameters.mask & ~intact.reshape(-1, 1, 1, 1, 1))
+
+
+def _draw_share(share: float, generators: Sequence[torch.Generator]) -> Tensor:
+    """True with the probability `share`, bool (B,): one draw of each generator."""
+    return torch.stack([torch.rand((), generator=generator) for generator in generators]) < share
 
 
 def _needs_partners(configuration: Configuration) -> bool:

@@ -7,6 +7,7 @@ import torch
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import FORMAT_VERSION, TrainingState, load_checkpoint, save_checkpoint
+from pretraining.configuration import BEFORE
 from pretraining.model import PretrainingModel
 
 from .synthetic import tiny
@@ -39,6 +40,14 @@ def test_round_trip_without_code_execution(tmp_path, state):
     assert torch.equal(loaded.averages["single_image"], state.averages["single_image"])
     assert all(torch.equal(loaded.network_weights[k], v) for k, v in state.network_weights.items())
     assert loaded.optimizer["state"].keys() == state.optimizer["state"].keys()
+
+
+def test_a_checkpoint_of_before_a_setting_keeps_what_its_run_did(tmp_path, state):
+    path = tmp_path / "checkpoint.pth"
+    save_checkpoint(state, path)
+    settings = torch.load(path, weights_only=True)["configuration"]
+    change(path, configuration={name: value for name, value in settings.items() if name not in BEFORE})
+    assert load_checkpoint(path).configuration == tiny(**BEFORE)
 
 
 def change(path, **changes):
