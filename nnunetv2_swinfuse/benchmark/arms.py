@@ -75,6 +75,8 @@ class Arm:
 
 
 SWINFUSE = "nnUNetTrainerSwinFUSE"
+# The recipe of `swinfuse_pretrain` that trains for no step: the initial weights.
+UNTRAINED = "none"
 
 
 def takes_weights(trainer: str) -> bool:
@@ -93,6 +95,7 @@ ARMS: dict[str, Arm] = {
         # The network has the sizes of the encoder that `swinfuse` starts from.
         Arm("scratch", f"{SWINFUSE}Scratch", recipe="swinfuse"),
         Arm("frozen", f"{SWINFUSE}Frozen", recipe="swinfuse"),
+        Arm("frozen_random", f"{SWINFUSE}Frozen", recipe=UNTRAINED),
         Arm("ct", SWINFUSE, recipe="ct"),
         Arm("mr", SWINFUSE, recipe="mr"),
         Arm("no_dim", SWINFUSE, recipe="no_dim"),
@@ -109,6 +112,7 @@ DESCRIPTIONS = {
     "swinfuse": "SwinFUSE, pretrained on CT and MR",
     "scratch": "the network of `swinfuse` from random weights; same plans and schedule, its own learning rate",
     "frozen": "as `swinfuse`, the pretrained encoder is not trained further",
+    "frozen_random": "the network of `swinfuse` with an encoder that stays as initialised",
     "ct": "as `swinfuse`, pretrained on CT only",
     "mr": "as `swinfuse`, pretrained on MR only",
     "no_dim": "pretrained without the Domain Invariance Module",

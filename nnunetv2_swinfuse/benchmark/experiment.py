@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm, resolve_arm
+from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, UNTRAINED, Arm, resolve_arm
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Device = Literal["cpu", "cuda"]
@@ -271,8 +271,8 @@ class Experiment:
         return PretrainingRun(arm.recipe, settings, arm.pretraining, seed if self.pretraining.per_seed else None)
 
     def weights_needed(self, run: PretrainingRun) -> bool:
-        """Whether an arm begins with the weights of a pretraining; arms from random weights take only its sizes."""
-        return any(
+        """Whether an arm begins with what a pretraining learns; arms from random weights take only its sizes."""
+        return run.recipe != UNTRAINED and any(
             arm.pretrained and self.pretraining_run(arm, seed) == run for arm in self.arms for seed in self.seeds
         )
 

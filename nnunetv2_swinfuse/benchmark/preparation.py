@@ -179,7 +179,7 @@ class Preparation:
                 call(timing, folder / "timing")
                 per_step = training_seconds(folder / "timing") / TIMED_STEPS
                 steps = max(1, round(pretraining.minutes * 60 / per_step))
-            what = f"{steps} steps" if steps else "no steps: arms from random weights need only the sizes"
+            what = f"{steps} steps" if steps else "no steps: only its sizes or initial weights are needed"
             tqdm.write(f"Pretraining: {run.name}, {what}{told}")
             results = folder / "nnUNet_results"
             begun = any(results.glob("*/swinfuse__*/checkpoint*.pth"))

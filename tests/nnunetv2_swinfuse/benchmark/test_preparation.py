@@ -213,6 +213,19 @@ def test_arms_from_random_weights_need_no_steps_of_pretraining(raw, pairs, pretr
         prepare(tmp_path, arms=["scratch", alone, "swinfuse", "simmim"], pretraining=budget)
 
 
+def test_an_encoder_that_is_frozen_as_initialised_is_not_pretrained(raw, pairs, pretrained, tmp_path):
+    experiment, workspace = prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining={"steps": 7})
+    assert [(option(command, "--recipe"), option(command, "--steps")) for command in pretrained] == [
+        ("swinfuse", "7"), ("none", "0"),
+    ]  # fmt: skip
+    frozen, initial = experiment.pretraining_runs
+    assert read_json(workspace.pretraining(frozen) / "encoder.json")["steps"] == 7
+    assert read_json(workspace.pretraining(initial) / "encoder.json")["steps"] == 0
+    # It is complete as it is, and costs nothing.
+    assert pretraining_seconds(experiment, workspace, initial) == 0
+    prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining={"steps": 7})
+
+
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):
     experiment, workspace = prepare(tmp_path, ["case_005", "case_009"], arms=["swinfuse"])
     (options,) = preprocessed
