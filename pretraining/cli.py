@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nnunetv2_swinfuse.architecture.encoder import Backbone
 from nnunetv2_swinfuse.architecture.encoder_file import ENCODER_FILE, PUBLISHED
-from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError, escape_unprintable_names
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW, RESULTS
-from pretraining.collections.collection import Collection, leave_out, require_domains
+from pretraining.collections.collection import Collection, require_domains
 from pretraining.collections.names import find_preprocessed
-from pretraining.configuration import Configuration
-from pretraining.next_commands import planning_command, training_command
+from pretraining.input_volumes import find_volumes, open_preprocessed, preprocess_collection, preprocess_only
+from pretraining.next_commands import make_resume_command, print_next_command
 from pretraining.nnunet_paths import required_paths
-from pretraining.options import build_parser, check_options, read_identifiers, setting_overrides
-from pretraining.preprocessed.collection import FOLDER, INDEX, PreprocessedCollection
+from pretraining.options import build_parser, check_options, setting_overrides
+from pretraining.preprocessed.collection import FOLDER
 from pretraining.preprocessed.reader_locks import hold_volumes
-from pretraining.run_configuration import chosen_preset, new_configuration, run_configuration, run_folder
+from pretraining.run_configuration import chosen_preset, run_configuration, run_folder
 from pretraining.run_lock import hold_run
 
 if TYPE_CHECKING:
@@ -80,7 +77,7 @@ def pretrain(options: argparse.Namespace, argv: Sequence[str]) -> None:
     needs_raw = not options.train_only or options.probe
     preprocessed, results = required_paths(*((RAW, *variables) if needs_raw else variables))[-2:]
     overrides = setting_overrides(options)
-    collection = None if options.train_only else find(options)
+    collection = None if options.train_only else find_volumes(options)
     name = collection.name if collection else find_preprocessed(options.dataset, preprocessed, FOLDER).parent.name
     preset, recipe = chosen_preset(options, overrides), options.recipe or "swinfuse"
     folder = results / name / run_folder(preset, recipe, options.made_for)
@@ -212,121 +209,5 @@ def print_list(options: argparse.Namespace) -> None:
         (raw,) = required_paths(RAW)
         print(describe_all(raw, ModalityMap.from_words(options.modality)))
         return
-    collection = find(options)
+    collection = find_volumes(options)
     print(describe(collection, check(collection, options.processes)))
-
-
-def find(options: argparse.Namespace) -> Collection:
-    """Finds the collection that the command line names, in nnUNet_raw, without the patients to be left out."""
-    from pretraining.collections.modalities import ModalityMap
-    from pretraining.collections.resolve import find_collections
-
-    (raw,) = required_paths(RAW)
-    modalities = ModalityMap.from_words(options.modality)
-    collection = find_collections(options.dataset, raw, modalities, options.unpaired, options.different_patients)
-    return leave_out(collection, read_identifiers(options.leave_out)) if options.leave_out else collection
-
-
-def preprocess_only(options: argparse.Namespace) -> None:
-    """Preprocesses the collection, or a part of it."""
-    _, preprocessed = required_paths(RAW, PREPROCESSED)
-    overrides = setting_overrides(options)
-    configuration = new_configuration(options, overrides)
-    collection = find(options)
-    folder = preprocess_collection(collection, options, configuration, preprocessed, options.overwrite)
-    if not (folder / INDEX).is_file():
-        print(f"Part {options.part_id} of {options.num_parts} is done; the last part to finish writes {folder / INDEX}")
-        return
-    print(f"Preprocessed: {folder}")
-    counts = PreprocessedCollection.open(folder).header["volumes"]
-    if all(counts[domain] for domain in configuration.modalities):
-        print(f"Train with: {train_command(options, overrides)}")
-
-
-def train_command(options: argparse.Namespace, overrides: dict[str, Any]) -> str:
-    """The command that trains on what this one preprocesses, with all settings that have to be the same."""
-    words = ["-d", *options.dataset, *(["-p", options.preset] if options.preset else [])]
-    words += ["--recipe", options.recipe] if options.recipe else []
-    words += ["--for", *options.made_for] if options.made_for else []
-    for option in ("for_plans", "for_configuration"):
-        words += [f"--{option}", getattr(options, option)] if getattr(options, option) else []
-    words += ["--own_normalisation"] if options.own_normalisation else []
-    if "ct_intensities" in overrides:
-        words += ["--ct_intensities", json.dumps(overrides["ct_intensities"])]
-    for name in ("crop_size", "spacing", "validation_share", "modalities"):
-        if name in overrides:
-            values = overrides[name] if isinstance(overrides[name], list) else [overrides[name]]
-            words += [f"--{name}", *(value if isinstance(value, str) else f"{value:g}" for value in values)]
-    return f"swinfuse_pretrain {shlex.join(words)} --train_only"
-
-
-def preprocess_collection(
-    collection: Collection,
-    options: argparse.Namespace,
-    configuration: Configuration,
-    preprocessed: Path,
-    overwrite: bool,
-    before_deleting: Callable[[], None] | None = None,
-) -> Path:
-    """Checks the headers and preprocesses what is missing, or with `overwrite` everything; returns the folder."""
-    # nnunetv2 and SimpleITK take seconds to import, and --train_only needs neither.
-    from pretraining.collections.integrity import check
-    from pretraining.preprocessing.preprocess import preprocess
-
-    print(collection.summary())
-    return preprocess(
-        collection,
-        preprocessed,
-        crop_size=triple(configuration.crop_size),
-        spacing=configuration.spacing,
-        ct_intensities=configuration.ct_intensities,
-        grids=check(collection, options.processes),
-        processes=options.processes,
-        validation_share=configuration.validation_share,
-        seed=configuration.seed,
-        overwrite=overwrite,
-        before_deleting=before_deleting,
-        part=options.part_id,
-        parts=options.num_parts,
-    )
-
-
-def open_preprocessed(folder: Path, configuration: Configuration) -> PreprocessedCollection:
-    """Opens a preprocessed collection and checks that the run can use it.
-
-    Raises:
-        InputError: when it was preprocessed with other settings, is incomplete, or lacks a modality of the run.
-    """
-    volumes = PreprocessedCollection.open(folder)
-    differences = volumes.differences(
-        configuration.spacing, configuration.validation_share, configuration.ct_intensities
-    )
-    if differences:
-        raise InputError(
-            f"{folder} was preprocessed with other settings ({'; '.join(differences)}). Use the same, or preprocess "
-            "again with --preprocess_only --overwrite"
-        )
-    missing = [domain for domain in configuration.modalities if not volumes.header["volumes"][domain]]
-    if missing:
-        raise InputError(
-            f"{folder}: no {missing[0]} volume, but the run learns from {' and '.join(configuration.modalities)}; "
-            "see --modalities"
-        )
-    return volumes
-
-
-def make_resume_command(argv: Sequence[str]) -> str:
-    """The command that resumes the run of a command line: the same, so that no setting differs, with `--c`."""
-    return "swinfuse_pretrain " + shlex.join([*(word for word in argv if word not in ("--overwrite", "--c")), "--c"])
-
-
-def print_next_command(backbone: Backbone) -> None:
-    """Prints how to fine-tune the encoder, and to register the trainer first where nnU-Net does not find it."""
-    from nnunetv2_swinfuse.discovery.register import visible_to_nnunet
-
-    print("Fine-tune it in nnU-Net (for a dataset DATASET_ID that is planned and preprocessed):")
-    if not visible_to_nnunet():
-        print("    swinfuse_register      # once: nnU-Net does not find the trainer yet")
-    if planning := planning_command(backbone):
-        print(f"    {planning}")
-    print(f"    {training_command(backbone)}")

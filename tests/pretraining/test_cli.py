@@ -1,5 +1,4 @@
 import html
-import json
 import os
 import shlex
 import shutil
@@ -11,57 +10,18 @@ import pytest
 import torch
 
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
-from nnunetv2_swinfuse.demo.volumes import write_synthrad
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.cli import main, make_resume_command
+from pretraining.cli import main
 from pretraining.loop import CHECKPOINT
 from pretraining.monitoring.log import read_records
-from pretraining.preprocessed.reader_locks import hold_volumes, without_readers
+from pretraining.next_commands import make_resume_command
+from pretraining.preprocessed.reader_locks import without_readers
 from pretraining.run_lock import hold_run
 
-from .nnunet_plans import CT, write_plans
-from .synthetic import tiny_arguments
+from .command_line import command, contents, fails, run_folder, set_paths, volumes_folder
 from .voxel_probe.synthetic_labelled import write_dataset
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """nnU-Net's three folders after a run of two steps."""
-    root = tmp_path_factory.mktemp("nnunet")
-    for name in ("raw", "preprocessed", "results"):
-        (root / name).mkdir()
-    write_synthrad(root / "raw" / "SynthRAD", 4)
-    with pytest.MonkeyPatch.context() as patch:
-        set_paths(patch, root)
-        main(command())
-    return root
-
-
-@pytest.fixture
-def root(finished, tmp_path, monkeypatch):
-    """A copy that a test may change."""
-    copy = tmp_path / "nnunet"
-    shutil.copytree(finished, copy)
-    set_paths(monkeypatch, copy)
-    return copy
-
-
-def set_paths(monkeypatch, root):
-    for name in ("raw", "preprocessed", "results"):
-        monkeypatch.setenv(f"nnUNet_{name}", str(root / name))
-
-
-def command(*more, **changes):
-    return ["-d", "SynthRAD", "-p", "tiny", "-np", "1", *tiny_arguments(**{"steps": 2, **changes}), *more]
-
-
-def fails(capsys, *arguments, status=2):
-    with pytest.raises(SystemExit) as caught:
-        main(list(arguments))
-    assert caught.value.code == status
-    return capsys.readouterr().err
 
 
 def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_first(root, capsys):
@@ -73,36 +33,6 @@ def test_the_organ_probe_joins_the_validations_and_bad_datasets_are_refused_firs
     # The floors are those of the run, not of a step.
     assert len({record["random_organ_dice_501_2"] for record in records}) == 1
     assert "organs of 501, 2 labelled cases" in (run_folder(root) / "report.html").read_text()
-
-
-def test_the_encoder_records_the_ct_intensities_of_the_dataset_it_is_made_for(root, capsys):
-    write_plans(root / "preprocessed")
-    index = root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json"
-    spacing = [str(distance) for distance in json.loads(index.read_text())["spacing"]]
-    words = ["-d", "SynthRAD", "-p", "tiny", "-np", "1", "--for", "511", "--spacing", *spacing, "--preprocess_only"]
-    error = fails(capsys, *words)
-    assert "CT normalised with the intensities of the collection in the folder" in error
-    assert "--own_normalisation" in error
-    main([*words, "--own_normalisation"])
-    main([*words, "--overwrite"])
-    assert json.loads(index.read_text())["normalisation"]["ct"] == CT
-    assert "CT normalised with" in fails(capsys, *command("--train_only", "--overwrite"))
-    main(command("--train_only", "--overwrite", "--ct_intensities", json.dumps(CT)))
-    assert load_encoder(root / "results" / "swinfuse" / "encoder.pth").details["normalisation"]["ct"] == CT
-
-
-def run_folder(root):
-    return root / "results" / "SynthRAD" / "swinfuse__tiny"
-
-
-def volumes_folder(root):
-    return root / "preprocessed" / "SynthRAD" / "swinfuse"
-
-
-def contents(root):
-    """All files but locks, with the times at which they were written."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.suffix != ".lock")
-    return {path: path.stat().st_mtime_ns for path in files}
 
 
 def test_a_run_publishes_an_encoder_that_needs_no_code_execution(finished):
@@ -133,14 +63,6 @@ def test_missing_tensorboard_is_reported_before_any_work(root, capsys, monkeypat
     shutil.rmtree(root / "preprocessed" / "SynthRAD")
     assert "pip install tensorboard" in fails(capsys, *command("--overwrite", "--tensorboard"))
     assert not (root / "preprocessed" / "SynthRAD").exists()
-
-
-@pytest.mark.usefixtures("without_pictures")
-def test_the_next_command_is_printed(root, capsys):
-    main(command("--c"))
-    out = capsys.readouterr().out
-    assert "nnUNetv2_train DATASET_ID 3d_fullres 0 -tr nnUNetTrainerSwinFUSE" in out
-    assert "4 patients, 4 paired, 4 CT and 4 MR volumes" in out
 
 
 def test_a_residual_encoder_is_trained_and_published(root, capsys):
@@ -212,14 +134,6 @@ def test_one_process_of_a_run_holds_its_folder_and_its_volumes(root, capsys, mon
     assert held == [rank != 1] * 2
 
 
-def test_volumes_that_a_run_reads_are_not_deleted(root, capsys):
-    before = contents(root)
-    with hold_volumes(volumes_folder(root)):
-        for more in (["--preprocess_only"], ["--recipe", "inpainting"]):
-            assert "a run is training on these volumes" in fails(capsys, *command("--overwrite", *more))
-    assert contents(root) == before
-
-
 def test_overwriting_deletes_the_checkpoint_before_anything_else_and_a_restart_does_not_resume_it(
     root, capsys, monkeypatch
 ):
@@ -267,12 +181,6 @@ def test_a_corrupted_checkpoint_is_named(root, capsys):
     assert f"{checkpoint}: corrupted" in fails(capsys, *command("--c"))
 
 
-def test_an_unknown_collection_lists_the_known_ones_and_mentions_the_demo(root, capsys):
-    error = fails(capsys, "-d", "Nothing")
-    assert "SynthRAD" in error
-    assert "swinfuse_demo --data_only" in error
-
-
 def test_missing_path_variables_are_all_named(monkeypatch, capsys):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.delenv(name, raising=False)
@@ -289,11 +197,6 @@ def test_a_missing_gpu_is_refused(root, capsys, monkeypatch):
 def test_impossible_settings_are_refused_before_any_work(root, capsys):
     assert "batch_size is 0" in fails(capsys, *command("--overwrite", batch_size=0))
     assert run_folder(root).is_dir()
-
-
-def test_the_resume_command_is_the_typed_one_with_c():
-    typed = ["-d", "My Data", "--unpaired", "--overwrite", "--steps", "9"]
-    assert make_resume_command(typed) == "swinfuse_pretrain -d 'My Data' --unpaired --steps 9 --c"
 
 
 def test_an_interrupted_run_says_how_to_resume_it_and_can_be(root, capsys, monkeypatch):
@@ -345,23 +248,6 @@ def test_a_list_needs_only_the_raw_folder(root, capsys, monkeypatch):
     assert "3.6 x 4 x 4" in out
 
 
-@pytest.mark.usefixtures("without_pictures")
-def test_preprocessing_in_parts_and_train_only_give_the_same_run(root, capsys, monkeypatch):
-    before = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
-    shutil.rmtree(root / "preprocessed" / "SynthRAD")
-    shutil.rmtree(root / "results" / "SynthRAD")
-    for part in ("1", "0"):
-        main(command("--preprocess_only", "-num_parts", "2", "-part_id", part))
-    out = capsys.readouterr().out
-    assert "Part 1 of 2 is done" in out
-    assert "Train with: swinfuse_pretrain -d SynthRAD -p tiny --crop_size 16 16 16 --train_only" in out
-    assert not (root / "results" / "SynthRAD").exists()
-    monkeypatch.delenv("nnUNet_raw")
-    main(command("--train_only"))
-    after = torch.load(run_folder(root) / CHECKPOINT, weights_only=True)["network_weights"]
-    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
-
-
 def test_train_only_runs_without_nnunetv2(root):
     shutil.rmtree(root / "results")
     program = (
@@ -373,15 +259,6 @@ def test_train_only_runs_without_nnunetv2(root):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (root / "results" / "swinfuse" / "encoder.pth").is_file()
-
-
-def test_train_only_refuses_volumes_of_other_settings_and_missing_ones(root, capsys):
-    error = fails(capsys, *command("--train_only", "--overwrite", "--spacing", "9", "9", "9"))
-    assert "spacing 3.6 x 4 x 4 mm in the folder, 9 x 9 x 9 mm now" in error
-    assert run_folder(root).is_dir()
-    assert "available: SynthRAD" in fails(capsys, "-d", "501", "--train_only")
-    (root / "preprocessed" / "SynthRAD" / "swinfuse" / "index.json").unlink()
-    assert "preprocessing has not been completed" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
 @pytest.mark.usefixtures("without_pictures")
@@ -406,16 +283,6 @@ def test_padded_volumes_are_counted_in_the_log(root):
 )
 def test_contradicting_options_are_refused(root, capsys, arguments, words):
     assert words in fails(capsys, *arguments)
-
-
-def test_a_collection_of_one_domain_is_preprocessed_but_not_trained_on(root, capsys):
-    source = root / "raw" / "SynthRAD"
-    for path in source.rglob("ct.nii.gz"):
-        path.unlink()
-    assert "no CT volume" in fails(capsys, *command("--overwrite"))
-    main(command("--preprocess_only", "--overwrite"))
-    assert "--train_only" not in capsys.readouterr().out
-    assert "no CT volume" in fails(capsys, *command("--train_only", "--overwrite"))
 
 
 @pytest.mark.usefixtures("without_pictures")

@@ -13,9 +13,10 @@ from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.cli import main, train_command
+from pretraining.cli import main
 from pretraining.configuration import Configuration
 from pretraining.model import PretrainingModel
+from pretraining.next_commands import train_command
 from pretraining.options import build_parser, check_options
 from pretraining.plan_sizes import fitted_sizes, read_plan, shared_ct_intensities
 from pretraining.preset_files import load_preset
