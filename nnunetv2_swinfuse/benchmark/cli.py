@@ -64,6 +64,9 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         print(listing(runner, command))
         return 0
+    if not options.report_only:
+        for warning in hopeless(runner):
+            print(warning, flush=True)
     # Both, as cells can be used with another results folder.
     for path in records(workspace):
         write_json(path, experiment.to_dict())

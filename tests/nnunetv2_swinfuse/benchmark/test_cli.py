@@ -46,6 +46,15 @@ def test_the_list_warns_where_no_difference_can_be_shown(raw, tmp_path):
     assert "no difference can be shown" in listing(make_runner(tmp_path / "few", test_cases=5), ["swinfuse_benchmark"])
 
 
+@pytest.mark.parametrize("test_cases", ["5", "6"])
+def test_a_run_warns_first_where_no_difference_can_be_shown(raw, capsys, monkeypatch, test_cases):
+    monkeypatch.setattr(Runner, "prepare", lambda self, cells: None)
+    flags = ["-d", "901", "--arms", "nnunet", "resenc_m", "--labels", "3", "--test_cases", test_cases, "-device", "cpu"]
+    with pytest.raises(SystemExit):
+        main([*flags, "--prepare_only"])
+    assert ("no difference can be shown" in capsys.readouterr().out) == (test_cases == "5")
+
+
 def test_the_list_shows_why_a_cell_failed(raw, tmp_path):
     runner = make_runner(tmp_path)
     write_json(runner.workspace.cell(runner.cells[1]) / FAILURE, {"message": "out of memory\nmore"})
