@@ -24,6 +24,7 @@ from nnunetv2_swinfuse.architecture.registry import build_backbone, build_networ
 from nnunetv2_swinfuse.architecture.tensor_names import (
     DECODER_PARTS,
     ENCODER,
+    FULL_RESOLUTION_WEIGHT,
     PATCH_EMBEDDING,
     PRETRAINED,
     pretrained_decoder,
@@ -87,6 +88,11 @@ class Encoder:
     path: str | None = None
     sha256: str | None = None
     decoder_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """Arguments that a network needs to take the pretrained stem, skips and decoder; empty without these."""
+        return _network_settings(self.decoder_weights, self.settings)
 
 
 def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
@@ -280,12 +286,20 @@ def _decoder_weights(
         return {}
     weights = check_tensors(content["decoder_weights"], "decoder_weights", DECODER_PARTS, "decoder")
     with torch.device("meta"):
-        network = build_network(plans_architecture(strides, settings), input_channels, 1)
+        architecture = plans_architecture(strides, settings, **_network_settings(weights, settings))
+        network = build_network(architecture, input_channels, 1)
     expected = pretrained_decoder(dict(network.named_parameters()))
     _check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()}, "a network")
     if content["decoder_digest"] != tensors_digest(weights):
         raise ValueError("the decoder's weights have changed since the file was written")
     return weights
+
+
+def _network_settings(weights: Mapping[str, Tensor], settings: EncoderSettings) -> dict[str, Any]:
+    # Its width is not in the settings, and earlier versions had another rule for it.
+    if settings.backbone != "swin" or FULL_RESOLUTION_WEIGHT not in weights:
+        return {}
+    return {"stem_features": int(weights[FULL_RESOLUTION_WEIGHT].shape[0])}
 
 
 def _check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], of: str) -> None:

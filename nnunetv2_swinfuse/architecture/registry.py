@@ -15,7 +15,7 @@ from nnunetv2_swinfuse.architecture.residual_unet import ResEncFUSEUNet
 from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.topology import Topology
-from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet
+from nnunetv2_swinfuse.architecture.unet import SwinFUSEUNet, planned_stem_features
 
 NETWORKS: dict[Backbone, type[SwinFUSEUNet] | type[ResEncFUSEUNet]] = {"swin": SwinFUSEUNet, "resenc": ResEncFUSEUNet}
 # Names in plans.json, which nnU-Net imports the networks by.
@@ -65,6 +65,8 @@ def plans_architecture(
         ValueError: naming the field, when the strides are impossible.
     """
     sizes = settings.to_dict()
+    if settings.backbone == "swin":
+        sizes["stem_features"] = planned_stem_features(settings.feature_size)
     return {
         "network_class_name": NETWORK_NAMES[sizes.pop("backbone")],
         "arch_kwargs": {

@@ -18,6 +18,19 @@ from nnunetv2_swinfuse.architecture.swin import PatchEmbedding
 from nnunetv2_swinfuse.architecture.swin_encoder import SwinEncoder
 from nnunetv2_swinfuse.architecture.topology import check_patch_size, refuse_unknown, stage_kernels
 
+# The last decoder stage is as wide as the stem, and the segmentation is read from it. Of 6 channels, trainings of 500
+# iterations leave organs out that coarser stages of the same decoder find (docs/method.md, "Width at full resolution").
+MIN_STEM_FEATURES = 16
+
+
+def planned_stem_features(feature_size: int) -> int:
+    """Channels of stem and last decoder stage that new plans have.
+
+    Half the feature size, since convolutions at full resolution are most of the network's cost, but no fewer than
+    :data:`MIN_STEM_FEATURES`.
+    """
+    return max(feature_size // 2, MIN_STEM_FEATURES)
+
 
 class SwinFUSEUNet(nn.Module):
     """A U-Net whose encoder is SwinFUSE's; all keyword arguments are JSON-serialisable and stored in plans.json.
@@ -39,8 +52,8 @@ class SwinFUSEUNet(nn.Module):
             isotropic cells; isotropic by default.
         feature_size, depths, num_heads, window_size, mlp_ratio, domain_invariance, monai_legacy_merging,
             monai_clamped_bias: see :class:`EncoderSettings`.
-        stem_features: channels at full resolution; half the feature size by default, since full-resolution
-            convolutions are most of the network's cost.
+        stem_features: channels at full resolution. Plans name them, see :func:`planned_stem_features`; those of
+            earlier versions do not, and have half the feature size.
         max_features: most channels of a skip, nnU-Net's 320.
         n_conv_per_stage_decoder: convolutions of each decoder stage.
         drop_path_rate: stochastic depth of the last Swin block.

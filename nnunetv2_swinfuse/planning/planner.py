@@ -204,6 +204,7 @@ class nnUNetPlannerSwinFUSE(ExperimentPlanner):
             kernel_sizes=[[int(k) for k in kernel] for kernel in kernel_sizes],
             spacing=spacing,
             drop_path_rate=self.drop_path_rate,
+            **({} if self.encoder is None else self.encoder.network_settings),
         )
 
     def step_memory(self, arch_kwargs: Mapping[str, Any], patch_size: Sequence[int], batch_size: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -173,9 +173,7 @@ def _plan_from_stock(
     """The plans are for nnU-Net's network: ours takes its place, with the encoder's sizes or the default ones."""
     settings = FineTuningSettings(**{**defaults, **requested_settings(requests.training or {})})
     encoder, origin = _encoder(requests.encoder, pretrained)
-    sizes = EncoderSettings() if encoder is None else encoder.settings
-    spacing = resolved["spacing"]
-    architecture = _swinfuse_architecture(resolved["architecture"], configuration, spacing, sizes, settings)
+    architecture = _swinfuse_architecture(resolved, configuration, encoder, settings)
     _write_block(block, architecture, settings, encoder, pretrained, requests)
     source = "SwinFUSE's default sizes" if encoder is None else f"the sizes of {encoder.path} ({origin})"
     return PlannedTraining(settings, requests.encoder, encoder, f"network with {source}")
@@ -206,12 +204,12 @@ def _encoder(named: str | None, required: bool) -> tuple[Encoder | None, str]:
 
 
 def _swinfuse_architecture(
-    stock: Mapping[str, Any],
+    resolved: Mapping[str, Any],
     configuration: str,
-    spacing: Sequence[float],
-    sizes: EncoderSettings,
+    encoder: Encoder | None,
     settings: FineTuningSettings,
 ) -> dict[str, Any]:
+    stock = resolved["architecture"]
     kwargs = stock["arch_kwargs"]
     if "strides" not in kwargs:
         raise PlansError(
@@ -221,10 +219,11 @@ def _swinfuse_architecture(
     try:
         return plans_architecture(
             kwargs["strides"],
-            sizes,
+            EncoderSettings() if encoder is None else encoder.settings,
             kernel_sizes=kwargs.get("kernel_sizes"),
-            spacing=spacing,
+            spacing=resolved["spacing"],
             drop_path_rate=settings.drop_path_rate,
+            **(encoder.network_settings if encoder is not None and settings.pretrained_decoder else {}),
         )
     except ValueError as error:
         raise PlansError(f"plans, configuration {configuration}: {error}") from error

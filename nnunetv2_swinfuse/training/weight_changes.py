@@ -12,6 +12,7 @@ from torch import nn
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
 from nnunetv2_swinfuse.architecture.tensor_names import part_of
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
+from nnunetv2_swinfuse.architecture.weight_decay import decays
 
 
 def relative_changes(
@@ -20,7 +21,8 @@ def relative_changes(
     """The change of each pretrained part of a network, relative to where it started.
 
     Norm of the difference between the weights now and those that the encoder gives, divided by the norm of the latter;
-    both over all parameters of the part. 0 is unchanged; independent weights of the same size have about 1.4.
+    both over the matrices and kernels of the part. Norms and biases are left out: gains near 1 would hide how far small
+    matrices have moved. 0 is unchanged; independent weights of the same size have about 1.4.
 
     Args:
         network: a trained SwinFUSE network; it stays as it is.
@@ -43,7 +45,7 @@ def relative_changes(
     squares: defaultdict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if name in names:
+            if name in names and decays(name, parameter):
                 change = parameter.cpu().double() - before[name].double()
                 squares[part_of(name)][0] += float(change.square().sum())
                 squares[part_of(name)][1] += float(before[name].double().square().sum())

@@ -30,7 +30,10 @@ FOLDER = Path(__file__).parents[1] / "data" / "formats"
 
 def read_whole(path: Path) -> Any:
     encoder = load_pretrained(path)
-    network = build_network(plans_architecture(encoder.strides, encoder.settings), 1, 3)
+    # Its stem has half the feature size; new networks are wider.
+    assert encoder.network_settings == {"stem_features": encoder.settings.feature_size // 2}
+    architecture = plans_architecture(encoder.strides, encoder.settings, **encoder.network_settings)
+    network = build_network(architecture, 1, 3)
     # A changed default of the network would leave its decoder without a place.
     assert all("seg_layers" in name for name in transfer_encoder(network, encoder, decoder=True).fresh)
     return encoder.decoder_weights
@@ -71,6 +74,7 @@ FILES = {
     "checkpoint-4.pth": (load_checkpoint, None),
     "plans-0.1.json": (read_plans, "max_tokens is of versions before 0.2.*train again, or predict with"),
     "plans-0.2.json": (read_plans, None),
+    "plans-0.2.1.json": (read_plans, None),
     "index-1": (read_index, "version 1 of an older installation.*Preprocess again with --overwrite"),
     "index-2": (read_index, "version 2 of an older installation.*Preprocess again with --overwrite"),
     "index-3": (read_index, None),

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +29,17 @@ def test_plans_name_the_network_and_keep_its_settings(chosen):
     network = build_network(architecture, 1, 3)
     assert type(network) is NETWORKS[chosen.backbone]
     assert network.settings == chosen
+
+
+@pytest.mark.parametrize(("feature_size", "expected"), [(12, 16), (48, 24), (96, 48)])
+def test_the_segmentation_is_read_from_enough_channels_at_full_resolution(settings, feature_size, expected):
+    architecture = plans_architecture(STRIDES, replace(settings, feature_size=feature_size))
+    network = build_network(architecture, 1, 5)
+    assert network.stem.output_channels == expected
+    assert network.decoder.seg_layers[-1].weight.shape[:2] == (5, expected)
+    # Plans of earlier versions do not name the width.
+    del architecture["arch_kwargs"]["stem_features"]
+    assert build_network(architecture, 1, 5).stem.output_channels == feature_size // 2
 
 
 def test_the_backbone_is_that_of_the_network(chosen):

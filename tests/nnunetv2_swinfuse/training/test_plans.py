@@ -4,7 +4,9 @@ from copy import deepcopy
 import pytest
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
-from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, planned_settings
+from nnunetv2_swinfuse.architecture.encoder_file import load_encoder
+from nnunetv2_swinfuse.architecture.registry import NETWORK_NAMES, build_network, planned_settings
+from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.planned_network import PlansError
 from nnunetv2_swinfuse.training.plans import plan_training
@@ -100,6 +102,22 @@ def test_plans_made_for_the_network_keep_its_sizes(plans, tmp_path, monkeypatch)
     monkeypatch.setenv("SWINFUSE_DROP_PATH_RATE", "0")
     del block_of(plans)["swinfuse"]["training"]
     assert plan_training(plans, "3d_fullres", tmp_path, pretrained=True).settings.drop_path_rate == 0
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_network_is_as_wide_as_the_decoder_that_was_pretrained_with_its_encoder(plans, tmp_path, pretrained):
+    # As written by versions whose stem had half the feature size; the twin from random weights is no wider.
+    path, stock = tmp_path / "whole.pth", deepcopy(plans)
+    publish_encoder(path, whole=True, stem_features=3)
+    block_of(plans)["swinfuse"] = {"encoder": str(path)}
+    plan_training(plans, "3d_fullres", tmp_path, pretrained=pretrained)
+    architecture = block_of(plans)["architecture"]
+    assert architecture["arch_kwargs"]["stem_features"] == 3
+    report = transfer_encoder(build_network(architecture, 1, 3), load_encoder(path), decoder=True)
+    assert all("seg_layers" in name for name in report.fresh)
+    block_of(stock)["swinfuse"] = {"encoder": str(path), "training": {"pretrained_decoder": 0}}
+    plan_training(stock, "3d_fullres", tmp_path, pretrained=pretrained)
+    assert block_of(stock)["architecture"]["arch_kwargs"]["stem_features"] > 3
 
 
 def test_the_plan_may_name_an_encoder_and_settings(plans, tmp_path):

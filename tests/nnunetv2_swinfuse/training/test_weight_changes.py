@@ -3,6 +3,7 @@ import torch
 
 from nnunetv2_swinfuse.architecture.registry import build_network, plans_architecture
 from nnunetv2_swinfuse.architecture.transfer import transfer_encoder
+from nnunetv2_swinfuse.architecture.weight_decay import decays
 from nnunetv2_swinfuse.training.pretrained_part import pretrained_layers
 from nnunetv2_swinfuse.training.weight_changes import relative_changes
 
@@ -20,8 +21,11 @@ def test_each_part_has_the_change_that_was_made(tmp_path):
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             factor = [factors[prefix] for prefix in factors if name.startswith(prefix)]
-            # New layers are not counted, however far they move.
-            parameter.mul_(factor[0] if factor else 1.0 if name in names else 100.0)
+            # New layers are not counted, however far they move, nor are gains and biases.
+            if factor and not decays(name, parameter):
+                parameter.add_(100.0)
+            else:
+                parameter.mul_(factor[0] if factor else 1.0 if name in names else 100.0)
     weights = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     changes = relative_changes(network, encoder, 2, names)
     assert changes == {

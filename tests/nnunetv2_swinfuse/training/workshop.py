@@ -113,11 +113,18 @@ def write_dataset(folder: Path, labels: dict, ignore: bool = False, **entries) -
 
 
 def publish_encoder(
-    path: Path, seed: int = 0, settings: EncoderSettings = SETTINGS, halvings: int = 3, whole: bool = False
+    path: Path,
+    seed: int = 0,
+    settings: EncoderSettings = SETTINGS,
+    halvings: int = 3,
+    whole: bool = False,
+    **network_settings: int,
 ) -> Encoder:
     """An encoder of random weights, as a pretraining run would leave it, and its copy in the run's own folder."""
     torch.manual_seed(seed)
-    network = build_network(plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings), 1, 2)
+    architecture = plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings)
+    architecture["arch_kwargs"] |= network_settings
+    network = build_network(architecture, 1, 2)
     weights = {k: v for k, v in network.state_dict().items() if k.startswith(("patch_embed.", "encoder."))}
     source = path.parent / f"run_{seed}" / "encoder.pth"
     encoder = Encoder(
