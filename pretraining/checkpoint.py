@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, save_encoder
+from nnunetv2_swinfuse.architecture.encoder_file import READING_ERRORS, Encoder, network_settings, save_encoder
 from nnunetv2_swinfuse.architecture.torch_file import TorchFileError, load_torch_file, save_torch_file
 from nnunetv2_swinfuse.errors import UPGRADE, InputError
 from pretraining.configuration import Configuration
-from pretraining.model import PretrainingModel
+from pretraining.model import NETWORK_HEAD, PretrainingModel
 from pretraining.nnssl_plan import encoder_details
 
 # The checkpoint in a run's folder.
@@ -59,6 +59,16 @@ class TrainingState:
     spacing: tuple[float, ...]
     seconds: float = 0.0
     versions: dict[str, str] = field(default_factory=lambda: {"torch": str(torch.__version__)})
+
+    @property
+    def network_settings(self) -> dict[str, Any]:
+        """Arguments of the segmentation network that is pretrained as a whole; empty where only an encoder is."""
+        head = {
+            name.removeprefix(NETWORK_HEAD): weight
+            for name, weight in self.network_weights.items()
+            if name.startswith(NETWORK_HEAD)
+        }
+        return network_settings(head, self.configuration.encoder_settings)
 
 
 def save_checkpoint(state: TrainingState, path: Path) -> None:
@@ -135,7 +145,7 @@ def load_checkpoint(path: Path) -> TrainingState:
 def _check_weights(state: TrainingState) -> None:
     """Raises ValueError for weights that are not finite or not those of the configuration's network."""
     with torch.device("meta"):
-        expected = PretrainingModel(state.configuration).state_dict()
+        expected = PretrainingModel(state.configuration, state.network_settings).state_dict()
     differing = sorted(expected.keys() ^ state.network_weights.keys())
     differing += [
         n for n, weight in state.network_weights.items() if n in expected and weight.shape != expected[n].shape
@@ -157,9 +167,11 @@ def export_encoder(
     orientation: str | None = None,
 ) -> Encoder:
     """Writes the encoder of a finished run to `path`, with all the information that planning and transfer need."""
+    decoder_weights = model.decoder_weights()
+    network = network_settings(decoder_weights, configuration.encoder_settings)
     encoder = Encoder(
         weights=model.encoder_weights(),
-        decoder_weights=model.decoder_weights(),
+        decoder_weights=decoder_weights,
         settings=configuration.encoder_settings,
         strides=configuration.topology.strides,
         input_channels=1,
@@ -171,7 +183,7 @@ def export_encoder(
             "configuration": configuration.to_dict(),
             "normalisation": dict(normalisation or {}),
             "orientation": orientation,
-            **encoder_details(configuration, collection, spacing),
+            **encoder_details(configuration, collection, spacing, network),
         },
     )
     with explain_write_errors(path):

@@ -68,10 +68,21 @@ class Training:
     seconds: float = 0.0
 
     @classmethod
-    def start(cls, configuration: Configuration, device: torch.device, state: TrainingState | None) -> Training:
-        """A training with random weights, or one that resumes from the state of a checkpoint."""
+    def start(
+        cls,
+        configuration: Configuration,
+        device: torch.device,
+        state: TrainingState | None,
+        initial: Encoder | None = None,
+    ) -> Training:
+        """A training with random weights, or one that resumes from the state of a checkpoint.
+
+        `initial` is an encoder whose weights the model will get: a network that was pretrained as a whole keeps its
+        width.
+        """
         torch.manual_seed(configuration.seed)
-        model = PretrainingModel(configuration).to(device)
+        earlier = state or initial
+        model = PretrainingModel(configuration, earlier.network_settings if earlier else None).to(device)
         optimizer = torch.optim.AdamW(
             weight_decay_groups(model, configuration.weight_decay), lr=configuration.learning_rate, betas=(0.9, 0.999)
         )
@@ -196,7 +207,7 @@ def train(
     """
     requested = configuration
     configuration = requested.for_spacing(collection.spacing)
-    training = Training.start(configuration, device, state)
+    training = Training.start(configuration, device, state, initial)
     model, steps = training.model, configuration.steps
     log = RunLog(folder, training.step, configuration.tensorboard) if processes.first else SilentLog()
     if initial is not None and state is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,14 @@ class PretrainingModel(nn.Module):
     """Patch embedding (or stem), encoder and heads for single-channel CT and MR crops.
 
     `patch_embed` and `encoder` have the same names and shapes as in the segmentation networks.
+
+    Args:
+        configuration: settings of the run.
+        network_settings: arguments of the segmentation network that is pretrained as a whole, from the checkpoint or
+            the encoder that the run continues; those of new plans by default.
     """
 
-    def __init__(self, configuration: Configuration):
+    def __init__(self, configuration: Configuration, network_settings: Mapping[str, Any] | None = None):
         super().__init__()
         topology = self.topology = configuration.topology
         settings = self.settings = configuration.encoder_settings
@@ -88,7 +93,8 @@ class PretrainingModel(nn.Module):
         if configuration.inpainting_head == "linear":
             self.inpainting_head = LinearInpaintingHead(channels, token_sizes(topology, len(channels)))
         elif configuration.inpainting_head == "network":
-            network = build_network(plans_architecture(topology.strides, settings), 1, 1)
+            architecture = plans_architecture(topology.strides, settings, **(network_settings or {}))
+            network = build_network(architecture, 1, 1)
             self.inpainting_head = NetworkInpaintingHead(network)
         else:
             self.inpainting_head = PyramidInpaintingHead(width, channels, width, topology.patch_stride)

@@ -1,4 +1,4 @@
-"""The commands that continue a run or use its encoder, as printed and shown in reports."""
+"""The commands that come next: train, resume, fine-tune; as printed and shown in reports."""
 
 from __future__ import annotations
 

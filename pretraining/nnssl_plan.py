@@ -96,11 +96,14 @@ def adaptation_plan(
 
 
 def encoder_details(
-    configuration: Configuration, collection: Mapping[str, str], spacing: tuple[float, ...]
+    configuration: Configuration,
+    collection: Mapping[str, str],
+    spacing: tuple[float, ...],
+    network_settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Further keys of an encoder file: adaptation plan, citations, and the network as in nnU-Net's plans."""
     return {
         "nnssl_adaptation_plan": adaptation_plan(configuration, collection, spacing),
         "citations": CITATIONS,
-        "architecture": plans_architecture(configuration.strides, configuration.encoder_settings),
+        "architecture": plans_architecture(configuration.strides, configuration.encoder_settings, **network_settings),
     }

@@ -92,7 +92,7 @@ class Encoder:
     @property
     def network_settings(self) -> dict[str, Any]:
         """Arguments that a network needs to take the pretrained stem, skips and decoder; empty without these."""
-        return _network_settings(self.decoder_weights, self.settings)
+        return network_settings(self.decoder_weights, self.settings)
 
 
 def save_encoder(encoder: Encoder, path: str | os.PathLike[str]) -> None:
@@ -278,6 +278,16 @@ def check_architecture(
     _check_shapes(weights, shapes, "an encoder")
 
 
+def network_settings(weights: Mapping[str, Tensor], settings: EncoderSettings) -> dict[str, Any]:
+    """Arguments of the network that tensors named `stem.*`, `skips.*` and `decoder.*` are of; empty without these.
+
+    The stem's width is not among the settings of an encoder, and earlier versions had another rule for it.
+    """
+    if settings.backbone != "swin" or FULL_RESOLUTION_WEIGHT not in weights:
+        return {}
+    return {"stem_features": int(weights[FULL_RESOLUTION_WEIGHT].shape[0])}
+
+
 def _decoder_weights(
     content: Mapping[str, Any], settings: EncoderSettings, strides: tuple[Triple, ...], input_channels: int
 ) -> dict[str, Tensor]:
@@ -286,20 +296,13 @@ def _decoder_weights(
         return {}
     weights = check_tensors(content["decoder_weights"], "decoder_weights", DECODER_PARTS, "decoder")
     with torch.device("meta"):
-        architecture = plans_architecture(strides, settings, **_network_settings(weights, settings))
+        architecture = plans_architecture(strides, settings, **network_settings(weights, settings))
         network = build_network(architecture, input_channels, 1)
     expected = pretrained_decoder(dict(network.named_parameters()))
     _check_shapes(weights, {name: tuple(tensor.shape) for name, tensor in expected.items()}, "a network")
     if content["decoder_digest"] != tensors_digest(weights):
         raise ValueError("the decoder's weights have changed since the file was written")
     return weights
-
-
-def _network_settings(weights: Mapping[str, Tensor], settings: EncoderSettings) -> dict[str, Any]:
-    # Its width is not in the settings, and earlier versions had another rule for it.
-    if settings.backbone != "swin" or FULL_RESOLUTION_WEIGHT not in weights:
-        return {}
-    return {"stem_features": int(weights[FULL_RESOLUTION_WEIGHT].shape[0])}
 
 
 def _check_shapes(weights: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], of: str) -> None:

@@ -9,6 +9,9 @@ from typing import Any
 
 from nnunetv2_swinfuse.errors import BenchmarkError
 
+SWINFUSE = "nnUNetTrainerSwinFUSE"
+# The recipe of `swinfuse_pretrain` that trains for no step: the initial weights.
+UNTRAINED = "none"
 DEFAULT_PLANNER = "ExperimentPlanner"
 SWINFUSE_PLANNER = "nnUNetPlannerSwinFUSE"
 # Names of the plans that each planner writes.
@@ -63,8 +66,8 @@ class Arm:
 
     @property
     def pretrained(self) -> bool:
-        """Whether the training begins with an encoder's weights."""
-        return bool(self.recipe or self.encoder) and takes_weights(self.trainer)
+        """Whether the training begins with weights that an encoder has learnt."""
+        return bool(self.encoder or self.recipe not in ("", UNTRAINED)) and takes_weights(self.trainer)
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self)
@@ -72,11 +75,6 @@ class Arm:
             # Records of cells of before this field was there stay equal to new ones.
             del values["pretraining"]
         return values
-
-
-SWINFUSE = "nnUNetTrainerSwinFUSE"
-# The recipe of `swinfuse_pretrain` that trains for no step: the initial weights.
-UNTRAINED = "none"
 
 
 def takes_weights(trainer: str) -> bool:

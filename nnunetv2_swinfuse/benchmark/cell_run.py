@@ -29,6 +29,7 @@ from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.splits import Split
 from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.nnunet_names import PLANS_FILE
 
 FINAL = "checkpoint_final.pth"
 VERSIONED = ("nnunetv2-swinfuse", "nnunetv2", "torch")
@@ -205,6 +206,8 @@ class CellRun:
         from nnunetv2_swinfuse.benchmark.trainers import COST
 
         log, cost = training_log(self.model / FINAL), json.loads((self.model / COST).read_text())
+        configurations = json.loads((self.model.parent / PLANS_FILE).read_text())["configurations"]
+        architecture = configurations[self.experiment.configuration]["architecture"]
         files, train, test = self.dataset.files, self.split.train, self.split.test
         digests = case_digests({case: files[case] for case in (*train, *test)}, self.workspace.root / DIGESTS)
         test_images = {case: digests[case][:-1] for case in test}
@@ -220,6 +223,7 @@ class CellRun:
             "cell": asdict(self.cell),
             "arm": {**self.arm.to_dict(), "encoder": Path(self.arm.encoder).name},
             "plans_sha256": content_sha256(plans),
+            "stem_features": architecture["arch_kwargs"].get("stem_features"),
             "split_sha256": self.split.sha256,
             "training_sha256": joined_digest({case: digests[case] for case in train}),
             "labels_sha256": joined_digest({case: digests[case][-1:] for case in test}),

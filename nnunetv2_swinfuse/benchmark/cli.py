@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.benchmark import signals
-from nnunetv2_swinfuse.benchmark.arms import takes_weights
+from nnunetv2_swinfuse.benchmark.arms import UNTRAINED, takes_weights
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.comparability import check_records
 from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         print(listing(runner, command))
         return 0
-    if not options.report_only:
+    if not (options.report_only or options.cell):
         for warning in hopeless(runner):
             print(warning, flush=True)
     # Both, as cells can be used with another results folder.
@@ -142,7 +142,11 @@ def _same_but_budget(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def _pretrained_cells(workspace: Workspace) -> list[str]:
     """Names of the kept cells that began with an encoder's weights."""
     kept = read_kept(workspace.results)
-    return [name for name, result in kept.items() if result["encoder"] and takes_weights(result["arm"]["trainer"])]
+    return [
+        name
+        for name, result in kept.items()
+        if result["encoder"] and takes_weights(result["arm"]["trainer"]) and result["arm"].get("recipe") != UNTRAINED
+    ]
 
 
 def typed_command(options: argparse.Namespace, workspace: Workspace) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from nnunetv2_swinfuse.benchmark.arms import takes_weights
+from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, takes_weights
 from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import Cell
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment
@@ -36,6 +36,8 @@ EQUAL_BETWEEN_ARMS = {
     "settings": "different settings of fine-tuning",
     "versions": "different versions",
 }
+# The same, of two arms with a SwinFUSE network; records of earlier versions do not tell it.
+EQUAL_BETWEEN_SWINFUSE_ARMS = {"stem_features": "different widths at full resolution"}
 # Values of entries that the records of earlier versions do not have.
 BEFORE_ENTRY_EXISTED = {"mirrored_training": True, "orientation": AS_STORED}
 # What such a record does not tell is not compared.
@@ -46,7 +48,10 @@ OF_EXPERIMENT = (
     "settings", "tolerance_mm",
 )  # fmt: skip
 # Must be equal in all cells of an arm on a dataset. Value: how the entry is described.
-EQUAL_WITHIN_ARM = {"plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions"}
+EQUAL_WITHIN_ARM = {
+    "plans_sha256": "plans", "arm": "settings of the arm", "versions": "versions",
+    "stem_features": "widths at full resolution",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ def reasons_against(
         reasons += _reasons_within_arm(arm[0].arm, known, experiment)
     for one, other in zip(first, second, strict=True):
         a, b = results[one.name], results[other.name]
-        for name, description in EQUAL_BETWEEN_ARMS.items():
+        networks = all(str(result.get("arm", {}).get("trainer")).startswith(SWINFUSE) for result in (a, b))
+        for name, description in (EQUAL_BETWEEN_ARMS | (EQUAL_BETWEEN_SWINFUSE_ARMS if networks else {})).items():
             values = [result.get(name, BEFORE_ENTRY_EXISTED.get(name)) for result in (a, b)]
             if name in NOT_RECORDED_BEFORE and None in values:
                 continue

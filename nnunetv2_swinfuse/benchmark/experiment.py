@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, UNTRAINED, Arm, resolve_arm
+from nnunetv2_swinfuse.benchmark.arms import SWINFUSE, Arm, resolve_arm, takes_weights
 from nnunetv2_swinfuse.errors import BenchmarkError
 
 Device = Literal["cpu", "cuda"]
@@ -272,14 +272,14 @@ class Experiment:
 
     def weights_needed(self, run: PretrainingRun) -> bool:
         """Whether an arm begins with what a pretraining learns; arms from random weights take only its sizes."""
-        return run.recipe != UNTRAINED and any(
+        return any(
             arm.pretrained and self.pretraining_run(arm, seed) == run for arm in self.arms for seed in self.seeds
         )
 
     def folds_share_encoders(self, *arms: str) -> bool:
         """Whether all folds of a seed, but not all seeds, begin with the same encoder, in one of these arms."""
         per_seed = self.pretraining is not None and self.pretraining.per_seed
-        return per_seed and any(self.arm(name).recipe and self.arm(name).pretrained for name in arms)
+        return per_seed and any(self.arm(name).recipe and takes_weights(self.arm(name).trainer) for name in arms)
 
     @property
     def pretraining_runs(self) -> tuple[PretrainingRun, ...]:

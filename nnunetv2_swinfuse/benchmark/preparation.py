@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.file_hash import file_hash
-from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER
+from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, UNTRAINED
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
 from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, equal_cases, file_digests, joined_digest
@@ -214,6 +214,11 @@ class Preparation:
             raise BenchmarkError(
                 f"{record.parent}: not pretrained, because only arms from random weights needed it. Move the folder "
                 "away to pretrain"
+            )
+        if before.get("steps", 0) and run.recipe == UNTRAINED:
+            raise BenchmarkError(
+                f"{record.parent}: trained for {before['steps']} steps by an earlier version; expected initial "
+                "weights. Move the folder away"
             )
         # Names of folders leave signs out; records of earlier versions have no settings.
         settings = json.loads(json.dumps(dict(run.settings)))

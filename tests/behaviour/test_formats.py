@@ -42,7 +42,10 @@ def read_whole(path: Path) -> Any:
 def read_plans(path: Path) -> Any:
     plans = json.loads(path.read_text())
     check_plans(plans, path)
-    return build_network(plans["configurations"]["3d_fullres"]["architecture"], 1, 3)
+    network = build_network(plans["configurations"]["3d_fullres"]["architecture"], 1, 3)
+    # Before plans named the width of the stem, it was half the feature size.
+    assert network.stem.output_channels == (16 if path == newest("plans") else 3)
+    return network
 
 
 def read_index(path: Path) -> Any:
@@ -74,7 +77,7 @@ FILES = {
     "checkpoint-4.pth": (load_checkpoint, None),
     "plans-0.1.json": (read_plans, "max_tokens is of versions before 0.2.*train again, or predict with"),
     "plans-0.2.json": (read_plans, None),
-    "plans-0.2.1.json": (read_plans, None),
+    "plans-0.2-2.json": (read_plans, None),
     "index-1": (read_index, "version 1 of an older installation.*Preprocess again with --overwrite"),
     "index-2": (read_index, "version 2 of an older installation.*Preprocess again with --overwrite"),
     "index-3": (read_index, None),

@@ -1,13 +1,16 @@
 import errno
 import os
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
+from nnunetv2_swinfuse.architecture.weight_decay import weight_decay_groups
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import FORMAT_VERSION, TrainingState, load_checkpoint, save_checkpoint
 from pretraining.configuration import BEFORE
+from pretraining.loop import Training
 from pretraining.model import PretrainingModel
 
 from .synthetic import tiny
@@ -48,6 +51,18 @@ def test_a_checkpoint_of_before_a_setting_keeps_what_its_run_did(tmp_path, state
     settings = torch.load(path, weights_only=True)["configuration"]
     change(path, configuration={name: value for name, value in settings.items() if name not in BEFORE})
     assert load_checkpoint(path).configuration == tiny(**BEFORE)
+
+
+def test_a_network_pretrained_as_a_whole_is_resumed_with_its_width(tmp_path, state):
+    # As begun by a version whose stem had half the feature size.
+    configuration = replace(state.configuration, inpainting_head="network")
+    model = PretrainingModel(configuration, {"stem_features": 3})
+    optimizer = torch.optim.AdamW(weight_decay_groups(model, 0.1)).state_dict()
+    begun = replace(state, configuration=configuration, network_weights=model.state_dict(), optimizer=optimizer)
+    save_checkpoint(begun, tmp_path / "checkpoint.pth")
+    resumed = Training.start(configuration, torch.device("cpu"), load_checkpoint(tmp_path / "checkpoint.pth")).model
+    assert resumed.inpainting_head.network.stem.output_channels == 3
+    assert all(torch.equal(tensor, begun.network_weights[name]) for name, tensor in resumed.state_dict().items())
 
 
 def change(path, **changes):

@@ -7,6 +7,7 @@ import torch
 
 from nnunetv2_swinfuse.errors import InputError
 from pretraining.checkpoint import export_encoder
+from pretraining.loop import Training
 from pretraining.model import NETWORK_HEAD, PretrainingModel
 from pretraining.warm_start import initialize, load_initial
 
@@ -70,6 +71,20 @@ def test_begins_from_an_encoder_of_swinfuse_with_its_module(tmp_path, backbone):
     assert all(torch.equal(weights[NETWORK_HEAD + name], tensor) for name, tensor in trained.decoder_weights().items())
     assert not report.unused
     assert weights["encoder.domain_invariance.proj.weight"].any()
+
+
+def test_a_network_pretrained_as_a_whole_keeps_its_width(tmp_path):
+    # As the stems of earlier versions, which had half the feature size.
+    configuration = tiny(inpainting_head="network")
+    trained = PretrainingModel(configuration, {"stem_features": 3})
+    path = tmp_path / "encoder.pth"
+    written = export_encoder(trained, configuration, {"name": "Synthetic"}, (1.0, 1.0, 1.0), path)
+    assert written.details["architecture"]["arch_kwargs"]["stem_features"] == 3
+    configuration, encoder = load_initial(replace(configuration, init_from=str(path)))
+    model = Training.start(configuration, torch.device("cpu"), None, encoder).model
+    initialize(model, encoder)
+    ours = model.decoder_weights()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in trained.decoder_weights().items())
 
 
 def test_a_decoder_without_a_place_is_reported(tmp_path):

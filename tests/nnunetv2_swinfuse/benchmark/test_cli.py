@@ -50,9 +50,12 @@ def test_the_list_warns_where_no_difference_can_be_shown(raw, tmp_path):
 def test_a_run_warns_first_where_no_difference_can_be_shown(raw, capsys, monkeypatch, test_cases):
     monkeypatch.setattr(Runner, "prepare", lambda self, cells: None)
     flags = ["-d", "901", "--arms", "nnunet", "resenc_m", "--labels", "3", "--test_cases", test_cases, "-device", "cpu"]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         main([*flags, "--prepare_only"])
-    assert ("no difference can be shown" in capsys.readouterr().out) == (test_cases == "5")
+    lines = capsys.readouterr().out.splitlines()
+    assert ended.value.code == 0
+    assert lines[-1].startswith("Prepared: ")
+    assert ("no difference can be shown" in lines[0]) == (test_cases == "5")
 
 
 def test_the_list_shows_why_a_cell_failed(raw, tmp_path):

@@ -54,6 +54,32 @@ def test_records_of_before_an_entry_existed_are_compared_by_what_it_was(tmp_path
     assert reasons(tmp_path / "other", lambda cell: unknown if cell.arm == "resenc_m" else {}) == ()
 
 
+@pytest.mark.parametrize(
+    ("trainers", "widths", "message"),
+    [
+        # Before plans named the width it was half the feature size, and records do not tell it.
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, None), "different widths at full resolution"),
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, 16), None),
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainer"), (16, None), None),
+    ],
+)
+def test_swinfuse_networks_of_different_widths_are_not_compared(tmp_path, trainers, widths, message):
+    def changes(cell):
+        second = cell.arm == "nnunet"
+        return {"arm": {"name": cell.arm, "trainer": trainers[second]}, "stem_features": widths[second]}
+
+    found = reasons(tmp_path, changes)
+    assert (found == ()) == (message is None)
+    assert all(message in reason for reason in found)
+
+
+def test_runs_of_different_widths_are_no_arm(tmp_path):
+    def changes(cell):
+        return {"stem_features": 16} if (cell.arm, cell.seed) == ("resenc_m", 2) else {}
+
+    assert any("its runs have different widths at full resolution" in reason for reason in reasons(tmp_path, changes))
+
+
 def test_two_machines_with_different_plans(tmp_path):
     def changes(cell):
         return {"plans_sha256": "q" * 64, "machine": "there"} if (cell.arm, cell.seed) == ("resenc_m", 2) else {}

@@ -213,17 +213,21 @@ def test_arms_from_random_weights_need_no_steps_of_pretraining(raw, pairs, pretr
         prepare(tmp_path, arms=["scratch", alone, "swinfuse", "simmim"], pretraining=budget)
 
 
-def test_an_encoder_that_is_frozen_as_initialised_is_not_pretrained(raw, pairs, pretrained, tmp_path):
-    experiment, workspace = prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining={"steps": 7})
-    assert [(option(command, "--recipe"), option(command, "--steps")) for command in pretrained] == [
-        ("swinfuse", "7"), ("none", "0"),
-    ]  # fmt: skip
+@pytest.mark.parametrize("budget", [{"steps": 7}, {"steps": None, "minutes": 0.5}])
+def test_an_encoder_that_is_frozen_as_initialised_is_not_pretrained(raw, pairs, pretrained, tmp_path, budget):
+    experiment, workspace = prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining=budget)
+    steps = {"swinfuse": ["7"] if budget["steps"] else ["20", "600"], "none": ["0"]}
+    expected = [(recipe, number) for recipe, numbers in steps.items() for number in numbers]
+    assert [(option(command, "--recipe"), option(command, "--steps")) for command in pretrained] == expected
     frozen, initial = experiment.pretraining_runs
-    assert read_json(workspace.pretraining(frozen) / "encoder.json")["steps"] == 7
-    assert read_json(workspace.pretraining(initial) / "encoder.json")["steps"] == 0
-    # It is complete as it is, and costs nothing.
-    assert pretraining_seconds(experiment, workspace, initial) == 0
-    prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining={"steps": 7})
+    assert read_json(workspace.pretraining(frozen) / "encoder.json")["steps"] == int(steps["swinfuse"][-1])
+    record = workspace.pretraining(initial) / "encoder.json"
+    assert read_json(record)["steps"] == 0
+    # It is complete as it is; one that an earlier version has trained is not it.
+    prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining=budget)
+    write_json(record, {**read_json(record), "steps": 7})
+    with pytest.raises(BenchmarkError, match="trained for 7 steps by an earlier version; expected initial weights"):
+        prepare(tmp_path, arms=["frozen", "frozen_random"], pretraining=budget)
 
 
 def test_patients_with_a_test_image_are_left_out_of_pretraining(raw, pairs, pretrained, preprocessed, tmp_path):

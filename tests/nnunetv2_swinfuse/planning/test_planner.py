@@ -1,7 +1,9 @@
 import json
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
@@ -67,6 +69,17 @@ def test_sizes_are_the_encoders_and_the_file_is_named_only_when_asked(folders):
     assert block["swinfuse"]["encoder"] == "/kept/encoder.pth"
     assert "encoder" not in block_of(folders.plan(name, 1, encoder=encoder))["swinfuse"]
     assert planned_settings(block_of(folders.plan(name, 1))["architecture"]) == EncoderSettings()
+
+
+def test_the_network_is_as_wide_as_the_decoder_that_was_pretrained_with_its_encoder(folders):
+    decoder = {"stem.convs.0.conv.weight": torch.zeros(3, 1, 3, 3, 3)}
+    name = folders.fingerprint(*ISOTROPIC)
+    whole = Encoder({}, SETTINGS, (), path="/kept/encoder.pth", decoder_weights=decoder)
+    widths = [
+        block_of(folders.plan(name, 1, encoder=encoder))["architecture"]["arch_kwargs"]["stem_features"]
+        for encoder in (whole, replace(whole, decoder_weights={}))
+    ]
+    assert widths == [3, 16]
 
 
 @pytest.mark.parametrize("dataset", [ISOTROPIC, ANISOTROPIC], ids=["isotropic", "anisotropic"])
