@@ -83,17 +83,18 @@ def test_prediction_on_a_full_disk_leaves_whole_masks_and_resumes(root, tmp_path
 
 def test_export_and_check_on_a_full_disk_keep_what_was_there(root, tmp_path):
     disk = tmp_path / "disk"
-    with mounted(disk, "size=400k"):
+    size = 1024 * 1024
+    with mounted(disk, f"size={size}"):
         assert run("export", root, "-o", disk / "m.zip")[0] == 0
         before = verify_zip(disk / "m.zip").sha256
-        (disk / "other").write_bytes(bytes(400 * 1024 - 2 * (disk / "m.zip").stat().st_size))
+        (disk / "other").write_bytes(bytes(size - 2 * (disk / "m.zip").stat().st_size))
         code, errors = run("export", root, "-o", disk / "m.zip", "--overwrite")
         assert code == 2
         assert f"{disk / 'm.zip'}: cannot be written (No space left on device)" in errors
         assert verify_zip(disk / "m.zip").sha256 == before
         assert {path.name for path in disk.iterdir()} == {"m.zip", "other"}
         with pytest.raises(OSError, match="No space left"):
-            (disk / "rest").write_bytes(bytes(400 * 1024))
+            (disk / "rest").write_bytes(bytes(size))
         code, errors = run("check", root, "-i", root / "in", "--json", disk / "check.json")
         assert code == 2
         assert f"{disk / 'check.json'}: cannot be written (No space left on device)" in errors

@@ -109,10 +109,14 @@ def test_a_killed_session_counts_with_what_the_training_recorded(prepared):
     write_json(run.model / "cost.json", {"inference_seconds_per_case": 2.5, "predicted_cases": 4})
     write_json(run.model / "validation" / "summary.json", {"foreground_mean": {"Dice": 0.5}})
     torch.save({"logging": {**curves, **stamps}}, run.model / "checkpoint_final.pth")
+    # As the trainer wrote it into the model's plans.
+    architecture = {"arch_kwargs": {"stem_features": 16}}
+    write_json(run.model.parent / "plans.json", {"configurations": {"3d_fullres": {"architecture": architecture}}})
     # The sessions that were measured; one that was killed is not.
     assert run.record(plans, 30.0)["seconds"] == 160.0
     assert run.record(plans, 161.0)["seconds"] == 161.0
     assert run.record(plans, 30.0)["curve"] == curves
+    assert run.record(plans, 30.0)["stem_features"] == 16
 
 
 def test_a_dataset_that_is_not_prepared_is_named(prepared):

@@ -80,10 +80,17 @@ def test_icc_is_the_share_of_the_variance_that_places_have_in_common(share, expe
     generator = torch.Generator().manual_seed(0)
     place, own, other = torch.randn(3, 8, 500, 4, generator=generator)
     first, second = (scale * (share**0.5 * place + (1 - share) ** 0.5 * noise) for noise in (own, other))
+    assert token_icc(first, second, torch.ones(first.shape[:2], dtype=torch.bool)) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_gap_has_the_icc_of_the_same_patient_and_of_another():
+    generator = torch.Generator().manual_seed(0)
+    place, own, other = torch.randn(3, 8, 100, 4, generator=generator)
+    first, second = (0.01 * 0.5**0.5 * (place + noise) for noise in (own, other))
     gap = measure_gap(synthetic.layer_tokens(tokens=first), synthetic.layer_tokens(tokens=second), True, 0)
-    assert gap.icc == pytest.approx(expected, abs=0.03)
-    assert gap.icc_other_patient == pytest.approx(0, abs=0.03)
-    assert gap.deviation == pytest.approx(scale, rel=0.03)
+    assert gap.icc == pytest.approx(0.5, abs=0.06)
+    assert gap.icc_other_patient == pytest.approx(0, abs=0.06)
+    assert gap.deviation == pytest.approx(0.01, rel=0.06)
 
 
 def test_icc_unlike_cka_sees_a_rotation_between_the_domains():
