@@ -36,12 +36,14 @@ EQUAL_BETWEEN_ARMS = {
     "settings": "different settings of fine-tuning",
     "versions": "different versions",
 }
-# The same, of two arms with a SwinFUSE network; records of earlier versions do not tell it.
+# The same, of two arms with a SwinFUSE network; None is a residual backbone, which has no such width of its own.
 EQUAL_BETWEEN_SWINFUSE_ARMS = {"stem_features": "different widths at full resolution"}
 # Values of entries that the records of earlier versions do not have.
-BEFORE_ENTRY_EXISTED = {"mirrored_training": True, "orientation": AS_STORED}
-# What such a record does not tell is not compared.
-NOT_RECORDED_BEFORE = ("training_sha256",)
+BEFORE_ENTRY_EXISTED = {
+    "mirrored_training": True, "orientation": AS_STORED, "stem_features": "half the feature size",
+}  # fmt: skip
+# Where a record has no value, these are not compared.
+NOT_COMPARED_IF_NONE = ("training_sha256", "stem_features")
 # Must be as the experiment says.
 OF_EXPERIMENT = (
     "configuration", "spacing", "orientation", "length", "device", "mirroring", "mirrored_training", "plans",
@@ -101,7 +103,7 @@ def reasons_against(
         networks = all(str(result.get("arm", {}).get("trainer")).startswith(SWINFUSE) for result in (a, b))
         for name, description in (EQUAL_BETWEEN_ARMS | (EQUAL_BETWEEN_SWINFUSE_ARMS if networks else {})).items():
             values = [result.get(name, BEFORE_ENTRY_EXISTED.get(name)) for result in (a, b)]
-            if name in NOT_RECORDED_BEFORE and None in values:
+            if name in NOT_COMPARED_IF_NONE and None in values:
                 continue
             if values[0] != values[1]:
                 reasons.append(

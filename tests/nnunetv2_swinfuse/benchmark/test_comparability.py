@@ -58,15 +58,20 @@ def test_records_of_before_an_entry_existed_are_compared_by_what_it_was(tmp_path
     ("trainers", "widths", "message"),
     [
         # Before plans named the width it was half the feature size, and records do not tell it.
-        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, None), "different widths at full resolution"),
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, "-"), "different widths at full resolution"),
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, 6), "different widths at full resolution"),
         (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSEScratch"), (16, 16), None),
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainer"), (16, "-"), None),
         (("nnUNetTrainerSwinFUSE", "nnUNetTrainer"), (16, None), None),
+        # A residual backbone, whose network has no such argument.
+        (("nnUNetTrainerSwinFUSE", "nnUNetTrainerSwinFUSE"), (16, None), None),
     ],
 )
 def test_swinfuse_networks_of_different_widths_are_not_compared(tmp_path, trainers, widths, message):
     def changes(cell):
         second = cell.arm == "nnunet"
-        return {"arm": {"name": cell.arm, "trainer": trainers[second]}, "stem_features": widths[second]}
+        width = {} if widths[second] == "-" else {"stem_features": widths[second]}
+        return {"arm": {"name": cell.arm, "trainer": trainers[second]}, **width}
 
     found = reasons(tmp_path, changes)
     assert (found == ()) == (message is None)

@@ -122,8 +122,7 @@ def publish_encoder(
 ) -> Encoder:
     """An encoder of random weights, as a pretraining run would leave it, and its copy in the run's own folder."""
     torch.manual_seed(seed)
-    architecture = plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings)
-    architecture["arch_kwargs"] |= network_settings
+    architecture = plans_architecture([[1, 1, 1], *[[2, 2, 2]] * halvings], settings, **network_settings)
     network = build_network(architecture, 1, 2)
     weights = {k: v for k, v in network.state_dict().items() if k.startswith(("patch_embed.", "encoder."))}
     source = path.parent / f"run_{seed}" / "encoder.pth"
