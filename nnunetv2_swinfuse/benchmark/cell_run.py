@@ -19,7 +19,7 @@ import pandas as pd
 from nnunetv2_swinfuse.benchmark.arms import Arm
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, LOG, RESULT, SCRIPT, SPENT, Cell, Workspace
 from nnunetv2_swinfuse.benchmark.commands import CommandError, Processes, base_environment
-from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, content_sha256, joined_digest
+from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, content_sha256, joined_digest, settings_sha256
 from nnunetv2_swinfuse.benchmark.encoder_records import encoder_of, seen_cases
 from nnunetv2_swinfuse.benchmark.experiment import Experiment
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
@@ -216,6 +216,8 @@ class CellRun:
             # A path on this machine says nothing elsewhere; the SHA-256 does. The rest is in experiment.json.
             elsewhere = ("path", "pretraining", "left_out")
             encoder = {name: value for name, value in encoder.items() if name not in elsewhere}
+            if (learnt := encoder.pop("learning_settings", None)) is not None:
+                encoder["learning_settings_sha256"] = settings_sha256(learnt)
             pretraining = self.experiment.pretraining_run(self.arm, self.cell.seed)
             # What a file was pretrained on is not known.
             encoder["saw"] = pretraining and seen_cases(self.workspace.pretraining(pretraining), test_images)

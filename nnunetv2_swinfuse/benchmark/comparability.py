@@ -162,6 +162,13 @@ def _reasons_within_arm(arm: str, known: Sequence[Mapping[str, Any]], experiment
     pretrained = takes_weights(str(known[0].get("arm", {}).get("trainer")))
     if pretrained and any(len(digests) > 1 for digests in by_seed.values()):
         reasons.append(f"{arm}: its runs started from different encoders")
+    # Records of earlier versions, and encoders from a file, have no such entry.
+    digests = {encoder.get("learning_settings_sha256") for encoder in encoders} - {None}
+    if pretrained and len(digests) > 1:
+        reasons.append(
+            f"{arm}: its encoders were pretrained with different settings ({', '.join(sorted(map(_short, digests)))}), "
+            "such as a recipe that has changed; 'learning_settings' in their encoder.json says which"
+        )
     seen_cases = sorted({case for encoder in encoders for case in encoder.get("saw") or ()})
     if seen_cases and pretrained and not experiment.transductive:
         reasons.append(

@@ -1,4 +1,4 @@
-"""SHA-256 of what files hold: one file, many with a cache, and one for all files of some cases."""
+"""SHA-256 of what files hold (one file, many with a cache, all files of some cases) and of settings."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ def content_sha256(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def settings_sha256(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of settings, in whatever order they come."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def file_digests(paths: Sequence[Path], cache: Path) -> dict[str, str]:

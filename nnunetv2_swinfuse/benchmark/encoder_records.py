@@ -19,6 +19,8 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 ENCODER = "encoder.json"
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 VOLUMES = "volumes.json"
+# Settings that do not change what is learnt, or, the seed, that have an entry of their own.
+NOT_LEARNT = ("seed", "workers", "device", "tensorboard", "checkpoint_every", "checkpointing")
 
 
 def seen_cases(folder: Path, images: Mapping[str, Sequence[str]]) -> list[str]:
@@ -69,6 +71,20 @@ def pretraining_seconds(experiment: Experiment, workspace: Workspace, run: Pretr
     return None if minutes is None else minutes * 60
 
 
+def learning_settings(results: Path) -> dict[str, Any]:
+    """The settings that decide what the only run in a results folder of `swinfuse_pretrain` has learnt.
+
+    Recipes and presets give most of them; these may differ between versions of this package.
+
+    Raises:
+        BenchmarkError: for another number of runs.
+    """
+    from pretraining.monitoring.report import CONFIGURATION
+
+    settings = json.loads(_only(results, CONFIGURATION).read_text())
+    return {name: value for name, value in settings.items() if name not in NOT_LEARNT}
+
+
 def training_seconds(results: Path) -> float:
     """How long the only run in a results folder of `swinfuse_pretrain` has trained, from its checkpoint.
 
@@ -78,7 +94,12 @@ def training_seconds(results: Path) -> float:
     from nnunetv2_swinfuse.architecture.torch_file import map_torch_file
     from pretraining.checkpoint import CHECKPOINT
 
-    checkpoints = list(results.glob(f"*/swinfuse__*/{CHECKPOINT}"))
-    if len(checkpoints) != 1:
-        raise BenchmarkError(f"{results}: {len(checkpoints)} runs with a checkpoint, expected 1; move others away")
-    return float(map_torch_file(checkpoints[0])["seconds"])
+    return float(map_torch_file(_only(results, CHECKPOINT))["seconds"])
+
+
+def _only(results: Path, name: str) -> Path:
+    """The file of this name in the folder of the only run."""
+    found = list(results.glob(f"*/swinfuse__*/{name}"))
+    if len(found) != 1:
+        raise BenchmarkError(f"{results}: {len(found)} runs with a {name}, expected 1; move others away")
+    return found[0]

@@ -16,7 +16,13 @@ from nnunetv2_swinfuse.benchmark.arms import PLANS, SWINFUSE_PLANNER, UNTRAINED
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.commands import Processes, base_environment
 from nnunetv2_swinfuse.benchmark.digests import DIGESTS, case_digests, equal_cases, file_digests, joined_digest
-from nnunetv2_swinfuse.benchmark.encoder_records import ENCODER, PUBLISHED_ENCODER, VOLUMES, training_seconds
+from nnunetv2_swinfuse.benchmark.encoder_records import (
+    ENCODER,
+    PUBLISHED_ENCODER,
+    VOLUMES,
+    learning_settings,
+    training_seconds,
+)
 from nnunetv2_swinfuse.benchmark.experiment import AS_STORED, Experiment, Pretraining, PretrainingRun
 from nnunetv2_swinfuse.benchmark.files import locked, write_json, write_text
 from nnunetv2_swinfuse.benchmark.places import Place
@@ -197,6 +203,7 @@ class Preparation:
                     "seconds": training_seconds(results),
                     "sha256": file_hash(folder / PUBLISHED_ENCODER),
                     "pretraining": pretraining_settings(self.experiment),
+                    "learning_settings": learning_settings(results),
                 },
             )
 

@@ -190,6 +190,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="output", type=Path, help="its folder, as for swinfuse_benchmark")
     parser.add_argument("--results", type=Path, help=f"folder of {TABLE}; default OUTPUT/results")
     parser.add_argument(
+        "--arms", nargs="+", default=[], metavar="ARM", help="test the models of these arms only; default: of all"
+    )
+    parser.add_argument(
         "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
         help="print the difference between two arms; may be repeated",
     )  # fmt: skip
@@ -202,11 +205,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_arms(experiment: Experiment, pairs: Sequence[Sequence[str]]) -> None:
-    """Raises BenchmarkError for pairs of arms that the experiment does not have."""
+def check_arms(experiment: Experiment, pairs: Sequence[Sequence[str]], tested: Sequence[str]) -> None:
+    """Raises BenchmarkError for arms that the experiment does not have."""
     names = [arm.name for arm in experiment.arms]
-    if unknown := sorted({name for pair in pairs for name in pair} - set(names)):
-        raise BenchmarkError(f"--compare: no arm is called {', '.join(unknown)}; there are {', '.join(names)}")
+    for option, asked in (("--compare", {name for pair in pairs for name in pair}), ("--arms", set(tested))):
+        if unknown := sorted(asked - set(names)):
+            raise BenchmarkError(f"{option}: no arm is called {', '.join(unknown)}; there are {', '.join(names)}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -216,7 +220,7 @@ def run(options: argparse.Namespace) -> None:
         BenchmarkError: for an unknown arm, splits that changed, or when there is nothing to test.
     """
     experiment = load_experiment(options.experiment)
-    check_arms(experiment, options.compare)
+    check_arms(experiment, options.compare, options.arms)
     root = output_folder(options, experiment)
     workspace = Workspace(root, (options.results or root / "results").absolute())
     runner = Runner(experiment, workspace)
@@ -230,7 +234,8 @@ def run(options: argparse.Namespace) -> None:
     left = [
         (cell, tested)
         for cell, tested in pairs_to_test(runner, results)
-        if (cell.name, both_datasets(cell.dataset, tested.name, options.rescale)) not in known
+        if cell.arm in (options.arms or {cell.arm})
+        and (cell.name, both_datasets(cell.dataset, tested.name, options.rescale)) not in known
     ]
     waiting = [(cell, tested) for cell, tested in left if (runner.cell_run(cell).model / FINAL).is_file()]
     if not waiting and not known:

@@ -128,6 +128,18 @@ def test_runs_with_an_encoder_of_each_seed(tmp_path):
     assert "resenc_m: its runs started from different encoders" in found
 
 
+@pytest.mark.parametrize("settings", [["a", "b", "a"], ["a", "a", "a"], [None, "a", "a"]])
+def test_encoders_of_a_recipe_that_changed_between_two_seeds(tmp_path, settings):
+    def of_seed(cell):
+        encoder = {**SAW, "saw": [], "sha256": str(cell.seed), "seed": cell.seed}
+        return {"encoder": {**encoder, "learning_settings_sha256": settings[cell.seed] and settings[cell.seed] * 64}}
+
+    per_seed = {"pretraining": {"collections": ["CTMR"], "steps": 1, "per_seed": True}}
+    found = reasons(tmp_path, of_seed, **per_seed)
+    different = "resenc_m: its encoders were pretrained with different settings (aaaaaaaa..., bbbbbbbb...)"
+    assert [reason.startswith(different) for reason in found if "resenc_m" in reason] == [True] * ("b" in settings)
+
+
 def test_test_cases_that_pretraining_saw(tmp_path):
     changes = lambda cell: {"encoder": SAW if cell.arm == "resenc_m" else None}  # noqa: E731
     (reason,) = reasons(tmp_path / "inductive", changes)

@@ -3,6 +3,7 @@ import pytest
 from nnunetv2_swinfuse.benchmark.cells import Workspace
 from nnunetv2_swinfuse.benchmark.encoder_records import (
     encoder_of,
+    learning_settings,
     pretraining_seconds,
     seen_cases,
     training_seconds,
@@ -49,5 +50,14 @@ def test_an_unfinished_pretraining_is_named(tmp_path):
 
 
 def test_several_runs_have_no_one_duration(tmp_path):
-    with pytest.raises(BenchmarkError, match="0 runs with a checkpoint, expected 1"):
+    with pytest.raises(BenchmarkError, match=r"0 runs with a checkpoint_latest\.pth, expected 1"):
         training_seconds(tmp_path)
+
+
+def test_learning_settings_leave_out_what_changes_nothing(tmp_path):
+    settings = {"recipe": "swinfuse", "contrastive_loss": "correlation", "seed": 3, "workers": 4, "device": "cpu"}
+    write_json(tmp_path / "Pairs" / "swinfuse__tiny" / "configuration.json", settings)
+    assert learning_settings(tmp_path) == {"recipe": "swinfuse", "contrastive_loss": "correlation"}
+    write_json(tmp_path / "Pairs" / "swinfuse__base" / "configuration.json", settings)
+    with pytest.raises(BenchmarkError, match=r"2 runs with a configuration\.json, expected 1"):
+        learning_settings(tmp_path)

@@ -150,6 +150,8 @@ def pretrained(monkeypatch, preprocessed):
         encoder = Path(environment["nnUNet_results"]) / "swinfuse" / "encoder.pth"
         encoder.parent.mkdir(parents=True, exist_ok=True)
         encoder.write_text(" ".join(command))
+        settings = {"recipe": options.recipe, "seed": options.seed}
+        write_json(Path(environment["nnUNet_results"]) / "Pairs" / "swinfuse__base" / "configuration.json", settings)
 
     monkeypatch.setattr(Processes, "call", call)
     monkeypatch.setattr(preparation, "training_seconds", lambda results: 1.0)
@@ -263,6 +265,7 @@ def test_every_seed_has_an_encoder_of_its_own_where_asked_for(raw, pairs, pretra
     assert [option(command, "--seed") for command in pretrained] == ["0", "7"]
     of_seeds = [encoder_of(experiment, experiment.arms[0], seed, workspace) for seed in (0, 7)]
     assert [encoder["seed"] for encoder in of_seeds] == [0, 7]
+    assert [encoder["learning_settings"] for encoder in of_seeds] == [{"recipe": "swinfuse"}] * 2
     assert of_seeds[0]["sha256"] != of_seeds[1]["sha256"]
     assert "pretraining/swinfuse__seed_7/" in of_seeds[1]["path"]
 

@@ -183,6 +183,26 @@ def test_rows_are_added_once_and_missing_models_are_counted(one_model, monkeypat
     assert "0.250" not in output
 
 
+@pytest.mark.parametrize(("arms", "expected"), [([], 2), (["resenc_m"], 1)])
+def test_only_the_models_of_named_arms_are_tested(two_datasets, tmp_path, monkeypatch, arms, expected):
+    runner = make_runner(tmp_path, datasets=[901, 902], arms=["nnunet", "resenc_m"], seeds=[0], length=LENGTH)
+    for cell in runner.cells:
+        if cell.dataset == DATASET:
+            write_json(runner.workspace.cell(cell) / RESULT, result_of(cell))
+            model = runner.cell_run(cell).model
+            model.mkdir(parents=True)
+            (model / FINAL).touch()
+    loaded = []
+    monkeypatch.setattr(unseen_modality, "load_model", lambda run, device: loaded.append(run.cell.arm))
+    monkeypatch.setattr(unseen_modality, "model_orientation", lambda predictor, images: "")
+    monkeypatch.setattr(unseen_modality, "dice_of_case", lambda *of_case: [])
+    file = tmp_path / "made.json"
+    write_json(file, runner.experiment.to_dict())
+    main([str(file), "-o", str(runner.workspace.root), *(["--arms", *arms] if arms else [])])
+    assert len(loaded) == expected
+    assert set(arms) <= set(loaded)
+
+
 def test_a_refusal_has_the_command_that_finishes_the_cell(two_datasets, tmp_path, capsys):
     runner = make_runner(tmp_path, datasets=[901, 902], seeds=[0], length=LENGTH)
     for cell in runner.cells:
@@ -203,7 +223,8 @@ def test_an_experiment_without_models_and_unknown_arms_are_refused(raw, tmp_path
     write_json(experiment, runner.experiment.to_dict())
     for more, words in (
         ((), "run swinfuse_benchmark first"),
-        (("--compare", "nnunet", "ours"), "no arm is called ours"),
+        (("--compare", "nnunet", "ours"), "--compare: no arm is called ours"),
+        (("--arms", "nnunet", "ours"), "--arms: no arm is called ours"),
     ):
         with pytest.raises(SystemExit) as caught:
             main([str(experiment), "-o", str(runner.workspace.root), *more])
