@@ -67,7 +67,7 @@ class Arm:
     @property
     def pretrained(self) -> bool:
         """Whether the training begins with weights that an encoder has learnt."""
-        return bool(self.encoder or self.recipe not in ("", UNTRAINED)) and takes_weights(self.trainer)
+        return begins_pretrained(self.trainer, self.recipe, self.encoder)
 
     def to_dict(self) -> dict[str, Any]:
         values = asdict(self)
@@ -80,6 +80,11 @@ class Arm:
 def takes_weights(trainer: str) -> bool:
     """Whether a trainer takes the weights of an encoder; the trainer from scratch takes only its sizes."""
     return "Scratch" not in trainer
+
+
+def begins_pretrained(trainer: str, recipe: str, encoder: str) -> bool:
+    """Whether a training begins with weights that an encoder has learnt; arguments as those of :class:`Arm`."""
+    return bool(encoder or recipe not in ("", UNTRAINED)) and takes_weights(trainer)
 
 
 ARMS: dict[str, Arm] = {

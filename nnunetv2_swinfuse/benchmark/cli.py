@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_swinfuse.benchmark import signals
-from nnunetv2_swinfuse.benchmark.arms import UNTRAINED, takes_weights
+from nnunetv2_swinfuse.benchmark.arms import begins_pretrained
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.comparability import check_records
 from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
@@ -140,12 +140,12 @@ def _same_but_budget(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _pretrained_cells(workspace: Workspace) -> list[str]:
-    """Names of the kept cells that began with an encoder's weights."""
-    kept = read_kept(workspace.results)
+    """Names of the kept cells that began with weights that an encoder had learnt."""
+    arms = {name: result["arm"] for name, result in read_kept(workspace.results).items()}
     return [
         name
-        for name, result in kept.items()
-        if result["encoder"] and takes_weights(result["arm"]["trainer"]) and result["arm"].get("recipe") != UNTRAINED
+        for name, arm in arms.items()
+        if begins_pretrained(arm["trainer"], arm.get("recipe", ""), arm.get("encoder", ""))
     ]
 
 

@@ -124,23 +124,24 @@ def test_results_of_another_orientation_are_refused(raw, tmp_path):
 def test_only_the_budget_of_a_pretraining_changes_and_only_before_its_first_cell(raw, tmp_path):
     def experiment(**pretraining):
         values = {"collections": ["Pairs"], "preset": "tiny", **pretraining}
-        return make_experiment(test_cases=4, arms=["swinfuse", "scratch"], pretraining=values)
+        return make_experiment(test_cases=4, arms=["swinfuse", "scratch", "frozen_random"], pretraining=values)
 
     workspace = Workspace(tmp_path, tmp_path / "results")
     first = experiment(steps=2)
     cells = {cell.arm: cell for cell in all_cells(first, [DATASET])}
     write_json(workspace.results / EXPERIMENT, first.to_dict())
 
-    def kept(arm, trainer):
-        record = result_of(cells[arm], encoder={"sha256": "e"}, arm={"name": arm, "trainer": trainer})
+    def kept(arm):
+        record = result_of(cells[arm], encoder={"sha256": "e"}, arm=first.arm(arm).to_dict())
         keep(workspace.results, {cells[arm].name: (record, rows_of(cells[arm], {"Dice": np.ones(1)}, ["case"]))})
 
-    kept("scratch", "nnUNetTrainerSwinFUSEScratch")
+    kept("scratch")
+    kept("frozen_random")
     check_experiment(experiment(minutes=20), workspace)
     for changed in (experiment(steps=2, preset="base"), experiment(steps=2, collections=["Other"])):
         with pytest.raises(BenchmarkError, match="differs in pretraining"):
             check_experiment(changed, workspace)
-    kept("swinfuse", "nnUNetTrainerSwinFUSE")
+    kept("swinfuse")
     with pytest.raises(BenchmarkError, match="differs in pretraining"):
         check_experiment(experiment(minutes=20), workspace)
 
