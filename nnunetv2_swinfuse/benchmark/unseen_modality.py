@@ -190,8 +190,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-o", dest="output", type=Path, help="its folder, as for swinfuse_benchmark")
     parser.add_argument("--results", type=Path, help=f"folder of {TABLE}; default OUTPUT/results")
     parser.add_argument(
-        "--arms", nargs="+", default=[], metavar="ARM", help="test the models of these arms only; default: of all"
-    )
+        "--arms", nargs="+", action="extend", default=[], metavar="ARM",
+        help="test the models of these arms only; default: of all",
+    )  # fmt: skip
     parser.add_argument(
         "--compare", nargs=2, action="append", default=[], metavar=("FIRST", "SECOND"),
         help="print the difference between two arms; may be repeated",
