@@ -11,7 +11,7 @@ makes them from its per-case table, the voxel probe from its rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -74,6 +74,22 @@ class Estimate:
         if self.variance == 0:
             return 0.0
         return float(2 * stats.t.sf(abs(self.mean) / self.variance**0.5, self.degrees))
+
+
+def independent_groups(labelled: Mapping[int, Hashable]) -> list[list[int]]:
+    """Seeds by what their runs were trained on: seeds with the same labelled cases are no independent runs.
+
+    What such a labelled set is worth is in all of them, so :func:`estimate` would take the variation between sets for
+    smaller than it is. Their mean over the group is one run. Where all seeds have the same cases, such as all that
+    there are, these are no draw, and every seed is a run of its own.
+
+    Args:
+        labelled: the labelled cases of each seed.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for seed, cases in labelled.items():
+        groups.setdefault(cases, []).append(seed)
+    return list(groups.values()) if len(groups) > 1 else [[seed] for seed in labelled]
 
 
 def estimate(folds: Sequence[np.ndarray]) -> Estimate:

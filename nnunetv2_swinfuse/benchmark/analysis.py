@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,6 +26,7 @@ from nnunetv2_swinfuse.benchmark.scores import (
     mean_ranks,
     summary_means,
 )
+from nnunetv2_swinfuse.benchmark.splits import Split, labelled_sets, read_splits, repeated_draws
 from nnunetv2_swinfuse.benchmark.table import read_kept, read_rows
 from nnunetv2_swinfuse.statistics import critical_difference
 
@@ -58,6 +59,7 @@ class Analysis:
         means: of each class and of the foreground, over runs; see :func:`means_table`.
         empties: see `comparison.emptiness_counts`.
         absent: classes that no reference has.
+        repeated: seeds that count as one run, as sentences.
         costs: of each arm and dataset.
         results: of each finished cell.
         cells: of the experiment.
@@ -71,6 +73,7 @@ class Analysis:
     means: pd.DataFrame
     empties: pd.DataFrame
     absent: list[str]
+    repeated: list[str]
     costs: pd.DataFrame
     results: dict[str, dict[str, Any]]
     cells: list[Cell]
@@ -119,6 +122,7 @@ class Analysis:
             "means": _plain(self.means.to_dict("records")),
             "empty": self.empties.to_dict("records"),
             "absent_classes": self.absent,
+            "repeated_draws": self.repeated,
             "unchecked_encoders": self.unchecked_encoders,
             "cost": _plain(self.costs.to_dict("records")),
         }
@@ -139,6 +143,7 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     rows = read_rows(workspace.results)
     rows = rows[rows["cell"].isin([cell.name for cell in cells])]
     check_rows(rows, cells, workspace.results)
+    splits = read_splits(workspace.results)
     by_group: dict[tuple[str, str], dict[str, list[Cell]]] = {}
     for cell in cells:
         arms = by_group.setdefault((cell.dataset, str(cell.labels)), {})
@@ -176,7 +181,7 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     for metric in METRICS:
         # Of the two arms alone: a class that a third one invents counts in neither.
         family = [
-            (pair_scores(experiment, rows, dataset, labels, metric, first, second), first, second)
+            (pair_scores(experiment, splits[dataset], rows, dataset, labels, metric, first, second), first, second)
             for dataset, labels, first, second in pairs
         ]
         baselines = {
@@ -190,13 +195,14 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
     modalities = {dataset: dataset_modality(dataset) for dataset, _ in by_group}
     return Analysis(
         comparisons,
-        _no_loss(experiment, rows, claims),
+        _no_loss(experiment, splits, rows, claims),
         distribution_table(experiment, comparisons[PRIMARY], modalities, means),
         list(dict.fromkeys(refusals)),
         groups,
         means,
         emptiness_counts(rows),
         absent_classes(rows),
+        repeated_draws(experiment, {dataset: splits[dataset] for dataset, _ in by_group}),
         cost_table(cells, results),
         results,
         list(cells),
@@ -204,10 +210,25 @@ def analyse(experiment: Experiment, workspace: Workspace, cells: Sequence[Cell],
 
 
 def pair_scores(
-    experiment: Experiment, rows: pd.DataFrame, dataset: str, labels: str, metric: str, first: str, second: str
+    experiment: Experiment,
+    splits: Mapping[str, Split],
+    rows: pd.DataFrame,
+    dataset: str,
+    labels: str,
+    metric: str,
+    first: str,
+    second: str,
 ) -> Scores:
-    """Scores of two arms, as differences between them are estimated from them."""
+    """Scores of two arms, as differences between them are estimated from them.
+
+    Args:
+        experiment: says which folds share an encoder.
+        splits: of the dataset that the arms were trained on; seeds that drew the same labelled cases are one run.
+        rows, dataset, labels, metric: see :func:`case_scores`.
+        first, second: names of the arms.
+    """
     scores = case_scores(rows, dataset, labels, metric, [first, second])
+    scores = scores.with_independent_runs(labelled_sets(splits, labels, scores.seeds, experiment.folds or (0,)))
     return scores.with_crossed_folds() if experiment.folds_share_encoders(first, second) else scores
 
 
@@ -215,12 +236,14 @@ def _claims(experiment: Experiment) -> tuple[tuple[str, str, int], ...]:
     return experiment.no_loss.pairs if experiment.no_loss else ()
 
 
-def _no_loss(experiment: Experiment, rows: pd.DataFrame, claims: Sequence[Pair]) -> list[NonInferiority]:
+def _no_loss(
+    experiment: Experiment, splits: Mapping[str, Mapping[str, Split]], rows: pd.DataFrame, claims: Sequence[Pair]
+) -> list[NonInferiority]:
     """Tests the claims (dataset, labels, first, second) that can be tested, as part of those that are declared."""
     if experiment.no_loss is None:
         return []
     family = [
-        (pair_scores(experiment, rows, dataset, labels, PRIMARY, first, second), first, second)
+        (pair_scores(experiment, splits[dataset], rows, dataset, labels, PRIMARY, first, second), first, second)
         for dataset, labels, first, second in claims
     ]
     declared = len(experiment.no_loss.pairs) * len(experiment.labels)

@@ -22,6 +22,7 @@ from nnunetv2_swinfuse.benchmark.forecast import Forecast, forecast
 from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder, resume_command
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
+from nnunetv2_swinfuse.benchmark.splits import repeated_draws
 from nnunetv2_swinfuse.benchmark.table import read_kept
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         print(listing(runner, command))
         return 0
     if not (options.report_only or options.cell):
-        for warning in hopeless(runner):
+        for warning in warnings_before(runner):
             print(warning, flush=True)
     # Both, as cells can be used with another results folder.
     for path in records(workspace):
@@ -189,15 +190,15 @@ def listing(runner: Runner, command: Sequence[str]) -> str:
         f"\n{len(runner.cells)} cells, {sum(cell.name in results for cell in runner.cells)} done; each trains "
         f"{length.epochs} epochs of {length.iterations} iterations."
     )
-    lines += hopeless(runner)
+    lines += warnings_before(runner)
     left = forecast(runner.experiment, workspace, runner.datasets, runner.cells, results)
     lines += forecast_lines(left)
     lines.append(f"Run it: {shlex.join(command)}")
     return "\n".join(lines)
 
 
-def hopeless(runner: Runner) -> list[str]:
-    """A warning for each dataset with too few test cases for any verdict of this experiment."""
+def warnings_before(runner: Runner) -> list[str]:
+    """Of datasets with too few test cases for any verdict of this experiment, and of seeds that are one run."""
     experiment, lines = runner.experiment, []
     family = len(experiment.comparisons) * len(experiment.labels) * len(runner.datasets)
     for dataset, drawn in runner.splits.items():
@@ -207,7 +208,8 @@ def hopeless(runner: Runner) -> list[str]:
                 f"{dataset}: no difference can be shown. With {cases} test cases in a family of {family} comparisons "
                 f"the Wilcoxon test cannot reach p < {experiment.alpha:g}: test more cases or compare less."
             )
-    return lines
+    repeated = repeated_draws(experiment, runner.splits)
+    return [*lines, *(f"{sentence}. Add other seeds, or use them instead." for sentence in repeated)]
 
 
 def forecast_lines(left: Forecast) -> list[str]:

@@ -26,7 +26,7 @@ Verdict = Literal["better", "worse", "not shown"]
 FEWEST_CLUSTERS = 2
 TOO_FEW = (
     "How much runs differ cannot be seen in fewer than 3 on a test split, or in fewer than 3 folds (or seeds, where "
-    "all folds of a seed begin with one encoder)."
+    "all folds of a seed begin with one encoder). Seeds that drew the same labelled cases are one run."
 )
 
 

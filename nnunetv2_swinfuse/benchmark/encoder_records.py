@@ -19,8 +19,12 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 ENCODER = "encoder.json"
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 VOLUMES = "volumes.json"
-# Settings that do not change what is learnt, or, the seed, that have an entry of their own.
-NOT_LEARNT = ("seed", "workers", "device", "tensorboard", "checkpoint_every", "checkpointing")
+# Settings that do not change what is learnt, or that are compared otherwise: the seed, and the steps, of which a budget
+# in minutes gives each seed another number.
+NOT_LEARNT = (
+    "seed", "steps", "workers", "device", "tensorboard", "checkpoint_every", "checkpointing", "validate_every",
+    "validation_batches",
+)  # fmt: skip
 
 
 def seen_cases(folder: Path, images: Mapping[str, Sequence[str]]) -> list[str]:

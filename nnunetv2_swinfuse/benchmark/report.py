@@ -96,6 +96,8 @@ def _warnings(analysis: Analysis) -> str:
         parts.append(page.box("Not compared", [str(refusal) for refusal in analysis.refusals], warning=True))
     if analysis.absent:
         parts.append(page.box("No test case has these classes; nothing can be said of them", analysis.absent, True))
+    if analysis.repeated:
+        parts.append(page.box("Seeds that are no independent runs", analysis.repeated, True))
     if analysis.unchecked_encoders:
         parts.append(page.box(unchecked(analysis.unchecked_encoders), (), True))
     return "\n".join(parts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ from scipy import stats
 
 from nnunetv2_swinfuse.benchmark.metrics import HIGHER_IS_BETTER
 from nnunetv2_swinfuse.errors import BenchmarkError
-from nnunetv2_swinfuse.statistics import crossed_bootstrap
+from nnunetv2_swinfuse.statistics import crossed_bootstrap, independent_groups
 
 # Of a class that is rightly absent: reference and prediction are both empty.
 PERFECT = {"Dice": 1.0, "SurfaceDice": 1.0, "HD95": 0.0, "VolumeError": 0.0}
@@ -48,6 +48,17 @@ class Scores:
         """
         cases = tuple(case for names in self.cases for case in names)
         return replace(self, cases=(cases,), folds=(np.concatenate(self.folds, axis=2),))
+
+    def with_independent_runs(self, labelled: Mapping[int, Hashable]) -> Scores:
+        """One run for each set of labelled cases, the mean over the seeds that drew it; see `independent_groups`.
+
+        Args:
+            labelled: the labelled cases of each seed.
+        """
+        groups = independent_groups({seed: labelled[seed] for seed in self.seeds})
+        places = [[self.seeds.index(seed) for seed in group] for group in groups]
+        folds = tuple(np.stack([fold[:, of_group].mean(axis=1) for of_group in places], axis=1) for fold in self.folds)
+        return replace(self, seeds=tuple(group[0] for group in groups), folds=folds)
 
     def run_means(self, arm: str) -> np.ndarray:
         """Mean over the cases of all folds, for each run."""

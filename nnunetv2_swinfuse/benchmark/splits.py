@@ -12,6 +12,7 @@ from typing import Any
 from nnunetv2_swinfuse.benchmark.experiment import Experiment, Labels
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.errors import BenchmarkError
+from nnunetv2_swinfuse.statistics import independent_groups
 
 FILE = "splits.json"
 
@@ -99,6 +100,47 @@ def _folds(experiment: Experiment, dataset: str, names: list[str]) -> dict[int, 
         fold: ([str(case) for case in splits[fold]["train"]], sorted(str(case) for case in splits[fold]["val"]))
         for fold in experiment.folds
     }
+
+
+def labelled_sets(
+    splits: Mapping[str, Split], labels: Labels | str, seeds: Sequence[int], folds: Sequence[int]
+) -> dict[int, tuple[tuple[str, ...], ...]]:
+    """The labelled cases of each seed, in each fold.
+
+    Args:
+        splits: of a dataset, by :func:`key`.
+        labels, seeds, folds: of which splits.
+    """
+    return {seed: tuple(splits[key(labels, seed, fold)].train for fold in folds) for seed in seeds}
+
+
+def read_splits(folder: Path) -> dict[str, dict[str, Split]]:
+    """The splits in a results folder, by dataset and :func:`key`."""
+    stored = json.loads((folder / FILE).read_text())
+    return {
+        dataset: {name: Split(tuple(entry["train"]), tuple(entry["val"])) for name, entry in drawn.items()}
+        for dataset, drawn in stored.items()
+    }
+
+
+def repeated_draws(experiment: Experiment, splits: Mapping[str, Mapping[str, Split]]) -> list[str]:
+    """A sentence for each group of seeds that drew the same labelled cases while others drew others.
+
+    Args:
+        experiment: says how many labels and which seeds.
+        splits: by dataset and :func:`key`.
+    """
+    sentences = []
+    for dataset, drawn in splits.items():
+        for labels in experiment.labels:
+            groups = independent_groups(labelled_sets(drawn, labels, experiment.seeds, experiment.folds or (0,)))
+            sentences += [
+                f"{dataset}, {labels} labels: seeds {', '.join(map(str, group))} drew the same labelled cases and are "
+                "one run"
+                for group in groups
+                if len(group) > 1
+            ]
+    return sentences
 
 
 def store_splits(folder: Path, splits: Mapping[str, Mapping[str, Split]]) -> None:

@@ -108,6 +108,7 @@ def markdown_report(experiment: Experiment, analysis: Analysis, command: Sequenc
     lines += ["## Verdicts", "", *note, *(f"- {text}" for text in analysis.sentences)]
     lines += [f"- {refusal}" for refusal in analysis.refusals]
     lines += [f"- No test case has {name}; nothing can be said of it." for name in analysis.absent]
+    lines += [f"- {sentence}." for sentence in analysis.repeated]
     if analysis.unchecked_encoders:
         lines += [f"- {unchecked(analysis.unchecked_encoders)}."]
     if len(analysis.distribution):

@@ -168,7 +168,8 @@ def format_comparisons(
             if reasons:
                 refused.append(f"{first} and {second}, {dataset}, {labels} labels are not compared: {reasons[0]}")
             else:
-                scores = pair_scores(runner.experiment, table, dataset, labels, METRIC, first, second)
+                splits = runner.splits[dataset.split(SEPARATOR)[0]]
+                scores = pair_scores(runner.experiment, splits, table, dataset, labels, METRIC, first, second)
                 family.append((scores, first, second))
     lines = []
     compared = compare(family, "", runner.experiment.alpha, declared)

@@ -79,9 +79,10 @@ def attended_distance(weights: Weights, queries: Tensor, centres: Tensor) -> tup
 
 @torch.no_grad()
 def attention_of_crops(network: FrozenEncoder, crops: CropSets, seed: int = 0) -> list[tuple[str, dict[str, float]]]:
-    """The patient and the measures, by name, of each registered pair of crops; all of queries with tissue in both.
+    """The patient and the measures, by name, of each registered pair of crops.
 
-    Pairs without two such queries are left out.
+    All are of queries with tissue in both images, and in the MR of the other patient that `unregistered` takes. Pairs
+    without two such queries are left out.
 
     The differences of :data:`DIFFERENCES` are between the rows of the same query:
 
@@ -112,10 +113,12 @@ def attention_of_crops(network: FrozenEncoder, crops: CropSets, seed: int = 0) -
     for number, (ct, mr) in enumerate(zip(*embeddings, strict=True)):
         grid = module.grid(triple(ct.shape[2:]))
         tissue = [foreground_tokens(domain.crops[number].image, grid)[0] for domain in crops]
-        queries = (tissue[0] & tissue[1]).nonzero()[:, 0]
+        # The crop before; in front of the first one, the last one of another patient.
+        other = next(n for n in range(number - 1, number - len(patients), -1) if patients[n] != patients[number])
+        # The queries of the MR block of `unregistered` are those of the other patient's MR.
+        other_tissue = foreground_tokens(crops.second.crops[other].image, grid)[0]
+        queries = (tissue[0] & tissue[1] & other_tissue).nonzero()[:, 0]
         if len(queries) >= 2:
-            # The crop before; in front of the first one, the last one of another patient.
-            other = next(n for n in range(number - 1, number - len(patients), -1) if patients[n] != patients[number])
             others = embeddings[0][other], embeddings[1][other]
             generator = torch.Generator().manual_seed(derived_seed(seed, number))
             measures = _measures(module, (ct, mr), others, queries, tissue, generator)

@@ -24,7 +24,7 @@ from pretraining.voxel_probe.comparison import compare_arms
 from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases, stored_split
 from pretraining.voxel_probe.encoders import XAVIER
 from pretraining.voxel_probe.probe import Plan, Task, run_arm
-from pretraining.voxel_probe.results import Results, format_table
+from pretraining.voxel_probe.results import Results, Row, format_table
 from pretraining.voxel_probe.sources import CONTROLS, Source, make_arm, make_sources
 
 LABELLED = 4
@@ -123,8 +123,9 @@ def run(options: argparse.Namespace) -> None:
     shown = [row for row in rows if row.key.arm in names]
     tables = [format_table(shown, floors, zero_shot) for zero_shot in (False, True)]
     print("\n\n".join(table for table in tables if table))
+    labelled = labelled_cases(options, raw, rows) if options.compare else {}
     for first, second in options.compare:
-        print(f"\n{compare_arms(rows, first, second)}")
+        print(f"\n{compare_arms(rows, first, second, labelled)}")
     print(f"\n{options.output}: {len(results.rows)} rows; {sum(seconds.values()):.0f} s")
 
 
@@ -133,6 +134,20 @@ def check_compared(pairs: Sequence[Sequence[str]], arms: set[str]) -> None:
     for name in (name for pair in pairs for name in pair):
         if name not in arms:
             raise InputError(f"--compare: no arm is called {name}; there are {', '.join(sorted(arms)) or 'none'}")
+
+
+def labelled_cases(
+    options: argparse.Namespace, raw_root: Path, rows: Sequence[Row]
+) -> dict[tuple[str, int], dict[int, frozenset[str]]]:
+    """The cases that were fitted on, by dataset and number of them, and by split, for all splits in the rows."""
+    found: dict[tuple[str, int], dict[int, frozenset[str]]] = {}
+    for split in sorted({row.key.split for row in rows}):
+        plan = make_plan(argparse.Namespace(**{**vars(options), "split_seed": split, "labelled": None}), raw_root)
+        of_dataset = {task.fitted.number: plan.splits[task.fitted.name].labelled for task in plan.tasks}
+        for dataset, count in {(row.key.dataset, row.key.labelled) for row in rows}:
+            names = frozenset(case.name for case in of_dataset[dataset][:count])
+            found.setdefault((dataset, count), {})[split] = names
+    return found
 
 
 def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:

@@ -2,54 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import astuple
 
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
-from nnunetv2_swinfuse.statistics import estimate
+from nnunetv2_swinfuse.statistics import estimate, independent_groups
 from pretraining.markdown import markdown_table
-from pretraining.voxel_probe.results import Row, case_means, on_own_splits, rows_by_task
+from pretraining.voxel_probe.results import WITHOUT_ENCODER, Row, case_means, on_own_splits, rows_by_task
 
 INTERVAL = "difference [95 % over seeds and cases]"
 HEADER = ["fitted on", "tested on", "labelled", "metric", "cases", INTERVAL, "p", "of each seed"]
 METRICS = ("dice", "auc")
+# The labelled cases of each split, by dataset and number of labelled cases.
+LabelledCases = Mapping[tuple[str, int], Mapping[int, Hashable]]
 
 
 def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) -> dict[int, np.ndarray]:
     """First arm minus second in one task, by seed; an array (cases,) in the order of the cases' names.
 
     Encoders with the same seed are compared with each other; seeds that only one arm has are left out. So are cases
-    without a value in every encoder, such as cases that do not show any class.
+    without a value in every encoder, such as cases that do not show any class. Features without an encoder, which have
+    one seed on one split, are compared with every encoder.
     """
     arms = [case_means([row for row in rows if row.key.arm == arm], metric) for arm in (first, second)]
     of_arm = [{seed for by_seed in values.values() for seed in by_seed} for values in arms]
+    for place, arm in enumerate((first, second)):
+        if arm in WITHOUT_ENCODER and of_arm[place] == {0}:
+            of_arm[place] = of_arm[1 - place]
+            arms[place] = {case: dict.fromkeys(of_arm[place], values[0]) for case, values in arms[place].items()}
     seeds = sorted(set.intersection(*of_arm))
     cases = sorted(set(arms[0]) & set(arms[1]))
     cases = [case for case in cases if all(set(seeds) <= set(values[case]) for values in arms)]
     return {seed: np.array([arms[0][case][seed] - arms[1][case][seed] for case in cases]) for seed in seeds if cases}
 
 
-def compare_arms(rows: Sequence[Row], first: str, second: str) -> str:
+def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: LabelledCases | None = None) -> str:
     """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
 
     The column `cases` has the number of cases that all encoders of both arms have a value for.
 
     Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
     covers the variation between seeds and between cases; with one seed there is none. Several splits are pooled, see
-    :func:`pretraining.voxel_probe.results.on_own_splits`.
+    :func:`pretraining.voxel_probe.results.on_own_splits`; those with the same labelled cases are one run.
+
+    Args:
+        rows: of the probe's table.
+        first, second: names of the arms.
+        labelled: of the splits in the rows; where it is not known, splits count as different.
 
     Raises:
         InputError: when no seed of the two was measured on the same cases.
     """
     lines = []
-    compared = on_own_splits(row for row in rows if row.key.arm in (first, second))
+    of_both = [row for row in rows if row.key.arm in (first, second)]
+    several = len({row.key.split for row in of_both}) > 1
+    compared = on_own_splits(of_both)
     for task, of_task in sorted(rows_by_task(compared).items(), key=lambda item: astuple(item[0])):
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
             if differences:
-                result = estimate([np.stack(list(differences.values()))])
+                sets = (labelled or {}).get((task.dataset, task.labelled), {}) if several else {}
+                groups = independent_groups({seed: sets.get(seed, seed) for seed in differences})
+                runs = [np.mean([differences[seed] for seed in group], axis=0) for group in groups]
+                result = estimate([np.stack(runs)])
                 means = ", ".join(f"{values.mean():+.3f}" for values in differences.values())
                 cases = str(len(next(iter(differences.values()))))
                 p = f"{result.p:.3f}" if result.degrees > 0 else "-"

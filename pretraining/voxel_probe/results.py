@@ -19,6 +19,8 @@ from pretraining.markdown import markdown_table
 from pretraining.voxel_probe.measures import ALL
 
 LEVEL = 0.95
+# Arms without an encoder; all their rows have seed 0.
+HANDMADE, COORDINATES = WITHOUT_ENCODER = "handmade", "coordinates"
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ def on_own_splits(rows: Iterable[Row]) -> list[Row]:
     """Rows with split 0, of each encoder those on the split of its own seed where a task has several splits.
 
     So does an experiment that draws the labelled cases again for each seed. Several splits of one encoder would not be
-    independent.
+    independent. Features without an encoder get the seed of each split.
     """
     own = []
     by_task: dict[Key, list[Row]] = defaultdict(list)
@@ -166,7 +168,10 @@ def on_own_splits(rows: Iterable[Row]) -> list[Row]:
         by_task[replace(task, split=0)] += of_task
     for of_task in by_task.values():
         several = len({row.key.split for row in of_task}) > 1
-        own += [row for row in of_task if not several or row.key.seed == row.key.split]
+        for row in of_task:
+            seed = row.key.split if several and row.key.arm in WITHOUT_ENCODER else row.key.seed
+            if not several or seed == row.key.split:
+                own.append(replace(row, key=replace(row.key, seed=seed)))
     return [replace(row, key=replace(row.key, split=0)) for row in own]
 
 

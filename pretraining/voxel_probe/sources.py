@@ -31,8 +31,8 @@ from pretraining.voxel_probe.features import (
     with_coordinates,
 )
 from pretraining.voxel_probe.probe import Arm
+from pretraining.voxel_probe.results import COORDINATES, HANDMADE
 
-HANDMADE, COORDINATES = "handmade", "coordinates"
 CONTROLS = (RANDOM, HANDMADE, COORDINATES, XAVIER)
 
 

@@ -6,6 +6,7 @@ from nnunetv2_swinfuse.statistics import (
     critical_difference,
     crossed_bootstrap,
     estimate,
+    independent_groups,
     rank_biserial,
     relative_change,
     runs_needed,
@@ -224,3 +225,26 @@ def test_an_estimate_prints_its_interval_where_it_has_one():
     half = stats.t.ppf(0.975, 2) * 0.1 / 3**0.5
     assert str(estimate([three_runs])) == f"+0.200 [{0.2 - half:+.3f}, {0.2 + half:+.3f}]"
     assert str(estimate([three_runs[:1]])) == "+0.100"
+
+
+def test_seeds_with_the_same_labelled_cases_are_one_group():
+    assert independent_groups({0: "ab", 1: "ab", 2: "cd", 5: "ab"}) == [[0, 1, 5], [2]]
+    assert independent_groups({0: "ab", 1: "cd"}) == [[0], [1]]
+    # All cases that there are: no draw.
+    assert independent_groups({0: "abcd", 1: "abcd", 2: "abcd"}) == [[0], [1], [2]]
+
+
+def test_intervals_cover_where_seeds_share_a_labelled_set_only_if_they_are_one_run():
+    generator = np.random.default_rng(0)
+    groups = independent_groups({0: "a", 1: "a", 2: "a", 3: "b", 4: "c"})
+    covered = np.zeros(2)
+    for _ in range(1500):
+        of_set = dict(zip("abc", generator.normal(0, 0.02, 3), strict=True))
+        runs = np.array([of_set[name] for name in "aaabc"])[:, None] + generator.normal(0, 0.005, (5, 1))
+        differences = runs + generator.normal(0, 0.01, (1, 10)) + generator.normal(0, 0.01, (5, 10))
+        merged = np.stack([differences[group].mean(axis=0) for group in groups])
+        for place, values in enumerate((differences, merged)):
+            low, high = estimate([values]).interval()
+            covered[place] += low <= 0 <= high
+    assert covered[0] / 1500 < 0.85
+    assert covered[1] / 1500 > 0.92

@@ -123,3 +123,30 @@ def test_what_an_encoder_file_was_pretrained_on_is_not_known_and_every_report_sa
     experiment, _, analysis = analysed(tmp_path, changes=encoder)
     assert analysis.to_dict()["unchecked_encoders"] == ["nnunet"]
     assert "the encoder of nnunet was pretrained on was not checked" in markdown_report(experiment, analysis, COMMAND)
+
+
+def test_seeds_that_drew_the_same_cases_are_one_run(tmp_path):
+    # Of two cases: three seeds draw two sets.
+    few = make_experiment(test_cases=28, labels=[1])
+    _, _, analysis = analysed(tmp_path / "few", experiment=few)
+    (comparison,) = analysis.comparisons["Dice"]
+    assert comparison.estimate.runs == 2
+    assert comparison.verdict == "not shown"
+    (repeated,) = analysis.repeated
+    assert "drew the same labelled cases and are one run" in repeated
+    assert f"- {repeated}." in markdown_report(few, analysis, COMMAND)
+    # Each set counts the same: 0.1 in one of them, 0.3 in the other, whichever has two seeds.
+    same = [int(seed) for seed in repeated.split("seeds ")[1].split(" drew")[0].split(", ")]
+
+    def values(cell, cases):
+        better = (0.1 if cell.seed in same else 0.3) if cell.arm == "resenc_m" else 0.0
+        return np.linspace(0.2, 0.6, len(cases)) + better
+
+    _, _, analysis = analysed(tmp_path / "sets", values, few)
+    assert analysis.comparisons["Dice"][0].estimate.mean == pytest.approx(0.2)
+
+
+def test_all_cases_are_no_draw(tmp_path):
+    _, _, analysis = analysed(tmp_path, experiment=make_experiment(labels=["all"]))
+    assert analysis.repeated == []
+    assert analysis.comparisons["Dice"][0].estimate.runs == 3

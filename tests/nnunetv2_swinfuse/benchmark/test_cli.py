@@ -4,10 +4,19 @@ import numpy as np
 import pytest
 
 from nnunetv2_swinfuse.benchmark.cells import CASES, FAILURE, RESULT, Workspace, all_cells
-from nnunetv2_swinfuse.benchmark.cli import EXPERIMENT, check_experiment, find_cells, hopeless, listing, main
+from nnunetv2_swinfuse.benchmark.cli import (
+    EXPERIMENT,
+    check_experiment,
+    find_cells,
+    listing,
+    main,
+    warnings_before,
+)
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.metrics import METRICS
+from nnunetv2_swinfuse.benchmark.raw_dataset import find_dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
+from nnunetv2_swinfuse.benchmark.splits import key
 from nnunetv2_swinfuse.benchmark.table import keep, write_table
 from nnunetv2_swinfuse.errors import BenchmarkError
 
@@ -37,13 +46,25 @@ def test_the_list_tells_what_is_left_and_what_it_costs(raw, cells_run, tmp_path)
 @pytest.mark.slow
 def test_the_list_warns_where_no_difference_can_be_shown(raw, tmp_path):
     def lines(**changes):
-        return hopeless(make_runner(tmp_path / str(len(changes)), **changes))
+        return warnings_before(make_runner(tmp_path / str(len(changes)), seeds=[0, 1], **changes))
 
     assert lines(test_cases=6) == []
     (line,) = lines(test_cases=6, labels=[3, "all"])
     assert line.startswith(DATASET)
     assert "With 6 test cases in a family of 2 comparisons the Wilcoxon test cannot reach p < 0.05" in line
     assert "no difference can be shown" in listing(make_runner(tmp_path / "few", test_cases=5), ["swinfuse_benchmark"])
+
+
+@pytest.mark.slow
+def test_the_list_warns_of_seeds_that_drew_the_same_cases(raw, tmp_path):
+    # One of two cases each, so that five seeds draw two sets.
+    runner = make_runner(tmp_path, test_cases=len(find_dataset(901).images) - 2, labels=[1, "all"], seeds=range(5))
+    of_seed = {seed: runner.splits[DATASET][key(1, seed, 0)].train for seed in range(5)}
+    groups = [[str(seed) for seed in of_seed if of_seed[seed] == train] for train in dict.fromkeys(of_seed.values())]
+    assert len(groups) == 2
+    lines = [line for line in warnings_before(runner) if "same labelled cases" in line]
+    expected = [f"{DATASET}, 1 labels: seeds {', '.join(group)} drew" for group in groups if len(group) > 1]
+    assert [line.split(" the same")[0] for line in lines] == expected
 
 
 @pytest.mark.parametrize("test_cases", ["5", "6"])

@@ -55,7 +55,7 @@ def test_several_runs_have_no_one_duration(tmp_path):
 
 
 def test_learning_settings_leave_out_what_changes_nothing(tmp_path):
-    settings = {"recipe": "swinfuse", "contrastive_loss": "correlation", "seed": 3, "workers": 4, "device": "cpu"}
+    settings = {"recipe": "swinfuse", "contrastive_loss": "correlation", "seed": 3, "steps": 251, "workers": 4}
     write_json(tmp_path / "Pairs" / "swinfuse__tiny" / "configuration.json", settings)
     assert learning_settings(tmp_path) == {"recipe": "swinfuse", "contrastive_loss": "correlation"}
     write_json(tmp_path / "Pairs" / "swinfuse__base" / "configuration.json", settings)

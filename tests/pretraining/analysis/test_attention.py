@@ -88,6 +88,21 @@ def test_pairs_without_tissue_are_left_out():
     assert [patient for patient, _ in attention_of_crops(synthetic.network(), crops)] == ["p0", "p2", "p3"]
 
 
+def test_queries_show_tissue_in_the_other_patients_mr_too():
+    network = synthetic.network()
+    crops = synthetic.crop_sets()
+    whole = dict(attention_of_crops(network, crops))
+    # The MR of p1 is blank, but for a part; it is the other MR of p2.
+    image = crops.second.crops[1].image
+    image[..., : image.shape[-1] // 2] = 0
+    restricted = dict(attention_of_crops(network, crops))
+    # What does not look at that MR at all changes only because fewer queries count.
+    assert restricted["p2"]["heads"] != pytest.approx(whole["p2"]["heads"], abs=1e-9)
+    assert restricted["p3"]["heads"] == pytest.approx(whole["p3"]["heads"], abs=1e-9)
+    image.zero_()
+    assert sorted(dict(attention_of_crops(network, crops))) == ["p0", "p3"]
+
+
 def test_the_other_patient_is_another_one():
     network = synthetic.network()
     # The last of five crops is of the first patient again; before the first crop comes the second patient's last one.

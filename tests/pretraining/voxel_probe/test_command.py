@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from pretraining.voxel_probe.command import main
+from pretraining.voxel_probe.command import build_parser, labelled_cases, main
+from pretraining.voxel_probe.results import Key, Row
 
 from . import synthetic_labelled as synthetic
 
@@ -75,3 +76,17 @@ def test_an_unknown_arm_to_compare_is_refused_before_anything_is_measured(encode
     error = capsys.readouterr().err
     assert "no arm is called theirs; there are coordinates, handmade, ours, random" in error
     assert not (encoder.parent / "out").exists()
+
+
+def test_labelled_cases_of_every_split_in_the_table(encoder, tmp_path):
+    cases = [f"Tiny_{number}" for number in range(4)]
+    splits = {f"2_labels__seed_{seed}__fold_0": {"train": cases[seed : seed + 2], "val": [cases[3]]} for seed in (0, 1)}
+    file = tmp_path / "splits.json"
+    file.write_text(json.dumps({"Dataset501_Tiny": splits}))
+    names = {path.name.split("_0000")[0] for path in (tmp_path / "raw" / "Dataset501_Tiny" / "imagesTr").iterdir()}
+    file.write_text(file.read_text().replace("Tiny_", sorted(names)[0][:-1]))
+    options = build_parser().parse_args(["-d", "501", "--splits", str(file)])
+    rows = [Row(Key("a", s, "501", "501", 2, s), "c", "liver", "dice", 0.5, "x") for s in (0, 1)]
+    found = labelled_cases(options, tmp_path / "raw", rows)
+    expected = sorted(names)
+    assert found == {("501", 2): {0: frozenset(expected[:2]), 1: frozenset(expected[1:3])}}

@@ -77,3 +77,32 @@ def test_encoders_on_the_splits_of_their_own_seeds_are_pooled():
 def test_arms_without_a_common_seed_are_refused():
     with pytest.raises(InputError, match=r"--compare a b: no seed.*a \(seed 0\), b \(seed 1\)"):
         compare_arms([*rows("a", {0: CASES}), *rows("b", {1: CASES})], "a", "b")
+
+
+def test_features_without_an_encoder_count_on_every_split():
+    table = []
+    for seed, shift in {0: 0.1, 1: 0.2, 2: 0.3}.items():
+        # Handmade features have the seed 0 on every split.
+        table += rows("a", {seed: CASES + shift}, split=seed) + rows("handmade", {0: CASES + shift / 2}, split=seed)
+    line = cells(compare_arms(table, "a", "handmade"))
+    assert line[-1] == "+0.050, +0.100, +0.150"
+    assert line[5].startswith("+0.100 [")
+
+
+def test_features_without_an_encoder_are_compared_with_every_encoder_on_one_split():
+    table = rows("a", {3: CASES + 0.1, 5: CASES + 0.3}) + rows("handmade", {0: CASES})
+    assert cells(compare_arms(table, "a", "handmade"))[-1] == "+0.100, +0.300"
+    assert cells(compare_arms(table, "handmade", "a"))[-1] == "-0.100, -0.300"
+
+
+def test_splits_with_the_same_labelled_cases_are_one_run():
+    table = []
+    for seed, shift in {0: 0.1, 1: 0.1, 2: 0.3, 3: 0.5}.items():
+        table += rows("a", {seed: CASES + shift}, split=seed) + rows("b", {seed: CASES}, split=seed)
+    labelled = {("501", 4): {0: "xy", 1: "xy", 2: "yz", 3: "xz"}}
+    line = cells(compare_arms(table, "a", "b", labelled))
+    # Three sets with means of 0.1, 0.3, 0.5; every case of a set differs by the same.
+    half = stats.t.ppf(0.975, 2) * 0.2 / 3**0.5
+    assert line[5] == f"+0.300 [{0.3 - half:+.3f}, {0.3 + half:+.3f}]"
+    assert line[-1] == "+0.100, +0.100, +0.300, +0.500"
+    assert cells(compare_arms(table, "a", "b"))[5].startswith("+0.250 [")

@@ -93,6 +93,18 @@ def test_larger_random_weights_have_the_variance_of_glorot_and_bengio():
     assert torch.equal(small.patch_embed.proj.weight, large.patch_embed.proj.weight)
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.1])
+def test_larger_random_weights_leave_the_size_of_the_modules_update(scale):
+    settings = tiny(feature_size=48, dim_initial_scale=scale).encoder_settings
+    network = FrozenEncoder(settings, tiny().topology.strides, SPACING, seed=0, xavier=True)
+    module = network.encoder.domain_invariance
+    # Glorot and Bengio's for 48 inputs and 48 outputs, times the scale.
+    assert module.proj.weight.std().item() == pytest.approx(scale * (2 / 96) ** 0.5, rel=0.1, abs=1e-8)
+    embedding = torch.randn(1, 48, 4, 4, 4)
+    with torch.no_grad():
+        assert torch.equal(module(embedding), embedding) == (scale == 0)
+
+
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(InputError, match=r"encoder\.pth: no such file"):
         read_encoder(str(tmp_path))
