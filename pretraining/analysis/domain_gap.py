@@ -72,16 +72,17 @@ def measure_gap(first: LayerTokens, second: LayerTokens, registered: bool, seed:
     of_crops = registered and len(first.pooled) >= MIN_SAMPLES
     ranks = [effective_rank(side.flat, side.mask.float()) / side.flat.shape[1] for side in (first, second)]
     deviations = [side.flat[side.mask].var(0).mean().sqrt() for side in (first, second)]
-    same = (first.tokens, second.tokens, first.tissue & second.tissue)
-    other = _other_patient(first, second)
+    # Crops that are not registered need not be as many in both domains.
+    same = (first.tokens, second.tokens, first.tissue & second.tissue) if registered else None
+    other = _other_patient(first, second) if registered else None
     return DomainGap(
         divergence=fmean(float(match.divergence) for match in matches) / math.log(2),
         floor=fmean(float(match.floor) for match in matches if match.floor is not None) / math.log(2),
         mmd=float(matches[0].loss),
-        cka=token_cka(*same, seed) if registered else None,
-        cka_other_patient=token_cka(*other, seed) if registered and other else None,
-        icc=token_icc(*same) if registered else None,
-        icc_other_patient=token_icc(*other) if registered and other else None,
+        cka=token_cka(*same, seed) if same else None,
+        cka_other_patient=token_cka(*other, seed) if other else None,
+        icc=token_icc(*same) if same else None,
+        icc_other_patient=token_icc(*other) if other else None,
         cka_crops=minibatch_cka(first.pooled, second.pooled) if of_crops else None,
         probe_accuracy=modality_accuracy(
             first.pooled.double(), second.pooled.double(), first.patients, second.patients

@@ -31,6 +31,13 @@ def test_separated_distributions_are_told_apart():
     assert gap.probe_accuracy == 1
 
 
+def test_domains_that_are_not_registered_may_have_other_numbers_of_crops():
+    tokens = synthetic.layer_tokens(1, 16).tokens
+    gap = measure_gap(synthetic.layer_tokens(0, 16), synthetic.layer_tokens(tokens=tokens[:5]), False, 0)
+    assert gap.divergence == pytest.approx(gap.floor, abs=0.03)
+    assert [gap.cka, gap.icc, gap.cka_other_patient, gap.cka_crops] == [None] * 4
+
+
 def test_rotated_tokens_have_a_cka_of_one_and_those_of_another_patient_of_zero():
     first = synthetic.layer_tokens(0, 16)
     second = synthetic.layer_tokens(tokens=rotated(first.tokens))
