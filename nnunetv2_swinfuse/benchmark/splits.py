@@ -33,7 +33,7 @@ class Split:
         return {"train": list(self.train), "val": list(self.test)}
 
 
-def key(labels: Labels, seed: int, fold: int) -> str:
+def key(labels: Labels | str, seed: int, fold: int) -> str:
     """The key of a split in the file."""
     return f"{labels}_labels__seed_{seed}__fold_{fold}"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.architecture.topology import Triple, triple
 from pretraining.analysis.attention import DIFFERENCES, RELATIVE, Weights
-from pretraining.analysis.figures import GREY, colour_of, marker_of, new_figure, save
+from pretraining.analysis.figures import arm_styles, new_figure, save
 from pretraining.token_samples import foreground_tokens
 from pretraining.voxel_probe.results import Summary
 
@@ -149,11 +149,9 @@ def draw_differences(path: Path, results: Mapping[str, Mapping[str, Summary]], r
     """
     figure, axes = new_figure(1, 2, 5.6, 3.8)
     width = 0.8 / max(len(results), 1)
-    number = 0
+    styles = arm_styles(results, random)
     for position, (name, summaries) in enumerate(results.items()):
-        floor = name.startswith(random)
-        colour, marker = (GREY, "x") if floor else (colour_of(number), marker_of(number))
-        number += not floor
+        colour, marker, _ = styles[name]
         for axis, shown in zip(axes[0], (DIFFERENCES, RELATIVE), strict=True):
             for place, measure in enumerate(shown):
                 summary, x = summaries[measure], place - 0.4 + width * (position + 0.5)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,6 +15,8 @@ from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
 MARKERS = ("o", "^", "s", "D", "v", "P", "X")
 GREY = "#9A9A9A"
+# Markers and lines of random encoders, which are all grey.
+FLOOR_STYLES = (("x", "--"), ("+", ":"), ("1", "-."), ("2", (0, (5, 1))))
 DPI = 110
 # Smallest range of a y axis.
 SPAN = 0.1
@@ -31,6 +33,27 @@ def colour_of(number: int) -> str:
 def marker_of(number: int) -> str:
     """A marker, which changes when the colours repeat as well."""
     return MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
+
+
+class Style(NamedTuple):
+    """How an arm is drawn, in matplotlib's terms."""
+
+    color: str
+    marker: str
+    linestyle: Any
+
+
+def arm_styles(names: Iterable[str], random: str) -> dict[str, Style]:
+    """A style for each arm; those whose name begins with `random` are grey, with a line for each architecture."""
+    styles: dict[str, Style] = {}
+    for name in names:
+        floors = sum(style.color == GREY for style in styles.values())
+        if name.startswith(random):
+            styles[name] = Style(GREY, *FLOOR_STYLES[floors % len(FLOOR_STYLES)])
+        else:
+            number = len(styles) - floors
+            styles[name] = Style(colour_of(number), marker_of(number), "-")
+    return styles
 
 
 def new_figure(rows: int, columns: int, width: float = 3.6, height: float = 3.0) -> tuple[Figure, np.ndarray]:
@@ -56,20 +79,17 @@ def draw_curves(axis: Any, positions: Sequence[Any], curves: Mapping[str, Sequen
         random: arms whose name begins with this are the floor, drawn in grey.
     """
     places = np.arange(len(positions)) if isinstance(positions[0], str) else np.array(positions, float)
-    number = 0
+    # Of all arms, also those without values: an arm has the same style in all panels.
+    styles = arm_styles(curves, random)
     for name, seeds in curves.items():
         values = np.array([[np.nan if value is None else value for value in curve] for curve in seeds], float)
-        floor = name.startswith(random)
-        colour, marker = (GREY, "x") if floor else (colour_of(number), marker_of(number))
-        # Also for a curve without values: an arm has the same colour in all panels.
-        number += not floor
         if np.isnan(values).all():
             continue
         with np.errstate(all="ignore"):
             mean = values.mean(0)
-        axis.plot(places, mean, color=colour, marker=marker, linestyle="--" if floor else "-", markersize=5, label=name)
+        axis.plot(places, mean, **styles[name]._asdict(), markersize=5, label=name)
         if len(values) > 1:
-            axis.fill_between(places, values.min(0), values.max(0), color=colour, alpha=0.25, linewidth=0)
+            axis.fill_between(places, values.min(0), values.max(0), color=styles[name].color, alpha=0.25, linewidth=0)
     if isinstance(positions[0], str):
         axis.set_xticks(places, positions, rotation=35, ha="right", fontsize=8)
     widen(axis)

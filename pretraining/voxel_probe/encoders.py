@@ -60,9 +60,9 @@ class FrozenEncoder(nn.Module):
             for module in self.encoder.modules() if xavier else ():
                 if isinstance(module, nn.Linear):
                     nn.init.xavier_uniform_(module.weight)
-            if xavier and self.encoder.domain_invariance is not None:
-                # How large the module's update starts belongs to the architecture.
-                self.encoder.domain_invariance.scale_update(settings.domain_invariance.initial_scale)
+            if xavier and (module := self.encoder.domain_invariance) is not None:
+                # How large its update starts belongs to the architecture.
+                module.scale_update(module.settings.initial_scale)
         self.requires_grad_(False).eval()
 
     @property

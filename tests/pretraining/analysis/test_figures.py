@@ -4,6 +4,7 @@ from matplotlib.colors import to_hex
 from pretraining.analysis.figures import (
     COLOURS,
     GREY,
+    arm_styles,
     colour_of,
     draw_curves,
     marker_of,
@@ -16,6 +17,17 @@ from pretraining.analysis.figures import (
 def test_colour_and_marker_together_tell_many_arms_apart():
     styles = [(colour_of(number), marker_of(number)) for number in range(4 * len(COLOURS))]
     assert len(set(styles)) == len(styles)
+
+
+def test_random_encoders_of_other_architectures_are_told_apart():
+    styles = arm_styles(["random", "random as simmim", "ours", "simmim"], "random")
+    assert [style.color == GREY for style in styles.values()] == [True, True, False, False]
+    assert len({style[1:] for style in styles.values()}) == 4
+    assert styles["ours"] == (colour_of(0), marker_of(0), "-")
+    _, axes = new_figure(1, 1)
+    draw_curves(axes[0, 0], ["a", "b"], {"random": [[0, 1]], "random as simmim": [[1, 2]]}, "random")
+    first, second = axes[0, 0].lines
+    assert first.get_linestyle() != second.get_linestyle()
 
 
 def test_random_encoders_are_grey_and_the_others_keep_their_colour_in_every_panel():
