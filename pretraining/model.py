@@ -87,6 +87,8 @@ class PretrainingModel(nn.Module):
         self.patch_embed, self.encoder = build_backbone(
             settings, topology, 1, configuration.drop_path_rate, configuration.checkpointing, configuration.spacing
         )
+        if self.encoder.domain_invariance is not None:
+            self.encoder.domain_invariance.random_shift = configuration.dim_random_shift
         channels = self.encoder.output_channels
         width = settings.feature_size
         self.inpainting_head: nn.Module

@@ -131,6 +131,14 @@ class Settings:
             "network", "factor on the DIM's last projection at the start; 0: the DIM starts as the identity"
         ),
     )
+    dim_random_shift: bool = field(
+        default=False,
+        metadata=_about(
+            "network",
+            "in training, move the positions in the DIM of each crop by a random distance, so that the place within a "
+            "crop cannot be learnt",
+        ),
+    )
     fusion: Fusion = field(
         default="separate",
         metadata=_about("network", "maps after the DIM: separate for CT and MR, or their mean as in the released code"),

@@ -140,7 +140,13 @@ def apply_along_axes(x: Tensor, matrices: Sequence[Tensor]) -> Tensor:
     return (along_z @ x.flatten(3)).unflatten(3, (along_y.shape[0], along_x.shape[0]))
 
 
-def position_encoding(grid: Triple, edges: Spacing, channels: int, device: torch.device | None = None) -> Tensor:
+def position_encoding(
+    grid: Triple,
+    edges: Spacing,
+    channels: int,
+    device: torch.device | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
     """Sines and cosines of the cell centres, for any grid (after Vaswani et al., arXiv 1706.03762, in 3D).
 
     The longest wavelength is twice the longest extent of the map, so that no two positions are the same, and the
@@ -151,22 +157,28 @@ def position_encoding(grid: Triple, edges: Spacing, channels: int, device: torch
         grid: cells per axis (z, y, x).
         edges: edge lengths of a cell (z, y, x), in any unit that is the same for all axes.
         channels: channels of the tokens, 6 or more; those that do not divide into six are zero.
+        device: of the result.
+        shift: float32 (B, 3), moves all positions of a sample along the axes (z, y, x); a share of the longest
+            wavelength.
 
     Returns:
-        float32 (prod(grid), channels).
+        float32 (prod(grid), channels); (B, prod(grid), channels) with `shift`.
     """
     frequencies = channels // 6
     longest = 2 * max(cells * edge for cells, edge in zip(grid, edges, strict=True))
     shortest = min(4 * max(edges), longest)
     ratio = min(2.0, (longest / shortest) ** (1 / max(frequencies - 1, 1)))
     rates = 2 * math.pi / longest * ratio ** torch.arange(frequencies, device=device, dtype=torch.float32)
-    encoding = torch.zeros(*grid, channels, device=device)
+    batch = [] if shift is None else [len(shift)]
+    encoding = torch.zeros(*batch, *grid, channels, device=device)
     for axis in range(3):
         centres = (torch.arange(grid[axis], device=device, dtype=torch.float32) + 0.5) * edges[axis]
-        angles = centres[:, None] * rates
-        view = [1, 1, 1, frequencies]
-        view[axis] = grid[axis]
+        if shift is not None:
+            centres = centres + longest * shift[:, axis, None]
+        angles = centres[..., None] * rates
+        view = [*batch, 1, 1, 1, frequencies]
+        view[len(batch) + axis] = grid[axis]
         first = 2 * axis * frequencies
         encoding[..., first : first + frequencies] = angles.sin().reshape(view)
         encoding[..., first + frequencies : first + 2 * frequencies] = angles.cos().reshape(view)
-    return encoding.reshape(-1, channels)
+    return encoding.reshape(*batch, -1, channels)

@@ -226,6 +226,9 @@ class DomainInvariance(nn.Module):
         self.settings = settings
         self.spacing = spacing
         self.backbone_operations = backbone_operations
+        # In training: moves the positions of every sample by a random distance, so that no place within a crop can be
+        # recognised. Only pretraining sets it.
+        self.random_shift = False
         self.ct_block = CoAttentionBlock(channels, num_heads, settings)
         self.mr_block = CoAttentionBlock(channels, num_heads, settings)
         self.norm = nn.LayerNorm(channels)
@@ -239,7 +242,7 @@ class DomainInvariance(nn.Module):
 
     def forward_single(self, embedding: Tensor) -> SingleImageOutput:
         """As :meth:`forward`, with the tokens: the average of both blocks' outputs."""
-        pooled, positions, grid = self.pool(embedding)
+        pooled, positions, grid = self.pool(embedding, self._shift(embedding))
         ct_tokens, _ = self.ct_block(pooled, pooled, positions)
         mr_tokens, _ = self.mr_block(pooled, pooled, positions)
         tokens = (ct_tokens + mr_tokens) / 2
@@ -269,7 +272,7 @@ class DomainInvariance(nn.Module):
         shapes = [tuple(embedding.shape) for embedding in (ct, mr, ct_partner, mr_partner)]
         if len(set(shapes)) > 1:
             raise ValueError(f"CT and MR maps and their partners must have the same shape, found {shapes}")
-        ct_pooled, positions, grid = self.pool(ct)
+        ct_pooled, positions, grid = self.pool(ct, self._shift(ct))
         mr_pooled, _, _ = self.pool(mr)
         # The same map is not pooled twice.
         ct_context = mr_pooled if ct_partner is mr else self.pool(ct_partner)[0]
@@ -302,8 +305,16 @@ class DomainInvariance(nn.Module):
             cells = min(cells, affordable_cells(budget, self.channels, layers, ratio))
         return choose_grid(shape, self.spacing, cells)
 
-    def pool(self, embedding: Tensor) -> tuple[Tensor, Tensor, Triple]:
-        """(B, C, z, y, x) to tokens (B, N, C), one a cell, their float32 positions (N, C) and their grid (z, y, x)."""
+    def _shift(self, embedding: Tensor) -> Tensor | None:
+        if not (self.training and self.random_shift):
+            return None
+        return torch.rand(len(embedding), 3, device=embedding.device)
+
+    def pool(self, embedding: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor, Triple]:
+        """(B, C, z, y, x) to tokens (B, N, C), one a cell, their float32 positions (N, C) and their grid (z, y, x).
+
+        With a `shift` of the positions (B, 3), see :func:`position_encoding`, these are (B, N, C).
+        """
         shape = triple(embedding.shape[2:])
         grid = self.grid(shape)
         device = embedding.device
@@ -313,7 +324,7 @@ class DomainInvariance(nn.Module):
         z, y, x = (distance * size / cells for distance, size, cells in zip(self.spacing, shape, grid, strict=True))
         return (
             embedding.flatten(2).transpose(1, 2),
-            position_encoding(grid, (z, y, x), embedding.shape[1], device),
+            position_encoding(grid, (z, y, x), embedding.shape[1], device, shift),
             grid,
         )
 

@@ -121,3 +121,13 @@ def test_token_spacing():
     for wrong in ((1.0, 0.0, 1.0), (1.0, 1.0), (math.nan, 1.0, 1.0)):
         with pytest.raises(ValueError, match="three positive numbers"):
             token_spacing(wrong, (1, 1, 1))
+
+
+def test_a_shift_by_one_cell_moves_the_encoding_by_one_cell():
+    grid, edges = (4, 3, 5), (2.0, 1.0, 1.0)
+    # The longest wavelength is twice the longest extent, 2 * 4 * 2.0.
+    shift = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 1.0]]) / 16
+    still = position_encoding(grid, edges, 24).reshape(*grid, 24)
+    moved = position_encoding(grid, edges, 24, shift=shift).reshape(2, *grid, 24)
+    torch.testing.assert_close(moved[0], still)
+    torch.testing.assert_close(moved[1, :-1, :, :-1], still[1:, :, 1:], atol=1e-5, rtol=0)

@@ -173,3 +173,24 @@ def test_an_impossible_initial_scale_is_refused(scale):
 def test_too_few_channels_are_refused():
     with pytest.raises(ValueError, match="6 channels or more"):
         DomainInvariance(4, 2, DomainInvarianceSettings())
+
+
+def test_random_shifts_of_the_positions_are_of_training_alone():
+    torch.manual_seed(0)
+    module = DomainInvariance(12, 2, DomainInvarianceSettings())
+    ct, mr = torch.randn(2, 3, 12, 6, 5, 4)
+    module.eval()
+    still, still_pair = module(ct), module.forward_pair(ct, mr)
+    module.random_shift = True
+    assert torch.equal(module(ct), still)
+    module.train()
+    moved = module(ct)
+    # Each sample by another distance: equal images are told apart.
+    repeated = module(ct[:1].expand(3, -1, -1, -1, -1))
+    assert not torch.allclose(moved, still, atol=1e-4)
+    assert not torch.allclose(repeated[0], repeated[1], atol=1e-4)
+    pair = module.forward_pair(ct, mr)
+    assert not torch.allclose(pair.ct, still_pair.ct, atol=1e-4)
+    assert not torch.allclose(pair.mr, still_pair.mr, atol=1e-4)
+    module.random_shift = False
+    assert torch.equal(module(ct), still)
