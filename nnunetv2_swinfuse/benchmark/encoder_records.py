@@ -19,11 +19,11 @@ from nnunetv2_swinfuse.errors import BenchmarkError
 ENCODER = "encoder.json"
 PUBLISHED_ENCODER = f"nnUNet_results/{PUBLISHED}"
 VOLUMES = "volumes.json"
-# Settings that do not change what is learnt, or that are compared otherwise: the seed, and the steps, of which a budget
-# in minutes gives each seed another number.
+# Settings that do not change what is learnt, or that may differ between seeds: a budget in minutes gives each another
+# number of steps, and another machine may measure the same intensities with another last digit.
 NOT_LEARNT = (
-    "seed", "steps", "workers", "device", "tensorboard", "checkpoint_every", "checkpointing", "validate_every",
-    "validation_batches",
+    "seed", "steps", "ct_intensities", "workers", "device", "tensorboard", "checkpoint_every", "checkpointing",
+    "validate_every", "validation_batches",
 )  # fmt: skip
 
 
