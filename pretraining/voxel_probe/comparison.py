@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 
 import numpy as np
 
@@ -23,15 +23,10 @@ def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) 
     """First arm minus second in one task, by seed; an array (cases,) in the order of the cases' names.
 
     Encoders with the same seed are compared with each other; seeds that only one arm has are left out. So are cases
-    without a value in every encoder, such as cases that do not show any class. Features without an encoder, which have
-    one seed on one split, are compared with every encoder.
+    without a value in every encoder, such as cases that do not show any class.
     """
     arms = [case_means([row for row in rows if row.key.arm == arm], metric) for arm in (first, second)]
     of_arm = [{seed for by_seed in values.values() for seed in by_seed} for values in arms]
-    for place, arm in enumerate((first, second)):
-        if arm in WITHOUT_ENCODER and of_arm[place] == {0}:
-            of_arm[place] = of_arm[1 - place]
-            arms[place] = {case: dict.fromkeys(of_arm[place], values[0]) for case, values in arms[place].items()}
     seeds = sorted(set.intersection(*of_arm))
     cases = sorted(set(arms[0]) & set(arms[1]))
     cases = [case for case in cases if all(set(seeds) <= set(values[case]) for values in arms)]
@@ -45,7 +40,8 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
 
     Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
     covers the variation between seeds and between cases; with one seed there is none. Several splits are pooled, see
-    :func:`pretraining.voxel_probe.results.on_own_splits`; those with the same labelled cases are one run.
+    :func:`pretraining.voxel_probe.results.on_own_splits`; those with the same labelled cases are one run. On a single
+    split, features without an encoder are compared with every encoder.
 
     Args:
         rows: of the probe's table.
@@ -58,7 +54,7 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
     lines = []
     of_both = [row for row in rows if row.key.arm in (first, second)]
     several = len({row.key.split for row in of_both}) > 1
-    compared = on_own_splits(of_both)
+    compared = on_own_splits(of_both) if several else _for_every_seed(of_both)
     for task, of_task in sorted(rows_by_task(compared).items(), key=lambda item: astuple(item[0])):
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
@@ -78,3 +74,14 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
             f"--compare {first} {second}: no seed of both was measured on the same cases. Arms with rows: {present}"
         )
     return f"{first} minus {second}\n\n{markdown_table(HEADER, lines)}"
+
+
+def _for_every_seed(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one split, those of features without an encoder once for each seed of the encoders."""
+    seeds = {row.key.seed for row in rows if row.key.arm not in WITHOUT_ENCODER} or {0}
+    repeated = [
+        replace(row, key=replace(row.key, seed=seed))
+        for row in rows
+        for seed in (seeds if row.key.arm in WITHOUT_ENCODER else [row.key.seed])
+    ]
+    return on_own_splits(repeated)

@@ -95,6 +95,13 @@ def test_features_without_an_encoder_are_compared_with_every_encoder_on_one_spli
     assert cells(compare_arms(table, "handmade", "a"))[-1] == "-0.100, -0.300"
 
 
+def test_features_of_one_split_are_not_compared_with_encoders_of_another():
+    table = rows("handmade", {0: CASES}, split=0)
+    for seed in (0, 1):
+        table += rows("a", {seed: CASES + 0.1}, split=seed)
+    assert cells(compare_arms(table, "a", "handmade"))[-1] == "+0.100"
+
+
 def test_splits_with_the_same_labelled_cases_are_one_run():
     table = []
     for seed, shift in {0: 0.1, 1: 0.1, 2: 0.3, 3: 0.5}.items():
