@@ -21,7 +21,14 @@ from pretraining.collections.modalities import ModalityMap
 from pretraining.nnunet_paths import required_paths
 from pretraining.preset_files import preset_names, recipe_names
 from pretraining.voxel_probe.comparison import compare_arms
-from pretraining.voxel_probe.datasets import check_numbers, find_dataset, split_cases, stored_split
+from pretraining.voxel_probe.datasets import (
+    CaseSplit,
+    LabelledDataset,
+    check_numbers,
+    find_dataset,
+    split_cases,
+    stored_split,
+)
 from pretraining.voxel_probe.encoders import XAVIER
 from pretraining.voxel_probe.probe import Plan, Task, run_arm
 from pretraining.voxel_probe.results import Results, Row, format_table
@@ -123,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
     shown = [row for row in rows if row.key.arm in names]
     tables = [format_table(shown, floors, zero_shot) for zero_shot in (False, True)]
     print("\n\n".join(table for table in tables if table))
-    labelled = labelled_cases(options, raw, rows) if options.compare else {}
+    labelled = labelled_cases(options, plan, rows) if options.compare else {}
     for first, second in options.compare:
         print(f"\n{compare_arms(rows, first, second, labelled)}")
     print(f"\n{options.output}: {len(results.rows)} rows; {sum(seconds.values()):.0f} s")
@@ -137,17 +144,22 @@ def check_compared(pairs: Sequence[Sequence[str]], arms: set[str]) -> None:
 
 
 def labelled_cases(
-    options: argparse.Namespace, raw_root: Path, rows: Sequence[Row]
+    options: argparse.Namespace, plan: Plan, rows: Sequence[Row]
 ) -> dict[tuple[str, int], dict[int, frozenset[str]]]:
     """The cases that were fitted on, by dataset and number of them, and by split, for all splits in the rows."""
     found: dict[tuple[str, int], dict[int, frozenset[str]]] = {}
-    for split in sorted({row.key.split for row in rows}):
-        plan = make_plan(argparse.Namespace(**{**vars(options), "split_seed": split, "labelled": None}), raw_root)
-        of_dataset = {task.fitted.number: plan.splits[task.fitted.name].labelled for task in plan.tasks}
-        for dataset, count in {(row.key.dataset, row.key.labelled) for row in rows}:
-            names = frozenset(case.name for case in of_dataset[dataset][:count])
-            found.setdefault((dataset, count), {})[split] = names
+    datasets = {task.fitted.number: task.fitted for task in plan.tasks}
+    for number, count, split in sorted({(row.key.dataset, row.key.labelled, row.key.split) for row in rows}):
+        cases = draw_split(options, datasets[number], split).labelled[:count]
+        found.setdefault((number, count), {})[split] = frozenset(case.name for case in cases)
     return found
+
+
+def draw_split(options: argparse.Namespace, dataset: LabelledDataset, seed: int) -> CaseSplit:
+    """The cases of a split; raises InputError for what the dataset or the file of splits does not have."""
+    if options.splits:
+        return stored_split(dataset, options.splits, seed)
+    return split_cases(dataset, seed, options.test)
 
 
 def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
@@ -157,12 +169,7 @@ def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
     datasets = {name: find_dataset(name, raw_root, modalities, options.channel) for name in names}
     if options.splits and options.test:
         raise InputError("--test: with --splits the test cases are those in the file; leave one of the two out")
-    splits = {
-        dataset.name: stored_split(dataset, options.splits, options.split_seed)
-        if options.splits
-        else split_cases(dataset, options.split_seed, options.test)
-        for dataset in datasets.values()
-    }
+    splits = {dataset.name: draw_split(options, dataset, options.split_seed) for dataset in datasets.values()}
     tasks, labelled = [], {}
     for name in options.datasets:
         dataset = datasets[name]

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pretraining.voxel_probe.command import build_parser, labelled_cases, main
+from pretraining.voxel_probe.command import build_parser, labelled_cases, main, make_plan
 from pretraining.voxel_probe.results import Key, Row
 
 from . import synthetic_labelled as synthetic
@@ -87,6 +87,6 @@ def test_labelled_cases_of_every_split_in_the_table(encoder, tmp_path):
     file.write_text(file.read_text().replace("Tiny_", sorted(names)[0][:-1]))
     options = build_parser().parse_args(["-d", "501", "--splits", str(file)])
     rows = [Row(Key("a", s, "501", "501", 2, s), "c", "liver", "dice", 0.5, "x") for s in (0, 1)]
-    found = labelled_cases(options, tmp_path / "raw", rows)
+    found = labelled_cases(options, make_plan(options, tmp_path / "raw"), rows)
     expected = sorted(names)
     assert found == {("501", 2): {0: frozenset(expected[:2]), 1: frozenset(expected[1:3])}}
