@@ -228,7 +228,7 @@ def pair_scores(
         first, second: names of the arms.
     """
     scores = case_scores(rows, dataset, labels, metric, [first, second])
-    scores = scores.with_independent_runs(labelled_sets(splits, labels, scores.seeds, experiment.folds or (0,)))
+    scores = scores.with_independent_runs(labelled_sets(splits, labels, scores.seeds, experiment.trained_folds))
     return scores.with_crossed_folds() if experiment.folds_share_encoders(first, second) else scores
 
 

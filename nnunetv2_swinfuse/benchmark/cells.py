@@ -86,7 +86,7 @@ def all_cells(experiment: Experiment, datasets: Sequence[str]) -> list[Cell]:
         for labels in experiment.labels
         for seed in experiment.seeds
         for dataset in datasets
-        for fold in (experiment.folds or (0,))
+        for fold in experiment.trained_folds
         for arm in experiment.arms
     ]
 

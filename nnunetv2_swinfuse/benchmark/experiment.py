@@ -276,6 +276,11 @@ class Experiment:
             arm.pretrained and self.pretraining_run(arm, seed) == run for arm in self.arms for seed in self.seeds
         )
 
+    @property
+    def trained_folds(self) -> tuple[int, ...]:
+        """The folds of the runs; 0 stands for the training cases beside a test split."""
+        return tuple(self.folds) or (0,)
+
     def folds_share_encoders(self, *arms: str) -> bool:
         """Whether all folds of a seed, but not all seeds, begin with the same encoder, in one of these arms."""
         per_seed = self.pretraining is not None and self.pretraining.per_seed

@@ -176,7 +176,7 @@ class Runner:
     def splits_of(self, cell: Cell) -> dict[int, Split]:
         """The splits of the cell's labels and seed, by fold."""
         drawn = self.splits[cell.dataset]
-        return {fold: drawn[key(cell.labels, cell.seed, fold)] for fold in (self.experiment.folds or (0,))}
+        return {fold: drawn[key(cell.labels, cell.seed, fold)] for fold in self.experiment.trained_folds}
 
     def _pretrainings(self, cells: Sequence[Cell]) -> dict[Cell, PretrainingRun]:
         """The pretraining of each cell that needs one."""

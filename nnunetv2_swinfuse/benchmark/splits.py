@@ -133,7 +133,7 @@ def repeated_draws(experiment: Experiment, splits: Mapping[str, Mapping[str, Spl
     sentences = []
     for dataset, drawn in splits.items():
         for labels in experiment.labels:
-            groups = independent_groups(labelled_sets(drawn, labels, experiment.seeds, experiment.folds or (0,)))
+            groups = independent_groups(labelled_sets(drawn, labels, experiment.seeds, experiment.trained_folds))
             sentences += [
                 f"{dataset}, {labels} labels: seeds {', '.join(map(str, group))} drew the same labelled cases and are "
                 "one run"
