@@ -130,7 +130,7 @@ def probe_scores(path: Path, same: Mapping[str, str]) -> Scores:
     if not path.is_file():
         raise InputError(f"{path}: no such table; make it with python -m pretraining.voxel_probe ... --output {path}")
     by_place: dict[tuple[str, str, str, int, str], list[float]] = defaultdict(list)
-    within = (row for row in Results(path).rows if row.metric == "dice" and row.key.dataset == row.key.tested_on)
+    within = [row for row in Results(path).rows if row.metric == "dice" and row.key.dataset == row.key.tested_on]
     rows = on_own_splits(within)
     arms = {row.key.arm for row in rows}
     taken = [name for name in arms if name in same.values() and same.get(name, name) == name]

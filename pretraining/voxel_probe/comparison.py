@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import astuple
 
 import numpy as np
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.statistics import estimate, independent_groups
 from pretraining.markdown import markdown_table
-from pretraining.voxel_probe.results import WITHOUT_ENCODER, Row, case_means, on_own_splits, rows_by_task
+from pretraining.voxel_probe.results import Row, case_means, on_own_splits, rows_by_task, splits_by_task
 
 INTERVAL = "difference [95 % over seeds and cases]"
 HEADER = ["fitted on", "tested on", "labelled", "metric", "cases", INTERVAL, "p", "of each seed"]
@@ -40,8 +40,8 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
 
     Encoders and cases are crossed random effects (:func:`nnunetv2_swinfuse.statistics.estimate`), so the interval
     covers the variation between seeds and between cases; with one seed there is none. Several splits are pooled, see
-    :func:`pretraining.voxel_probe.results.on_own_splits`; those with the same labelled cases are one run. On a single
-    split, features without an encoder are compared with every encoder.
+    :func:`pretraining.voxel_probe.results.on_own_splits`; those with the same labelled cases are one run. Where a
+    task has a single split, features without an encoder are compared with every encoder.
 
     Args:
         rows: of the probe's table.
@@ -53,13 +53,13 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
     """
     lines = []
     of_both = [row for row in rows if row.key.arm in (first, second)]
-    several = len({row.key.split for row in of_both}) > 1
-    compared = on_own_splits(of_both) if several else _for_every_seed(of_both)
+    splits = splits_by_task(of_both)
+    compared = on_own_splits(of_both, for_every_seed=True)
     for task, of_task in sorted(rows_by_task(compared).items(), key=lambda item: astuple(item[0])):
+        sets = (labelled or {}).get((task.dataset, task.labelled), {}) if len(splits[task]) > 1 else {}
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
             if differences:
-                sets = (labelled or {}).get((task.dataset, task.labelled), {}) if several else {}
                 groups = independent_groups({seed: sets.get(seed, seed) for seed in differences})
                 runs = [np.mean([differences[seed] for seed in group], axis=0) for group in groups]
                 result = estimate([np.stack(runs)])
@@ -74,14 +74,3 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
             f"--compare {first} {second}: no seed of both was measured on the same cases. Arms with rows: {present}"
         )
     return f"{first} minus {second}\n\n{markdown_table(HEADER, lines)}"
-
-
-def _for_every_seed(rows: Sequence[Row]) -> list[Row]:
-    """Rows of one split, those of features without an encoder once for each seed of the encoders."""
-    seeds = {row.key.seed for row in rows if row.key.arm not in WITHOUT_ENCODER} or {0}
-    repeated = [
-        replace(row, key=replace(row.key, seed=seed))
-        for row in rows
-        for seed in (seeds if row.key.arm in WITHOUT_ENCODER else [row.key.seed])
-    ]
-    return on_own_splits(repeated)

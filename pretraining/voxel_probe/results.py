@@ -156,23 +156,40 @@ def rows_by_task(rows: Iterable[Row]) -> dict[Key, list[Row]]:
     return tasks
 
 
-def on_own_splits(rows: Iterable[Row]) -> list[Row]:
+def splits_by_task(rows: Iterable[Row]) -> dict[Key, set[int]]:
+    """The splits that a task was measured on; the keys have an empty arm, seed 0 and split 0."""
+    splits: dict[Key, set[int]] = defaultdict(set)
+    for row in rows:
+        splits[replace(row.key, arm="", seed=0, split=0)].add(row.key.split)
+    return splits
+
+
+def on_own_splits(rows: Sequence[Row], for_every_seed: bool = False) -> list[Row]:
     """Rows with split 0, of each encoder those on the split of its own seed where a task has several splits.
 
     So does an experiment that draws the labelled cases again for each seed. Several splits of one encoder would not be
     independent. Features without an encoder get the seed of each split.
+
+    Args:
+        rows: of the probe's table.
+        for_every_seed: where a task has a single split, features without an encoder count once for each seed of the
+            encoders.
     """
+    splits = splits_by_task(rows)
     own = []
-    by_task: dict[Key, list[Row]] = defaultdict(list)
     for task, of_task in rows_by_task(rows).items():
-        by_task[replace(task, split=0)] += of_task
-    for of_task in by_task.values():
-        several = len({row.key.split for row in of_task}) > 1
+        several = len(splits[replace(task, split=0)]) > 1
+        encoders = {row.key.seed for row in of_task if row.key.arm not in WITHOUT_ENCODER}
         for row in of_task:
-            seed = row.key.split if several and row.key.arm in WITHOUT_ENCODER else row.key.seed
-            if not several or seed == row.key.split:
-                own.append(replace(row, key=replace(row.key, seed=seed)))
-    return [replace(row, key=replace(row.key, split=0)) for row in own]
+            seeds = {row.key.seed}
+            if row.key.arm in WITHOUT_ENCODER:
+                seeds = {row.key.split} if several else (for_every_seed and encoders) or seeds
+            own += [
+                replace(row, key=replace(row.key, seed=seed, split=0))
+                for seed in seeds
+                if not several or seed == row.key.split
+            ]
+    return own
 
 
 def case_means(rows: Iterable[Row], metric: str, label: str | None = None) -> dict[str, dict[int, float]]:

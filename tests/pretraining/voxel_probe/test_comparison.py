@@ -113,3 +113,19 @@ def test_splits_with_the_same_labelled_cases_are_one_run():
     assert line[5] == f"+0.300 [{0.3 - half:+.3f}, {0.3 + half:+.3f}]"
     assert line[-1] == "+0.100, +0.100, +0.300, +0.500"
     assert cells(compare_arms(table, "a", "b"))[5].startswith("+0.250 [")
+
+
+def test_whether_there_are_several_splits_is_decided_for_each_task():
+    labelled = {("501", number): {0: "xy", 1: "xy", 2: "yz"} for number in (2, 4)}
+    single = rows("a", {s: CASES + shift for s, shift in {0: 0.1, 1: 0.2, 2: 0.3}.items()}, labelled=2)
+    single += rows("handmade", {0: CASES}, labelled=2)
+    several = []
+    for seed, shift in {0: 0.1, 1: 0.2, 2: 0.3}.items():
+        several += rows("a", {seed: CASES + shift}, split=seed) + rows("handmade", {0: CASES}, split=seed)
+    table = compare_arms([*single, *several], "a", "handmade", labelled)
+    for line, alone in enumerate((single, several)):
+        assert cells(table, line) == cells(compare_arms(alone, "a", "handmade", labelled))
+    # On a single split each of the three encoders is a run, although two splits of others would be one.
+    assert cells(table)[5].startswith("+0.200 [")
+    assert cells(table)[-1] == "+0.100, +0.200, +0.300"
+    assert cells(table, 1)[5].startswith("+0.225 [")
