@@ -6,35 +6,22 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
 
 from nnunetv2_swinfuse.benchmark import signals
-from nnunetv2_swinfuse.benchmark.arms import begins_pretrained
 from nnunetv2_swinfuse.benchmark.cells import FAILURE, Cell, Workspace, read_results
 from nnunetv2_swinfuse.benchmark.comparability import check_records
 from nnunetv2_swinfuse.benchmark.comparison import smallest_wilcoxon_p
-from nnunetv2_swinfuse.benchmark.experiment import Experiment, from_dict
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.forecast import Forecast, forecast
+from nnunetv2_swinfuse.benchmark.kept_experiment import EXPERIMENT, check_experiment, records
 from nnunetv2_swinfuse.benchmark.options import build_parser, chosen_experiment, output_folder, resume_command
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.slurm import write_slurm
 from nnunetv2_swinfuse.benchmark.splits import repeated_draws
-from nnunetv2_swinfuse.benchmark.table import read_kept
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from pretraining.run_time import format_duration
-
-EXPERIMENT = "experiment.json"
-# A user's own file in the output folder may have that name.
-OF_CELLS = "experiment_of_cells.json"
-# These fields may change between sessions: they select and compare cells, but do not change what a cell trains.
-FREE = {
-    "name", "datasets", "arms", "labels", "seeds", "folds", "comparisons", "no_loss", "baseline", "alpha",
-    "transductive",
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -71,6 +58,14 @@ def run(options: argparse.Namespace) -> int:
     # Both, as cells can be used with another results folder.
     for path in records(workspace):
         write_json(path, experiment.to_dict())
+    if options.add_results:
+        from nnunetv2_swinfuse.benchmark.added_results import add_results
+
+        cells = find_cells(runner.cells, options.cell) if options.cell else runner.cells
+        for folder in options.add_results:
+            added = add_results(folder, runner, cells)
+            print(f"{folder}: {len(added)} {'cell' if len(added) == 1 else 'cells'} added to {workspace.results}")
+        return 0
     if options.slurm:
         waiting = [cell for cell in runner.cells if cell.name not in results]
         if not waiting:
@@ -100,54 +95,6 @@ def run(options: argparse.Namespace) -> int:
     for path in write_report(experiment, workspace, runner.cells, command, pictures=not options.without_pictures):
         print(path)
     return int(bool(failed))
-
-
-def records(workspace: Workspace) -> tuple[Path, Path]:
-    """Files that say which experiment the results, and the cells in the output folder, are of."""
-    return workspace.results / EXPERIMENT, workspace.root / OF_CELLS
-
-
-def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
-    """Refuses an experiment whose cells would differ from those of the same name that are kept, or begun.
-
-    Raises:
-        BenchmarkError: naming what changed.
-    """
-    for path in records(workspace):
-        if not path.is_file():
-            continue
-        before = from_dict(json.loads(path.read_text()), str(path)).to_dict()
-        now = experiment.to_dict()
-        changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
-        if "pretraining" in changed and _same_but_budget(before, now) and not _pretrained_cells(workspace):
-            # The arm `scratch` takes only the encoder's sizes.
-            changed.remove("pretraining")
-        arms = {arm["name"]: arm for arm in before["arms"]}
-        changed += [f"arm {arm['name']}" for arm in now["arms"] if arms.get(arm["name"], arm) != arm]
-        if changed:
-            raise BenchmarkError(
-                f"{path.parent}: its results are of an experiment that differs in {', '.join(changed)}. Use another "
-                "name, or other folders (-o, --results)"
-            )
-
-
-def _same_but_budget(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether two experiments pretrain alike, apart from the number of steps or minutes."""
-    first, second = (
-        {name: value for name, value in (content["pretraining"] or {}).items() if name not in ("steps", "minutes")}
-        for content in (before, now)
-    )
-    return first == second
-
-
-def _pretrained_cells(workspace: Workspace) -> list[str]:
-    """Names of the kept cells that began with weights that an encoder had learnt."""
-    arms = {name: result["arm"] for name, result in read_kept(workspace.results).items()}
-    return [
-        name
-        for name, arm in arms.items()
-        if begins_pretrained(arm["trainer"], arm.get("recipe", ""), arm.get("encoder", ""))
-    ]
 
 
 def typed_command(options: argparse.Namespace, workspace: Workspace) -> list[str]:

@@ -51,6 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--cell", metavar="NAME", help="only this cell of --list, or those that match, as '*__seed_0__*'; no report"
     )
     what.add_argument("--report_only", action="store_true", help="write the report from what is done")
+    what.add_argument(
+        "--add_results", nargs="+", action="extend", default=[], type=Path, metavar="FOLDER",
+        help="take over finished cells from the results of other experiments with the same settings",
+    )  # fmt: skip
     what.add_argument("--slurm", action="store_true", help="write scripts for a cluster")
     what.add_argument(
         "--minutes", type=float, help="start only pretrainings and cells that should finish within this time"

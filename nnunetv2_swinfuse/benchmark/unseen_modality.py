@@ -28,28 +28,26 @@ from nnunetv2_swinfuse.benchmark.commands import base_environment
 from nnunetv2_swinfuse.benchmark.comparability import check_records, reasons_against
 from nnunetv2_swinfuse.benchmark.comparison import compare
 from nnunetv2_swinfuse.benchmark.experiment import Device, Experiment, load_experiment
-from nnunetv2_swinfuse.benchmark.files import locked
 from nnunetv2_swinfuse.benchmark.options import output_folder, resume_command
 from nnunetv2_swinfuse.benchmark.other_dataset import common_classes, dice_of_case, load_model, model_orientation
 from nnunetv2_swinfuse.benchmark.raw_dataset import Dataset
 from nnunetv2_swinfuse.benchmark.runner import Runner
 from nnunetv2_swinfuse.benchmark.scores import Scores, case_scores
 from nnunetv2_swinfuse.benchmark.splits import key, store_splits
-from nnunetv2_swinfuse.benchmark.table import read_table, rows_frame, write_table
+from nnunetv2_swinfuse.benchmark.table import rows_frame
 from nnunetv2_swinfuse.benchmark.tables import TRANSDUCTIVE
+from nnunetv2_swinfuse.benchmark.unseen_table import (
+    METRIC,
+    SEPARATOR,
+    TABLE,
+    add_rows,
+    both_datasets,
+    read_rows,
+    rows_of_experiment,
+)
 from nnunetv2_swinfuse.errors import BenchmarkError, errors_without_traceback
 from nnunetv2_swinfuse.nnunet_names import EXTERNAL_TRAINERS
 from pretraining.markdown import markdown_table
-
-TABLE = "unseen.csv"
-METRIC = "Dice"
-SEPARATOR = " on "
-RESCALED = " rescaled"
-
-
-def both_datasets(trained: str, tested: str, rescale: bool) -> str:
-    """What the column `dataset` says."""
-    return trained + SEPARATOR + tested + (RESCALED if rescale else "")
 
 
 def rows_of_cell(
@@ -88,27 +86,6 @@ def pairs_to_test(runner: Runner, finished: Mapping[str, Any]) -> list[tuple[Cel
         for name in labels
     }
     return [(cell, tested) for cell in runner.cells if cell.name in finished for tested in others[cell.dataset]]
-
-
-def read_rows(path: Path) -> pd.DataFrame:
-    return read_table(path) if path.is_file() else rows_frame([])
-
-
-def add_rows(path: Path, rows: pd.DataFrame) -> None:
-    """Adds rows to the table; several processes may do so at once."""
-    with locked(path.with_suffix(".lock")):
-        table = pd.concat([read_table(path), rows], ignore_index=True) if path.is_file() else rows
-        unique = ["cell", "dataset", "case", "class"]
-        write_table(table.drop_duplicates(unique, keep="last").sort_values(unique, kind="stable"), path)
-
-
-def rows_of_experiment(table: pd.DataFrame, runner: Runner, rescale: bool) -> pd.DataFrame:
-    """The rows of the experiment's cells, with rescaled intensities or without.
-
-    The table may have those of seeds or arms that it had before.
-    """
-    wanted = [(c.name, both_datasets(c.dataset, tested, rescale)) for c in runner.cells for tested in runner.datasets]
-    return table[pd.MultiIndex.from_frame(table[["cell", "dataset"]]).isin(wanted)]
 
 
 def groups(table: pd.DataFrame) -> list[tuple[str, str, list[str]]]:
