@@ -230,16 +230,18 @@ def _compare_runs(options: argparse.Namespace, words: Sequence[str]) -> str:
         health_summary,
         make_table,
         probe_summaries,
-        read_floors,
         read_run,
     )
+    from pretraining.voxel_probe.record import read_floors, read_labelled
     from pretraining.voxel_probe.results import Results
 
     arms = group_runs([read_run(words_of) for words_of in options.runs])
     if options.probe and not options.probe.is_file():
         raise InputError(f"{options.probe}: no such file; expected the table of python -m pretraining.voxel_probe")
-    rows = Results(options.probe).rows if options.probe else []
-    probes = probe_summaries(rows, read_floors(options.probe, arms)) if options.probe else {}
+    probes = {}
+    if options.probe:
+        rows = Results(options.probe).rows
+        probes = probe_summaries(rows, read_floors(options.probe, arms), read_labelled(options.probe, rows))
     missing = [name for name in arms if options.probe and not any(name in of_arms for of_arms in probes.values())]
     if missing:
         raise InputError(

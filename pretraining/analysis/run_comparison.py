@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from pretraining.collections.collection import DOMAINS
 from pretraining.markdown import markdown_table
 from pretraining.monitoring.log import RECORDS, read_records
 from pretraining.monitoring.report import CONFIGURATION, FACTS
-from pretraining.voxel_probe.comparison import seed_differences
+from pretraining.voxel_probe.comparison import LabelledCases, independent_runs, seed_differences
 from pretraining.voxel_probe.encoders import RANDOM
 from pretraining.voxel_probe.results import (
     Row,
@@ -31,6 +31,7 @@ from pretraining.voxel_probe.results import (
     mean_interval,
     on_own_splits,
     rows_by_task,
+    splits_by_task,
     summarise,
 )
 
@@ -111,7 +112,7 @@ def group_runs(runs: Sequence[ComparedRun]) -> dict[str, list[ComparedRun]]:
 
 
 def probe_summaries(
-    rows: Sequence[Row], floors: Mapping[str, str], metric: str = "dice"
+    rows: Sequence[Row], floors: Mapping[str, str], labelled: LabelledCases | None = None, metric: str = "dice"
 ) -> dict[str, dict[str, Summary]]:
     """Results of the voxel probe: by task, then by arm, with random encoders first where the table has them.
 
@@ -122,13 +123,17 @@ def probe_summaries(
     Args:
         rows: of the probe's table.
         floors: of the arms to show, the arm of random encoders that each is compared with.
+        labelled: of the splits in the rows; those with the same labelled cases are one run. Where it is not known,
+            splits count as different.
         metric: of the probe.
 
     Returns:
         A summary of each arm, with the difference to random encoders.
     """
     summaries: dict[str, dict[str, Summary]] = {}
+    splits = splits_by_task(rows)
     for task, of_task in rows_by_task(on_own_splits(rows)).items():
+        sets = (labelled or {}).get((task.dataset, task.labelled), {}) if len(splits[task]) > 1 else {}
         dataset = task.dataset if task.dataset == task.tested_on else f"{task.dataset} to {task.tested_on}"
         of_arms = summaries[f"{dataset}, {task.labelled} labelled"] = {}
         for arm in (RANDOM, *floors):
@@ -138,27 +143,12 @@ def probe_summaries(
             floor = floors.get(arm, "")
             summary = summarise(values, case_means([row for row in of_task if row.key.arm == floor], metric))
             differences = seed_differences(of_task, arm, floor, metric)
-            if len(differences) > 1:
-                of_seeds = estimate([np.stack(list(differences.values()))])
+            runs = independent_runs(differences, sets) if differences else []
+            if len(runs) > 1:
+                of_seeds = estimate([runs])
                 summary = replace(summary, difference=of_seeds.mean, difference_interval=of_seeds.interval())
             of_arms[arm] = summary
     return summaries
-
-
-def read_floors(probe: Path, arms: Iterable[str]) -> dict[str, str]:
-    """The arm of random encoders that each arm is compared with, from the record beside a table of the voxel probe.
-
-    `random` where the record does not say: it is that of the probe's last call.
-
-    Raises:
-        InputError: for a damaged record.
-    """
-    record = probe.with_suffix(".json")
-    try:
-        known = json.loads(record.read_text())["floors"] if record.is_file() else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{record}: damaged ({error!r}); probe the runs again, or remove it") from error
-    return {arm: known.get(arm, RANDOM) for arm in arms}
 
 
 def make_table(arms: Mapping[str, Sequence[ComparedRun]], probes: Mapping[str, Mapping[str, Summary]]) -> str:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.architecture.topology import triple
 from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW
@@ -31,8 +27,9 @@ from pretraining.voxel_probe.datasets import (
 )
 from pretraining.voxel_probe.encoders import XAVIER
 from pretraining.voxel_probe.probe import Plan, Task, run_arm
+from pretraining.voxel_probe.record import write_record
 from pretraining.voxel_probe.results import Results, Row, format_table
-from pretraining.voxel_probe.sources import CONTROLS, Source, make_arm, make_sources
+from pretraining.voxel_probe.sources import CONTROLS, make_arm, make_sources
 
 LABELLED = 4
 
@@ -183,29 +180,3 @@ def make_plan(options: argparse.Namespace, raw_root: Path) -> Plan:
         # Raises an error for datasets without a label in common.
         _ = task.labels
     return Plan(tuple(tasks), splits, labelled, options.split_seed)
-
-
-def write_record(
-    options: argparse.Namespace,
-    plan: Plan,
-    sources: Sequence[Source],
-    floors: dict[str, str],
-    seconds: dict[str, float],
-) -> None:
-    """Writes what the rows were computed from beside them: cases, arms, settings, versions."""
-    record = {
-        "options": {name: str(v) if isinstance(v, Path) else v for name, v in sorted(vars(options).items())},
-        "cases": {
-            name: {"labelled": [c.name for c in split.labelled], "test": [c.name for c in split.test]}
-            for name, split in plan.splits.items()
-        },
-        "arms": [
-            {"arm": s.name, "seed": s.seed, "features": s.description, "normalisation": asdict(s.normalisation)}
-            for s in sources
-        ],
-        "floors": floors,
-        "seconds": seconds,
-        "versions": {name: version(name) for name in ("nnunetv2-swinfuse", "nnunetv2", "torch")},
-    }
-    with atomic_write(options.output.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n")

@@ -33,6 +33,17 @@ def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) 
     return {seed: np.array([arms[0][case][seed] - arms[1][case][seed] for case in cases]) for seed in seeds if cases}
 
 
+def independent_runs(differences: Mapping[int, np.ndarray], labelled: Mapping[int, Hashable]) -> np.ndarray:
+    """Differences of :func:`seed_differences` as an array (runs, cases); seeds with equal labelled cases are one run.
+
+    Args:
+        differences: by seed, at least one.
+        labelled: the labelled cases of each seed; a seed that is not in it counts as a run of its own.
+    """
+    groups = independent_groups({seed: labelled.get(seed, seed) for seed in differences})
+    return np.stack([np.mean([differences[seed] for seed in group], axis=0) for group in groups])
+
+
 def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: LabelledCases | None = None) -> str:
     """A Markdown table: first arm minus second for each dataset, number of labelled cases and metric.
 
@@ -60,9 +71,7 @@ def compare_arms(rows: Sequence[Row], first: str, second: str, labelled: Labelle
         for metric in METRICS:
             differences = seed_differences(of_task, first, second, metric)
             if differences:
-                groups = independent_groups({seed: sets.get(seed, seed) for seed in differences})
-                runs = [np.mean([differences[seed] for seed in group], axis=0) for group in groups]
-                result = estimate([np.stack(runs)])
+                result = estimate([independent_runs(differences, sets)])
                 means = ", ".join(f"{values.mean():+.3f}" for values in differences.values())
                 cases = str(len(next(iter(differences.values()))))
                 p = f"{result.p:.3f}" if result.degrees > 0 else "-"

@@ -11,17 +11,8 @@ from nnunetv2_swinfuse.benchmark.cell_run import FINAL
 from nnunetv2_swinfuse.benchmark.cells import RESULT
 from nnunetv2_swinfuse.benchmark.files import write_json
 from nnunetv2_swinfuse.benchmark.table import rows_frame
-from nnunetv2_swinfuse.benchmark.unseen_modality import (
-    SEPARATOR,
-    TABLE,
-    add_rows,
-    format_comparisons,
-    format_means,
-    main,
-    pairs_to_test,
-    read_rows,
-    rows_of_experiment,
-)
+from nnunetv2_swinfuse.benchmark.unseen_modality import format_comparisons, format_means, main, pairs_to_test
+from nnunetv2_swinfuse.benchmark.unseen_table import SEPARATOR, TABLE, add_rows, read_rows
 
 from .runners import make_runner
 from .tables import COMMAND, DATASET, LENGTH, result_of
@@ -109,15 +100,6 @@ def test_comparisons_that_cannot_be_made_yet_belong_to_the_family(two_datasets, 
     # number of labels of four.
     assert verdict().endswith("| better  |")
     assert "not shown" in verdict(labels=[3, 4])
-
-
-def test_rows_of_what_the_experiment_does_not_have_any_more_do_not_count(two_datasets, tmp_path):
-    before = make_runner(tmp_path, datasets=[901, 902])
-    table = rows(before, "nnunet", 0.0)
-    runner = make_runner(tmp_path, datasets=[901, 902], seeds=[0, 1])
-    assert set(rows_of_experiment(table, runner, rescale=False)["seed"]) == {0, 1}
-    assert rows_of_experiment(table, runner, rescale=True).empty
-    assert rows_of_experiment(table, make_runner(tmp_path), rescale=False).empty
 
 
 def test_a_class_that_only_one_arm_invents_counts_for_the_other(two_datasets, tmp_path):

@@ -14,7 +14,6 @@ from pretraining.analysis.run_comparison import (
     health_summary,
     make_table,
     probe_summaries,
-    read_floors,
     read_run,
 )
 from pretraining.voxel_probe.results import Key, Row
@@ -99,17 +98,23 @@ def test_seeds_count_with_their_own_split_and_the_interval_covers_them():
     assert of_arms["ours"].difference_interval == pytest.approx((0.2 - half, 0.2 + half), rel=1e-6)
 
 
-def test_other_architectures_have_random_encoders_of_their_own(tmp_path):
-    (tmp_path / "p.json").write_text(json.dumps({"floors": {"other": "random as other"}}))
-    floors = read_floors(tmp_path / "p.csv", ["ours", "other"])
-    assert floors == {"ours": "random", "other": "random as other"}
+def test_splits_with_the_same_labelled_cases_are_one_run():
+    gains = [0.1, 0.1, 0.2, 0.4]
+    table = [row for seed in range(4) for row in rows("random", 0.4, seed, split=seed)]
+    table += [row for seed, gain in enumerate(gains) for row in rows("ours", 0.4 + gain, seed, split=seed)]
+    labelled = {("510", 4): {0: "xy", 1: "xy", 2: "yz", 3: "xz"}}
+    summary = probe_summaries(table, {"ours": "random"}, labelled)["510, 4 labelled"]["ours"]
+    runs = [0.1, 0.2, 0.4]
+    half = stats.t.ppf(0.975, 2) * np.std(runs, ddof=1) / 3**0.5
+    assert summary.difference == pytest.approx(np.mean(runs))
+    assert summary.difference_interval == pytest.approx((np.mean(runs) - half, np.mean(runs) + half), rel=1e-6)
+
+
+def test_other_architectures_have_random_encoders_of_their_own():
     table = [*rows("random", 0.4), *rows("random as other", 0.2), *rows("ours", 0.5), *rows("other", 0.5)]
-    (of_arms,) = probe_summaries(table, floors).values()
+    (of_arms,) = probe_summaries(table, {"ours": "random", "other": "random as other"}).values()
     assert of_arms["ours"].difference == pytest.approx(0.1)
     assert of_arms["other"].difference == pytest.approx(0.3)
-    (tmp_path / "p.json").write_text("[]")
-    with pytest.raises(InputError, match=r"p.json: damaged"):
-        read_floors(tmp_path / "p.csv", ["ours"])
 
 
 def test_runs_are_drawn_side_by_side_and_along_a_setting(tmp_path):

@@ -43,7 +43,7 @@ def test_all_arms_are_measured_and_resumed(encoder, capsys):
     assert "501 -> 511" in table
     assert all(arm in table for arm in ("random", "ours", "handmade", "coordinates"))
     record = json.loads(output.with_suffix(".json").read_text())
-    assert len(record["cases"]["Dataset501_Tiny"]["test"]) == 2
+    assert len(record["splits"]["0"]["501"]["test"]) == 2
     assert [arm["arm"] for arm in record["arms"]] == ["random", "random", "ours", "handmade", "coordinates"]
     before = output.read_text()
     run(encoder, "--test_on", "511")
