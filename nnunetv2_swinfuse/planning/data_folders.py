@@ -13,7 +13,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import compute_new_sha
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.atomic_write import is_temporary
-from nnunetv2_swinfuse.nnunet_names import STOCK_PLANS
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, STOCK_PLANS
 from nnunetv2_swinfuse.training.processing import preprocessing_of
 
 # Configurations that nnU-Net's default planner preprocesses the same for every network; 3d_lowres depends on the patch.
@@ -70,8 +70,23 @@ def _preprocessing_by_folder(folder: Path, own_name: str) -> Iterator[tuple[str,
                 yield block["data_identifier"], preprocessing_of(other, block)
 
 
-def is_preprocessed(plans: Mapping[str, Any], configuration: str, folder: Path, cases: Mapping[str, Any]) -> bool:
-    """Whether a shared data folder holds every case, newer than its raw files and at these plans' spacing.
+def newest_change(raw: Path, cases: Mapping[str, Any]) -> float:
+    """When the last file changed that fingerprint and preprocessed data are made from, seconds since the epoch.
+
+    `dataset.json` names the reader, channels and labels, so it is one of them.
+
+    Args:
+        raw: the dataset's folder in nnUNet_raw.
+        cases: paths of `images` and `label` by case, as nnU-Net lists them.
+    """
+    files = [raw / DATASET_FILE, *(path for case in cases.values() for path in _raw_files(case))]
+    return max(path.stat().st_mtime for path in files)
+
+
+def is_preprocessed(
+    plans: Mapping[str, Any], configuration: str, folder: Path, raw: Path, cases: Mapping[str, Any]
+) -> bool:
+    """Whether a shared data folder holds every case at these plans' spacing, newer than `dataset.json` and raw files.
 
     A folder of the plans' own does not say how it was preprocessed: False.
 
@@ -79,25 +94,36 @@ def is_preprocessed(plans: Mapping[str, Any], configuration: str, folder: Path, 
         plans: nnU-Net's plans.
         configuration: name of a configuration in them.
         folder: the dataset's folder in nnUNet_preprocessed.
+        raw: the dataset's folder in nnUNet_raw.
         cases: paths of `images` and `label` by case, as nnU-Net lists them.
     """
     block = PlansManager(dict(plans)).get_configuration(configuration).configuration
     if block["data_identifier"].startswith(f"{plans['plans_name']}_"):
         return False
     data = folder / block["data_identifier"]
+    of_all = (raw / DATASET_FILE).stat().st_mtime
     return data.is_dir() and all(
-        _is_complete(data / name, files, block["spacing"], plans["transpose_forward"]) for name, files in cases.items()
+        _is_complete(
+            data / name,
+            max(of_all, *(path.stat().st_mtime for path in _raw_files(files))),
+            block["spacing"],
+            plans["transpose_forward"],
+        )
+        for name, files in cases.items()
     )
 
 
-def _is_complete(stem: Path, files: Mapping[str, Any], spacing: Sequence[float], transpose: Sequence[int]) -> bool:
+def _raw_files(case: Mapping[str, Any]) -> list[Path]:
+    return [Path(path) for path in [*case["images"], case["label"]]]
+
+
+def _is_complete(stem: Path, changed: float, spacing: Sequence[float], transpose: Sequence[int]) -> bool:
     # nnU-Net writes the properties last.
     properties_file = stem.with_name(f"{stem.name}.pkl")
     voxels, labels = (stem.with_name(f"{stem.name}{ending}.b2nd") for ending in ("", "_seg"))
     if not (properties_file.is_file() and voxels.is_file() and labels.is_file()):
         return False
-    raw = [Path(path) for path in [*files["images"], files["label"]]]
-    if max(path.stat().st_mtime for path in raw) > properties_file.stat().st_mtime:
+    if changed > properties_file.stat().st_mtime:
         return False
     try:
         properties = pickle.loads(properties_file.read_bytes())

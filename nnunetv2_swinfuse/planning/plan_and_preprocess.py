@@ -25,8 +25,8 @@ from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder, EncoderFileError
 from nnunetv2_swinfuse.architecture.encoder_loading import load_pretrained
 from nnunetv2_swinfuse.errors import errors_without_traceback
-from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
-from nnunetv2_swinfuse.planning.data_folders import is_preprocessed
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE
+from nnunetv2_swinfuse.planning.data_folders import is_preprocessed, newest_change
 from nnunetv2_swinfuse.planning.planner import (
     PLANNED,
     PRESETS,
@@ -114,10 +114,11 @@ def run(options: argparse.Namespace) -> None:
     _check(options, encoder)
     names = {number: _dataset_name(number) for number in options.d}
     print("Fingerprint extraction...")
-    extract_fingerprints(
-        options.d, options.fpe, options.npfp, options.verify_dataset_integrity, options.clean, options.verbose,
-        show_progress_bar=not options.no_pbar,
-    )  # fmt: skip
+    for number in options.d:
+        extract_fingerprints(
+            [number], options.fpe, options.npfp, options.verify_dataset_integrity,
+            options.clean or _is_outdated(names[number]), options.verbose, show_progress_bar=not options.no_pbar,
+        )  # fmt: skip
     print("Experiment planning...")
     spacing = options.overwrite_target_spacing
     if options.spacing_as_pretrained and encoder is not None:
@@ -221,6 +222,17 @@ def _dataset_name(number: int) -> str:
     return name
 
 
+def _is_outdated(name: str) -> bool:
+    """Whether dataset.json or a raw file has changed since the fingerprint was made, which nnU-Net does not look at."""
+    fingerprint = Path(nnUNet_preprocessed.require()) / name / FINGERPRINT_FILE
+    raw = Path(nnUNet_raw.require()) / name
+    cases = get_filenames_of_train_images_and_targets(str(raw))
+    outdated = fingerprint.is_file() and newest_change(raw, cases) > fingerprint.stat().st_mtime
+    if outdated:
+        print(f"{fingerprint}: older than {DATASET_FILE} or a raw file of {name}; made again.")
+    return outdated
+
+
 def _check_configurations(requested: Sequence[str], planned: dict[int, dict[str, Any]], names: dict[int, str]) -> None:
     """Refuses a requested configuration that no dataset's plan has."""
     available = {number: list(plans["configurations"]) for number, plans in planned.items()}
@@ -245,7 +257,7 @@ def _preprocess(number: int, name: str, plans: dict[str, Any], options: argparse
     for configuration, count in zip(configurations, processes, strict=True):
         if configuration not in plans["configurations"]:
             print(f"{name}: {configuration} is not planned for this dataset, nothing to preprocess.")
-        elif not options.clean and is_preprocessed(plans, configuration, preprocessed, cases):
+        elif not options.clean and is_preprocessed(plans, configuration, preprocessed, raw, cases):
             folder = plans["configurations"][configuration]["data_identifier"]
             print(f"{name}: {configuration} shares the preprocessed data in {preprocessed / folder}.")
         else:

@@ -9,7 +9,8 @@ import pytest
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 
 from nnunetv2_swinfuse.architecture.encoder_file import Encoder
-from nnunetv2_swinfuse.planning.data_folders import is_preprocessed, share_data_folders
+from nnunetv2_swinfuse.nnunet_names import DATASET_FILE
+from nnunetv2_swinfuse.planning.data_folders import is_preprocessed, newest_change, share_data_folders
 
 from ..training.workshop import SETTINGS
 
@@ -133,16 +134,24 @@ def preprocessed(planned, tmp_path):
         properties = {"spacing": [1.0, 1.0, 1.0], "shape_after_cropping_and_before_resampling": (12, 8, 8)}
         (data / f"{case}.pkl").write_bytes(pickle.dumps(properties))
         cases[case] = files
+    (tmp_path / DATASET_FILE).write_text("{}")
+    os.utime(tmp_path / DATASET_FILE, (1000, 1000))
     return plans, folder, cases, data
 
 
-def test_complete_data_are_recognised(preprocessed):
+def test_complete_data_are_recognised(preprocessed, tmp_path):
     plans, folder, cases, _ = preprocessed
-    assert is_preprocessed(plans, "3d_fullres", folder, cases)
+    assert is_preprocessed(plans, "3d_fullres", folder, tmp_path, cases)
+    assert newest_change(tmp_path, cases) == 1000
+    os.utime(cases["b"]["label"], (1500, 1500))
+    assert newest_change(tmp_path, cases) == 1500
 
 
-@pytest.mark.parametrize("damage", ["missing", "half written", "raw changed", "label changed", "other spacing", "own"])
-def test_incomplete_or_outdated_data_are_not_reused(preprocessed, damage):
+@pytest.mark.parametrize(
+    "damage",
+    ["missing", "half written", "raw changed", "label changed", "dataset.json changed", "other spacing", "own"],
+)
+def test_incomplete_or_outdated_data_are_not_reused(preprocessed, tmp_path, damage):
     plans, folder, cases, data = preprocessed
     block = plans["configurations"]["3d_fullres"]
     if damage == "missing":
@@ -155,9 +164,14 @@ def test_incomplete_or_outdated_data_are_not_reused(preprocessed, damage):
     elif damage == "label changed":
         os.utime(cases["b"]["label"])
         os.utime(data / "b.pkl", (2000, 2000))
+    elif damage == "dataset.json changed":
+        # Another reader, other channels or other labels: older than one case, newer than the other.
+        os.utime(data / "a.pkl", (3000, 3000))
+        os.utime(tmp_path / DATASET_FILE, (2500, 2500))
+        os.utime(data / "b.pkl", (2000, 2000))
     elif damage == "other spacing":
         block["spacing"] = [2.0, 1.0, 2.0]
     else:
         data.rename(folder / f"{OURS}_3d_fullres")
         block["data_identifier"] = f"{OURS}_3d_fullres"
-    assert not is_preprocessed(plans, "3d_fullres", folder, cases)
+    assert not is_preprocessed(plans, "3d_fullres", folder, tmp_path, cases)

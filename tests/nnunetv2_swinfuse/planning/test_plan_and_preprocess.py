@@ -5,7 +5,11 @@ import os
 import shutil
 import sys
 
+import blosc2
+import numpy as np
 import pytest
+import SimpleITK
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_swinfuse.architecture.encoder import EncoderSettings
 from nnunetv2_swinfuse.architecture.encoder_file import load_encoder, save_encoder
@@ -88,6 +92,29 @@ def test_a_changed_label_is_preprocessed_again(planned, tmp_path, monkeypatch):
     main(["-d", "903", "-c", "3d_fullres", "-pretrained", str(tmp_path / "mine.pth"), *QUICK])
     assert set(written(planned)) == set(before)
     assert all(written(planned)[name] != before[name] for name in before if name.endswith(".pkl"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"overwrite_image_reader_writer": "SimpleITKIOWithReorient"}, {"channel_names": {"0": "CT"}}]
+)
+def test_after_a_change_of_the_dataset_training_sees_what_inference_will_see(planned, tmp_path, monkeypatch, changes):
+    use_threads(monkeypatch)
+    raw = planned.raw / NAME
+    # Without axes that RAS order turns round, nothing would differ.
+    assert SimpleITK.ReadImage(str(raw / "imagesTr" / "case_0_0000.nii.gz")).GetDirection()[0] == 1
+    content = json.loads((raw / "dataset.json").read_text())
+    fingerprint = (planned.preprocessed / NAME / "dataset_fingerprint.json").stat().st_mtime_ns
+    (raw / "dataset.json").write_text(json.dumps({**content, **changes}))
+    publish_encoder(tmp_path / "mine.pth")
+    main(["-d", "903", "-c", "3d_fullres", "-pretrained", str(tmp_path / "mine.pth"), *QUICK])
+    assert (planned.preprocessed / NAME / "dataset_fingerprint.json").stat().st_mtime_ns > fingerprint
+    plans = PlansManager(planned.plans(NAME))
+    configuration = plans.get_configuration("3d_fullres")
+    stored = blosc2.open(str(planned.preprocessed / NAME / configuration.data_identifier / "case_0.b2nd"))[:]
+    image = [str(raw / "imagesTr" / "case_0_0000.nii.gz")]
+    dataset = json.loads((raw / "dataset.json").read_text())
+    seen, _, _ = configuration.preprocessor_class(verbose=False).run_case(image, None, plans, configuration, dataset)
+    np.testing.assert_allclose(stored, seen, atol=1e-3)
 
 
 def test_the_published_encoder_gives_the_sizes_and_is_not_named(planned):
