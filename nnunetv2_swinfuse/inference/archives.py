@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import stat
+import struct
 import zipfile
 from pathlib import Path
 
@@ -14,6 +15,10 @@ MOST_MEMBERS = 10_000
 LARGEST_TOTAL = 128 * 1024**3
 # Weights shrink by a tenth, JSON of nnU-Net to a fortieth; beyond this and a megabyte it is a bomb.
 HIGHEST_RATIO = 200
+# Extra fields that hold sizes beyond 4 GB, times and owners. Others can name another file (0x7075, which unzip and
+# Python 3.12 follow) or a link (0x000D, 0x756E).
+HARMLESS_EXTRAS = {0x0001, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875}
+_LOCAL_HEADER = struct.Struct("<26xHH")
 _MEBIBYTE = 1 << 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -27,14 +32,15 @@ def inspect_archive(path: Path) -> list[zipfile.ZipInfo]:
 
     Raises:
         ArchiveError: listing paths that lead out of the target folder, links and other special files, encrypted parts,
-            names that overwrite each other, and parts that are larger than the archive can hold.
+            names that overwrite each other, extra fields that programs may take for other names, and parts that are
+            larger than the archive can hold.
     """
     if not path.is_file():
         raise ArchiveError(f"{path}: no such file")
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-            problems = _problems(members, path.stat().st_size)
+            problems = _problems(members, path.stat().st_size) or _extra_fields(path, members)
             for member in members if not problems else ():
                 # Compares the name before the data with the one in the table of contents.
                 archive.open(member).close()
@@ -80,6 +86,37 @@ def _problems(members: list[zipfile.ZipInfo], size: int) -> list[str]:
     if sum(member.compress_size for member in members) > size:
         problems.append("its parts overlap")
     return problems
+
+
+def _extra_fields(path: Path, members: list[zipfile.ZipInfo]) -> list[str]:
+    """Unknown extra fields, in the table of contents and in front of the data: programs differ in which they read."""
+    problems = []
+    with path.open("rb") as file:
+        for member in members:
+            file.seek(member.header_offset)
+            name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+            file.seek(name_length, 1)
+            kinds = {*_kinds(member.extra), *_kinds(file.read(extra_length))}
+            problems += [
+                f"{member.orig_filename!r} has an extra field of type 0x{kind:04X}, which can give it another name"
+                for kind in sorted(kinds - HARMLESS_EXTRAS)
+            ]
+    return problems
+
+
+def _kinds(extra: bytes) -> list[int]:
+    """Types of the extra fields of a part.
+
+    Raises:
+        ValueError: when they do not end where the last one does.
+    """
+    kinds = []
+    while extra:
+        if len(extra) < 4 or len(extra) < 4 + int.from_bytes(extra[2:4], "little"):
+            raise ValueError("extra fields are cut off")
+        kinds.append(int.from_bytes(extra[:2], "little"))
+        extra = extra[4 + int.from_bytes(extra[2:4], "little") :]
+    return kinds
 
 
 def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
