@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_swinfuse.errors import InputError
 from nnunetv2_swinfuse.imaging.grid import read_grid
-from nnunetv2_swinfuse.inference.case_runner import CaseTask
+from nnunetv2_swinfuse.inference.case_runner import CaseTask, is_out_of_memory
 from nnunetv2_swinfuse.inference.estimate import CaseEstimate, available_memory, estimate_case, seconds_per_pass
 from nnunetv2_swinfuse.inference.findings import CaseFindings
 from nnunetv2_swinfuse.inference.first_stage_mask import check_first_stage_mask
@@ -132,13 +132,22 @@ def fits_into_memory(estimate: CaseEstimate, entry: dict[str, Any], accepted: Se
 
 
 def announce(count: int, passes: int, model: LoadedModel, described: ModelDescription, folder: Path) -> dict[str, Any]:
-    """Prints how much is to be predicted and about how long it will take; returns the same for the report."""
+    """Prints how much is to be predicted and about how long it will take; returns the same for the report.
+
+    Where not even one patch fits into the memory of the GPU, the time is left out.
+    """
     estimate: dict[str, Any] = {"cases": count, "forward_passes": passes}
     text = f"{count} case(s) to predict with {passes} forward passes"
     if passes >= TIMED_FROM:
-        seconds = passes * seconds_per_pass(model.predictor, _input_channels(model, described))
-        estimate["seconds"] = round(seconds, 1)
-        text += f", about {seconds / 60:.0f} min" if seconds > 120 else f", about {seconds:.0f} s"
+        try:
+            seconds = passes * seconds_per_pass(model.predictor, _input_channels(model, described))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            text += " (how long it takes is not known: no memory is left on the GPU)"
+        else:
+            estimate["seconds"] = round(seconds, 1)
+            text += f", about {seconds / 60:.0f} min" if seconds > 120 else f", about {seconds:.0f} s"
     print(f"{text}, into {folder}")
     return estimate
 

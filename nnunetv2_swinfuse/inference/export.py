@@ -26,9 +26,9 @@ from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
 from nnunetv2_swinfuse.inference.check import add_model_arguments, model_folder
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest
-from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card, not_measured
+from nnunetv2_swinfuse.inference.model_card import INSTALLATION, MODEL_CARD, installation_text, model_card
 from nnunetv2_swinfuse.inference.model_description import ModelDescription, describe_model, read_json
-from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, find_folds
+from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, FOLD_OF_ALL, find_folds
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.inference.training_images import RECORD, find_orientations, record
 from nnunetv2_swinfuse.inference.verify import verify_zip
@@ -37,6 +37,7 @@ from nnunetv2_swinfuse.plain_loading import load_plain
 from nnunetv2_swinfuse.training.provenance import PROVENANCE_BLOCK
 
 PROGRAM = "swinfuse_export"
+VALIDATION_SUMMARY = "validation/summary.json"
 PACKAGES = (PACKAGE, "nnunetv2", "torch", "dynamic-network-architectures", "numpy", "SimpleITK")
 # Zip's earliest date: the same model gives the same bytes, whenever it is exported.
 DATE = (1980, 1, 1, 0, 0, 0)
@@ -153,15 +154,18 @@ def _write(
             file=sys.stderr,
         )
     scores: dict[str, Mapping[str, Any]] = {}
+    missing: dict[str, str] = {}
     training: dict[str, Any] = {}
     for fold in tqdm(folds, "folds", disable=len(folds) < 2):
         content = load_plain(folder / fold / checkpoint)
         training = training or _training(content, plans, folds, checkpoint)
         add(f"{fold}/{FINAL_CHECKPOINT}", _inference_checkpoint(content, folder / fold / checkpoint))
-        summary = folder / fold / "validation" / "summary.json"
-        if summary.is_file() and not_measured(fold, checkpoint) is None:
+        summary = folder / fold / VALIDATION_SUMMARY
+        if reason := _not_measured(summary, folder / fold / checkpoint):
+            missing[fold] = reason
+        else:
             scores[fold] = {k: v for k, v in read_json(summary).items() if k in ("foreground_mean", "mean")}
-            add(f"{fold}/validation/summary.json", _json(scores[fold]))
+            add(f"{fold}/{VALIDATION_SUMMARY}", _json(scores[fold]))
         curves = folder / fold / "progress.png"
         if curves.is_file():
             add(f"{fold}/progress.png", curves.read_bytes())
@@ -171,10 +175,23 @@ def _write(
         "data": licences.get("data") or str(dataset_json.get("licence") or dataset_json.get("license") or NOT_STATED),
     }
     versions = _versions()
-    card = model_card(model, described, training, scores, stated, versions, words)
+    card = model_card(model, described, training, scores, missing, stated, versions, words)
     add(MODEL_CARD, card.encode())
     add(INSTALLATION, installation_text(model, versions, training).encode())
     archive.writestr(_entry(f"{model}/{MANIFEST}"), Manifest(model, files, versions, stated, training).to_json())
+
+
+def _not_measured(summary: Path, checkpoint: Path) -> str:
+    """Why nnU-Net's validation summary of a fold says nothing of a checkpoint on new images; empty where it does."""
+    if checkpoint.name != FINAL_CHECKPOINT:
+        return f"nnU-Net's validation was made with {FINAL_CHECKPOINT}, these are the weights of {checkpoint.name}"
+    if checkpoint.parent.name == FOLD_OF_ALL:
+        return "trained on all images, and nnU-Net validates it on the same ones"
+    if not summary.is_file():
+        return "no validation summary"
+    if summary.stat().st_mtime < checkpoint.stat().st_mtime:
+        return f"validated before this {checkpoint.name} was written: run nnUNetv2_train with --val"
+    return ""
 
 
 def _entry(name: str) -> zipfile.ZipInfo:

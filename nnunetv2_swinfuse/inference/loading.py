@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +93,16 @@ def _build(trainer: str, manager: PlansManager, configured: Any, dataset_json: d
     heads = manager.get_label_manager(dataset_json).num_segmentation_heads
     # A class of this installation, never of the model: nnU-Net looks in itself and in nnUNet_extTrainer.
     found = recursive_find_trainer_class_by_name(trainer)
+    if "plans_manager" in inspect.signature(found.build_network_architecture).parameters:
+        described: tuple[Any, ...] = (manager, configured)
+    else:
+        # An earlier signature, which trainers of others may have and nnU-Net's predictor still calls.
+        described = (
+            configured.network_arch_class_name,
+            configured.network_arch_init_kwargs,
+            configured.network_arch_init_kwargs_req_import,
+        )
     network: torch.nn.Module = found.build_network_architecture(
-        manager, configured, channels, heads, enable_deep_supervision=False
+        *described, channels, heads, enable_deep_supervision=False
     )
     return network

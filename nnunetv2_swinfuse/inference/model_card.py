@@ -9,7 +9,6 @@ import numpy as np
 
 from nnunetv2_swinfuse.compatibility import PACKAGE
 from nnunetv2_swinfuse.inference.model_description import ModelDescription
-from nnunetv2_swinfuse.inference.model_files import FINAL_CHECKPOINT, FOLD_OF_ALL
 
 MODEL_CARD, INSTALLATION = "MODEL_CARD.md", "INSTALL.md"
 UNSTATED = "Not stated by the exporter."
@@ -20,6 +19,7 @@ def model_card(
     described: ModelDescription,
     training: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Any]],
+    not_measured: Mapping[str, str],
     licences: Mapping[str, str],
     versions: Mapping[str, str],
     words: Mapping[str, str | None],
@@ -30,8 +30,8 @@ def model_card(
         model: `DATASET/TRAINER__PLANS__CONFIGURATION`.
         described: its training images.
         training: as in the manifest.
-        scores: nnU-Net's validation summaries (`foreground_mean` and `mean`) of the folds that have one and for which
-            :func:`not_measured` gives no reason.
+        scores: nnU-Net's validation summaries (`foreground_mean` and `mean`), by fold.
+        not_measured: why there is none, for each of the other folds.
         licences, versions: as in the manifest.
         words: `intended_use` and `limits`, in the exporter's words.
     """
@@ -69,7 +69,7 @@ def model_card(
         "",
         "## Measured performance",
         "",
-        *_performance(described.labels, training, scores),
+        *_performance(described.labels, scores, not_measured),
         "",
         "## Limits",
         "",
@@ -120,15 +120,6 @@ No step after 1 needs a network. Without one: `pip wheel . -w FOLDER` in the che
 """
 
 
-def not_measured(fold: str, checkpoint: str) -> str | None:
-    """Why nnU-Net's validation summary of a fold says nothing of a checkpoint on new images; None where it does."""
-    if checkpoint != FINAL_CHECKPOINT:
-        return f"nnU-Net's validation was made with {FINAL_CHECKPOINT}, these are the weights of {checkpoint}"
-    if fold == FOLD_OF_ALL:
-        return "trained on all images, and nnU-Net validates it on the same ones"
-    return None
-
-
 def _previous_stage(training: Mapping[str, Any]) -> list[str]:
     stage = training.get("previous_stage")
     if not stage:
@@ -141,13 +132,11 @@ def _previous_stage(training: Mapping[str, Any]) -> list[str]:
 
 
 def _performance(
-    labels: Mapping[str, Any], training: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]
+    labels: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]], not_measured: Mapping[str, str]
 ) -> list[str]:
     reasons: dict[str, list[str]] = {}
-    for fold in training["folds"]:
-        if fold not in scores:
-            reason = not_measured(fold, training["checkpoint"]) or "no validation summary"
-            reasons.setdefault(reason, []).append(fold)
+    for fold, reason in not_measured.items():
+        reasons.setdefault(reason, []).append(fold)
     lines = [f"Not measured: {', '.join(folds)} ({reason})." for reason, folds in reasons.items()]
     if not scores:
         return lines

@@ -156,3 +156,18 @@ def test_only_long_runs_are_timed(capsys, tmp_path):
     assert announce(2, 99, MODEL, described, tmp_path) == {"cases": 2, "forward_passes": 99}
     assert announce(2, 100, MODEL, described, tmp_path)["seconds"] >= 0
     assert "2 case(s) to predict with 100 forward passes, about" in capsys.readouterr().out
+
+
+def test_a_full_gpu_costs_the_estimate_of_the_time_only(capsys, monkeypatch, tmp_path):
+    def fails(error):
+        def timed(predictor, channels):
+            raise error
+
+        monkeypatch.setattr(case_planning, "seconds_per_pass", timed)
+        return announce(2, 100, MODEL, SimpleNamespace(channels=[1]), tmp_path)
+
+    estimate = fails(torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB"))
+    assert estimate == {"cases": 2, "forward_passes": 100}
+    assert "100 forward passes (how long it takes is not known" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        fails(RuntimeError("CUDA error: an illegal memory access was encountered"))

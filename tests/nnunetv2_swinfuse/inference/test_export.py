@@ -72,6 +72,21 @@ def test_scores_of_training_images_or_other_weights_are_not_exported(model, tmp_
         assert not any("summary" in file for file in files)
 
 
+def test_scores_of_earlier_weights_are_not_exported(model, tmp_path):
+    # Trained again and killed before the validation.
+    checkpoint = model / "fold_0" / "checkpoint_final.pth"
+    later = (model / "fold_0" / "validation" / "summary.json").stat().st_mtime + 1
+    os.utime(checkpoint, (later, later))
+    (model / "fold_1" / "validation" / "summary.json").unlink()
+    export_model(model, tmp_path / "m.zip")
+    files = parts(tmp_path / "m.zip")
+    card = files["MODEL_CARD.md"].decode()
+    assert "fold_0 (validated before this checkpoint_final.pth was written: run nnUNetv2_train with --val)" in card
+    assert "fold_1 (no validation summary)" in card
+    assert "0.875" not in card
+    assert not any("summary" in file for file in files)
+
+
 def test_a_second_stage_is_exported_with_what_it_needs(model, tmp_path):
     plans = json.loads((model / "plans.json").read_text())
     plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"

@@ -6,8 +6,10 @@ import zipfile
 import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.inference import loading
 from nnunetv2_swinfuse.inference.export import export_model
 from nnunetv2_swinfuse.inference.loading import load_model
 
@@ -34,6 +36,26 @@ def test_the_predictor_has_the_weights_of_the_files(model):
         assert weights.keys() == expected.keys()
         assert all(torch.equal(weights[name], tensor) for name, tensor in expected.items())
     assert load(model, ["1"]).folds == ("1",)
+
+
+def test_a_trainer_with_the_earlier_signature_is_loaded_as_by_nnunet(model, monkeypatch):
+    class Earlier:
+        @staticmethod
+        def build_network_architecture(
+            architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+            num_output_channels, enable_deep_supervision=True,
+        ):  # fmt: skip
+            return get_network_from_plans(
+                architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+                num_output_channels, deep_supervision=enable_deep_supervision,
+            )  # fmt: skip
+
+    expected = load(model).predictor.network
+    monkeypatch.setattr(loading, "recursive_find_trainer_class_by_name", lambda name: Earlier)
+    network = load(model).predictor.network
+    assert type(network) is type(expected)
+    image = torch.randn(1, 1, 16, 32, 32)
+    assert torch.equal(network.eval()(image), expected.eval()(image))
 
 
 def test_a_fold_of_another_version_is_named_and_the_listed_ones_can_be_chosen(model, tmp_path):

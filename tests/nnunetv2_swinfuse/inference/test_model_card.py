@@ -1,6 +1,6 @@
 import pytest
 
-from nnunetv2_swinfuse.inference.model_card import UNSTATED, installation_text, model_card, not_measured
+from nnunetv2_swinfuse.inference.model_card import UNSTATED, installation_text, model_card
 from nnunetv2_swinfuse.inference.model_description import describe_model
 
 VERSIONS = {"nnunetv2-swinfuse": "0.2.0", "nnunetv2": "2.6.2"}
@@ -11,12 +11,13 @@ TRAINING = {
 }  # fmt: skip
 
 
-def card(model, scores, words=None, **training):
+def card(model, scores, words=None, not_measured=None, **training):
     return model_card(
         "Dataset900_Made/a__b__c",
         describe_model(model),
         {**TRAINING, **training},
         scores,
+        not_measured or {},
         LICENCES,
         VERSIONS,
         words or {},
@@ -35,7 +36,7 @@ def test_what_is_known_is_stated(ct_model):
 
 
 def test_what_is_not_known_is_said(ct_model):
-    text = card(ct_model, {})
+    text = card(ct_model, {}, not_measured={"fold_0": "no validation summary", "fold_2": "no validation summary"})
     assert text.count(UNSTATED) == 2
     assert "Not measured: fold_0, fold_2 (no validation summary)." in text
     assert "not pretrained" in text
@@ -44,13 +45,11 @@ def test_what_is_not_known_is_said(ct_model):
     assert "Not measured" not in text
 
 
-def test_scores_that_say_nothing_of_these_weights_on_new_images_are_left_out(ct_model):
-    assert not_measured("fold_0", "checkpoint_final.pth") is None
-    text = card(ct_model, {"fold_0": {"mean": {"1": {"Dice": 0.9}}}}, folds=["fold_0", "fold_all"])
-    assert "Not measured: fold_all (trained on all images" in text
+def test_folds_without_scores_are_named_beside_the_others(ct_model):
+    scores = {"fold_0": {"mean": {"1": {"Dice": 0.9}}}}
+    text = card(ct_model, scores, not_measured={"fold_2": "validated before"}, checkpoint="checkpoint_best.pth")
+    assert "Not measured: fold_2 (validated before)." in text
     assert "| label | fold_0 | mean |" in text
-    text = card(ct_model, {}, checkpoint="checkpoint_best.pth")
-    assert "Not measured: fold_0, fold_2 (nnU-Net's validation was made with checkpoint_final.pth" in text
     assert "checkpoint: checkpoint_best.pth" in text
 
 
