@@ -109,6 +109,9 @@ class Configuration(Settings):
             0 < self.corrupted_share < 1, "corrupted_share", self.corrupted_share, "between 0 and 1, both excluded"
         )
         _require(self.density_samples >= 2, "density_samples", self.density_samples, "at least 2")
+        if self.contrastive_loss == "adjusted_correlation":
+            needed = "at least 2 for adjusted_correlation, which compares crops of a batch (--contrastive_loss)"
+            _require(self.batch_size >= 2, "batch_size", self.batch_size, needed)
 
     def _check_masking(self) -> None:
         """A part of every crop is cut out, and a part stays."""

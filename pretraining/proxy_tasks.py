@@ -13,7 +13,14 @@ from torch import Tensor
 
 from nnunetv2_swinfuse.host_copies import send
 from pretraining.configuration import Configuration
-from pretraining.losses.consistency import consistency, intraclass_correlation, undo_turns, view_moments
+from pretraining.losses.consistency import (
+    adjusted_correlation,
+    consistency,
+    intraclass_correlation,
+    place_moments,
+    undo_turns,
+    view_moments,
+)
 from pretraining.losses.contrastive import contrastive_loss, cross_modal_loss
 from pretraining.losses.inpainting import error_sums, loss_from_sums, visible_mean
 from pretraining.losses.rotation import rotation_accuracy, rotation_loss
@@ -140,24 +147,30 @@ def _contrast_maps(
 ) -> Results:
     """Differences between the two views of each crop, and between CT and MR of registered crops.
 
-    VICReg's invariance term, or one minus the intraclass correlation.
+    VICReg's invariance term, or one minus one of the intraclass correlations.
     """
     visible = configuration.compared_places == "visible"
-    relative = configuration.contrastive_loss == "correlation"
 
-    def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss over the chosen crops, and the correlation."""
-        with torch.set_grad_enabled(relative and torch.is_grad_enabled()):
-            correlation = _correlation(compared, chosen, processes)
-        loss = 1 - correlation if relative else _difference(compared, chosen, processes)
-        return loss, correlation.detach()
+    def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss over the chosen crops, and the correlations."""
+        correlations = {}
+        for name, function in CORRELATIONS.items():
+            with torch.set_grad_enabled(configuration.contrastive_loss == name and torch.is_grad_enabled()):
+                correlations[name] = function(compared, chosen, processes)
+        if configuration.contrastive_loss in correlations:
+            loss = 1 - correlations[configuration.contrastive_loss]
+        else:
+            loss = _difference(compared, chosen, processes)
+        return loss, {name: value.detach() for name, value in correlations.items()}
 
     everything = torch.ones_like(registered)
     by_modality = [
         measure(_two_views(views[name], maps, visible), everything) for name, maps in outputs.features.items()
     ]
     losses, correlations = zip(*by_modality, strict=True)
-    results = Results({"contrastive": _mean(losses)}, {"contrastive_icc": _mean(correlations)})
+    results = Results({"contrastive": _mean(losses)}, {})
+    for name, health in HEALTH_OF_CORRELATIONS.items():
+        results.health[f"contrastive_{health}"] = _mean(values[name] for values in correlations)
     if configuration.loss_weight("cross_modal") and bool(processes.gather(registered).any()):
         # Second views only: unless they are paired like the first, they contain no partner.
         crops = len(registered)
@@ -165,7 +178,9 @@ def _contrast_maps(
         ct_turns, mr_turns = (views[name].turns[crops:] for name in ("CT", "MR"))
         ct_shown, mr_shown = (_shown(views[name], visible)[crops:] for name in ("CT", "MR"))
         compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_shown & mr_shown)
-        results.losses["cross_modal"], results.health["cross_modal_icc"] = measure(compared, registered)
+        results.losses["cross_modal"], values = measure(compared, registered)
+        for name, health in HEALTH_OF_CORRELATIONS.items():
+            results.health[f"cross_modal_{health}"] = values[name]
     return results
 
 
@@ -200,6 +215,20 @@ def _correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Te
         counted = send(chosen, moments.device, moments.dtype)[:, None]
         by_stage.append(intraclass_correlation(processes.gather(moments * counted)))
     return _mean(by_stage)
+
+
+def _adjusted_correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:
+    """The same relative to other crops of this process at the same places, of all crops."""
+    by_stage = []
+    for maps in _stages(compared):
+        moments = processes.gather(place_moments(*maps))
+        counted = send(processes.gather(chosen), moments.device, moments.dtype)
+        by_stage.append(adjusted_correlation(moments, counted))
+    return _mean(by_stage)
+
+
+CORRELATIONS = {"correlation": _correlation, "adjusted_correlation": _adjusted_correlation}
+HEALTH_OF_CORRELATIONS = {"correlation": "icc", "adjusted_correlation": "icc_adjusted"}
 
 
 def _stages(compared: Compared) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:

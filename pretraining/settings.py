@@ -23,7 +23,7 @@ Fusion = Literal["separate", "mean"]
 SecondView = Literal["single_image", "paired"]
 Partner = Literal["other_modality", "pseudo_pair"]
 InpaintingHeadKind = Literal["linear", "pyramid", "network"]
-ContrastiveLoss = Literal["nt_xent", "vicreg", "correlation"]
+ContrastiveLoss = Literal["nt_xent", "vicreg", "correlation", "adjusted_correlation"]
 ComparedPlaces = Literal["all", "visible"]
 DensityLevel = Literal["paired", "single_image", "stages"]
 DENSITY_LEVELS: tuple[DensityLevel, ...] = get_args(DensityLevel)
@@ -253,14 +253,15 @@ class Settings:
             "losses",
             "nt_xent: vectors of crops, with the other crops as negatives; vicreg: squared difference of features at "
             "the same place of two views, without negatives; correlation: the same relative to the variance of the "
-            "features, which does not fall when they shrink",
+            "features, which does not fall when they shrink; adjusted_correlation: relative to other crops at the same "
+            "place, which does not fall either when features say only where in the crop they are",
         ),
     )
     compared_places: ComparedPlaces = field(
         default="visible",
         metadata=_about(
             "losses",
-            "places that vicreg and correlation compare: all, or those that are cut out of neither view",
+            "places that vicreg and the correlations compare: all, or those that are cut out of neither view",
         ),
     )
     cross_modal_weight: float = field(

@@ -4,9 +4,11 @@
 VICRegL (arXiv 2210.01571). With a detached second view it distils that view into the first.
 :func:`intraclass_correlation` is the same relative to the variance of the features: that of features standardised over
 the batch, which Barlow Twins compares (Zbontar et al., arXiv 2103.03230). It does not improve when features shrink.
+:func:`adjusted_correlation` is this project's own: relative to other crops at the same place, so that it does not
+improve either when features say nothing but where in the crop they are.
 
-Neither has negatives, so the batch can be small; the variance and covariance terms (:mod:`pretraining.losses.vicreg`)
-keep features from becoming all alike.
+None has negatives as a softmax has, so the batch can be small; the variance and covariance terms
+(:mod:`pretraining.losses.vicreg`) keep features from becoming all alike.
 """
 
 from __future__ import annotations
@@ -94,6 +96,70 @@ def intraclass_correlation(moments: Tensor) -> Tensor:
     twice_variance = 2 * (square - mean.square()).clamp_min(0) * features / (features - 1)
     floor = EPSILON * (square.detach() + EPSILON)
     return ((twice_variance - difference) / (twice_variance + floor)).mean()
+
+
+def place_moments(
+    first: Tensor, second: Tensor, first_turns: Tensor, second_turns: Tensor, inside: Tensor | None = None
+) -> Tensor:
+    """Sums over the features of two views, from which :func:`adjusted_correlation` follows.
+
+    Args:
+        first, second, first_turns, second_turns, inside: as for :func:`consistency`.
+
+    Returns:
+        (B, 2 + 3C) for each crop: the number of its places, and that of pairs with the second view of another crop of
+        this batch at the same place, each counting by the shares inside; then by channel the sums of the squared
+        differences of both views, of those of the pairs, and of the mean squares. In float32 or better.
+
+    Raises:
+        ValueError: when the maps differ in shape.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        own, other = _same_places(first, second, first_turns, second_turns)
+        shares = torch.ones_like(own[:, :1]) if inside is None else _shares(inside, own)
+        squares = (own.square() + other.square()) / 2
+        # Differences of large and nearly equal numbers would be lost in rounding.
+        centre = ((own + other) / 2).mean((0, 2, 3, 4), keepdim=True).detach()
+        own, other = own - centre, other - centre
+        # Over all crops but this one: the pairs' squared differences, multiplied out.
+        counts, sums, sums_of_squares = (
+            (shares * value).sum(0, keepdim=True) - shares * value
+            for value in (torch.ones_like(shares), other, other.square())
+        )
+        pairs = (own.square() * counts - 2 * own * sums + sums_of_squares).clamp_min(0)
+        values = [torch.ones_like(shares), counts, (own - other).square(), pairs, squares]
+        return torch.cat([(shares * value).sum((2, 3, 4)) for value in values], 1)
+
+
+def adjusted_correlation(moments: Tensor, chosen: Tensor) -> Tensor:
+    """How much more alike features are at the same place of two views of a crop than at the same place of two crops.
+
+    Of each channel one minus the mean squared difference of the two views relative to that of different crops: an
+    intraclass correlation adjusted for the place. 1 for equal views of crops that differ; about 0 for features that
+    are independent, or that say only where in the crop they are, which :func:`intraclass_correlation` counts as
+    agreement.
+
+    Args:
+        moments: of the crops (B, 2 + 3C), from :func:`place_moments`.
+        chosen: (B,), the crops whose views are compared, 1 or 0; all of them are other crops to each other.
+
+    Returns:
+        A scalar, the mean over the channels; a channel in which crops do not differ, or a batch in which no place can
+        be compared between crops, counts as 0.
+    """
+    channels = (moments.shape[1] - 2) // 3
+    count, pairs, same, across, squares = moments.split([1, 1, channels, channels, channels], 1)
+    weights = chosen[:, None]
+    same, square = ((weights * value).sum(0) / _at_least((weights * count).sum()) for value in (same, squares))
+    across = across.sum(0) / _at_least(pairs.sum())
+    floor = EPSILON * (square.detach() + EPSILON)
+    compared = (across > floor) & ((weights * count).sum() > 0)
+    return torch.where(compared, (across - same) / torch.where(compared, across, 1), 0).mean()
+
+
+def _at_least(count: Tensor) -> Tensor:
+    """A number of which there may be none, to divide by."""
+    return torch.where(count > 0, count, 1)
 
 
 def _same_places(first: Tensor, second: Tensor, first_turns: Tensor, second_turns: Tensor) -> tuple[Tensor, Tensor]:

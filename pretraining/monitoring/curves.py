@@ -43,8 +43,8 @@ PANELS = (
     Panel("contrastive", ("contrastive", "cross_modal")),
     Panel(
         "features at the same place: intraclass correlation",
-        ("contrastive_icc", "cross_modal_icc"),
-        "0 means no more alike than elsewhere",
+        ("contrastive_icc", "cross_modal_icc", "contrastive_icc_adjusted", "cross_modal_icc_adjusted"),
+        "0 means no more alike than elsewhere; adjusted: than in other crops at the same place",
         "no losses between maps",
     ),
     Panel(

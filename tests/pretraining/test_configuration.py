@@ -18,6 +18,7 @@ from .synthetic import tiny
         ({"backbone": "resenc", "depths": (2, 2), "num_heads": (2, 4)}, r"num_heads \[2, 4\].*--recipe resenc sets"),
         ({"backbone": "resnet"}, r"backbone is resnet; expected one of"),
         ({"batch_size": 0}, "batch_size is 0; expected at least 1"),
+        ({"batch_size": 1, "contrastive_loss": "adjusted_correlation"}, "batch_size is 1; expected at least 2 for adj"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"random_contrast": 1.5}, "random_contrast is 1.5; expected between 0 and 1"),
         ({"spacing": (1.0, 0.0, 1.0)}, "spacing is"),

@@ -35,14 +35,14 @@ def test_distillation_teaches_the_single_image_only():
     assert results.losses["distillation"].item() == pytest.approx(torch.stack(expected).mean().item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("loss", ["vicreg", "correlation"])
+@pytest.mark.parametrize("loss", ["vicreg", "correlation", "adjusted_correlation"])
 def test_losses_without_negatives_have_a_gradient_to_both_views(loss):
     _, outputs, results = run(tiny(contrastive_loss=loss))
     (gradient,) = torch.autograd.grad(results.losses["contrastive"], outputs.features["CT"][1])
     assert gradient[:2].abs().max() > 0 < gradient[2:].abs().max()
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation"])
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation", "adjusted_correlation"])
 def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
     _, outputs, results = run(tiny(contrastive_loss=loss))
     assert outputs.pair is not None
@@ -52,7 +52,7 @@ def test_ct_is_matched_with_mr_by_views_that_have_not_seen_each_other(loss):
     assert gradient[:2].abs().max() == 0 < gradient[2:].abs().max()
 
 
-@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation"])
+@pytest.mark.parametrize("loss", ["nt_xent", "vicreg", "correlation", "adjusted_correlation"])
 def test_no_registered_pair_no_cross_modal_loss(loss):
     _, _, results = run(tiny(contrastive_loss=loss), registered=~ALL_TRUE)
     assert "cross_modal" not in results.losses
@@ -72,23 +72,24 @@ def test_the_correlation_counts_registered_crops_only():
     assert -1 <= results.health["contrastive_icc"].item() <= 1
 
 
-def test_one_minus_the_correlation_is_a_loss():
-    """With gradients of its own; the correlation is recorded with either loss."""
+@pytest.mark.parametrize(("relative", "measure"), [("correlation", "icc"), ("adjusted_correlation", "icc_adjusted")])
+def test_one_minus_the_correlation_is_a_loss(relative, measure):
+    """With gradients of its own; the correlation is recorded with any loss."""
     losses = {}
-    for loss in ("vicreg", "correlation"):
+    for loss in ("vicreg", relative):
         _, outputs, results = run(tiny(contrastive_loss=loss))
         for name in ("contrastive", "cross_modal"):
             (gradient,) = torch.autograd.grad(results.losses[name], outputs.features["CT"][1], retain_graph=True)
-            losses[loss, name] = results.losses[name].item(), results.health[f"{name}_icc"].item(), gradient
+            losses[loss, name] = results.losses[name].item(), results.health[f"{name}_{measure}"].item(), gradient
     for name in ("contrastive", "cross_modal"):
-        value, correlation, gradient = losses["correlation", name]
+        value, correlation, gradient = losses[relative, name]
         assert value == pytest.approx(1 - correlation, abs=1e-6)
         assert correlation == pytest.approx(losses["vicreg", name][1], abs=1e-6)
         assert not torch.allclose(gradient, losses["vicreg", name][2])
 
 
 @pytest.mark.parametrize("places", ["all", "visible"])
-@pytest.mark.parametrize("loss", ["vicreg", "correlation"])
+@pytest.mark.parametrize("loss", ["vicreg", "correlation", "adjusted_correlation"])
 def test_what_is_cut_out_of_either_view_is_compared_only_with_all_places(loss, places):
     """Cells are as large as a token of the second stage: a token is cut out as a whole or not at all."""
     views, outputs, results = run(tiny(contrastive_loss=loss, compared_places=places, quarter_turns=False))

@@ -1,7 +1,13 @@
 import pytest
 import torch
 
-from pretraining.losses.consistency import consistency, intraclass_correlation, view_moments
+from pretraining.losses.consistency import (
+    adjusted_correlation,
+    consistency,
+    intraclass_correlation,
+    place_moments,
+    view_moments,
+)
 
 
 def test_turned_maps_of_one_image_agree():
@@ -157,3 +163,79 @@ def test_turns_are_undone_and_padding_does_not_count():
     expected = intraclass_correlation(view_moments(maps[:7, :, :1], noise[:7, :, :1], ZERO[:7], ZERO[:7])).item()
     noisy = torch.where(padded.abs() == 100, -padded, noise)
     assert icc(padded, noisy, inside) == pytest.approx(expected, abs=1e-5)
+
+
+def adjusted(first, second, *more, chosen=None):
+    zero = ZERO[: len(first)]
+    weights = torch.ones(len(first), dtype=first.dtype) if chosen is None else torch.tensor(chosen, dtype=first.dtype)
+    return adjusted_correlation(place_moments(first, second, zero, zero, *more), weights)
+
+
+def test_the_adjusted_correlation_does_not_count_what_the_place_explains():
+    torch.manual_seed(0)
+    content, noise, other = (torch.randn(8, 4, 8, 8, 8) for _ in range(3))
+    place = 3 * torch.randn(1, 4, 8, 8, 8)
+    for part in (0.0, 0.5, 1.0):
+        first, second = (place + part**0.5 * content + (1 - part) ** 0.5 * own for own in (noise, other))
+        assert adjusted(first, second).item() == pytest.approx(part, abs=0.03)
+        # The place is nine tenths of the variance or more.
+        assert icc(first, second) > 0.88
+    # Features of the place alone; and what any of them adds.
+    assert adjusted(place.expand(8, -1, -1, -1, -1), place.expand(8, -1, -1, -1, -1)) == 0
+    assert adjusted(first + 100, second + 100).item() == pytest.approx(1)
+    assert adjusted(content, content + 1).item() < 0.8
+
+
+def test_the_adjusted_correlation_is_that_of_all_pairs_of_crops_one_by_one():
+    torch.manual_seed(0)
+    first, second = (torch.randn(4, 3, 2, 2, 4, dtype=torch.float64) for _ in range(2))
+    inside = torch.rand(4, 1, 2, 2, 4) > 0.3
+    chosen = [1, 0, 1, 1]
+    shares = inside.double()
+    pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+    across = sum((shares[i] * shares[j] * (first[i] - second[j]) ** 2).sum((1, 2, 3)) for i, j in pairs)
+    across = across / sum((shares[i] * shares[j]).sum() for i, j in pairs)
+    weights = shares * torch.tensor(chosen).reshape(4, 1, 1, 1, 1)
+    same = (weights * (first - second) ** 2).sum((0, 2, 3, 4)) / weights.sum()
+    found = adjusted(first, second, inside, chosen=chosen)
+    assert found.item() == pytest.approx((1 - same / across).mean().item(), rel=1e-9)
+    order = torch.tensor([2, 0, 3, 1])
+    again = adjusted(first[order], second[order], inside[order], chosen=[chosen[i] for i in order])
+    assert again.item() == pytest.approx(found.item(), rel=1e-9)
+
+
+def test_gradients_of_the_adjusted_correlation():
+    torch.manual_seed(0)
+    first, second = (torch.randn(3, 2, 1, 2, 2, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    turns, weights = torch.tensor([0, 1, 3]), torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    inside = torch.rand(3, 1, 2, 4, 4) > 0.3
+
+    def value(a, b):
+        return adjusted_correlation(place_moments(a, b, turns, ZERO[:3], inside), weights)
+
+    assert torch.autograd.gradcheck(value, (first, second))
+    # Without turns, a function of the place changes nothing.
+    zero, place = ZERO[:3], torch.randn(1, 2, 1, 2, 2, dtype=torch.float64)
+    plain, moved = (
+        adjusted_correlation(place_moments(first + more, second + more, zero, zero), weights) for more in (0, place)
+    )
+    assert moved.item() == pytest.approx(plain.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", ["one crop", "nothing inside", "no common place", "constant", "none chosen"])
+def test_gradients_of_the_adjusted_correlation_are_finite_where_nothing_is_compared(case):
+    torch.manual_seed(0)
+    crops = 1 if case == "one crop" else 2
+    first, second = (torch.randn(crops, 3, 1, 2, 2) for _ in range(2))
+    inside = torch.ones(crops, 1, 1, 2, 2, dtype=torch.bool)
+    if case == "nothing inside":
+        inside[:] = False
+    elif case == "no common place":
+        inside[0, ..., 0] = inside[1, ..., 1] = False
+    elif case == "constant":
+        first, second = torch.ones_like(first), torch.ones_like(second)
+    first.requires_grad_(True)
+    value = adjusted(first, second, inside, chosen=[0.0, 0.0] if case == "none chosen" else None)
+    assert value.item() == 0
+    (gradient,) = torch.autograd.grad(value, first)
+    assert gradient.abs().max() == 0
