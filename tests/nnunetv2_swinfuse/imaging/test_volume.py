@@ -207,6 +207,22 @@ def test_a_header_that_only_itk_takes_for_nifti(tmp_path):
     assert "no header of a NIfTI" in refusal(path).reason
 
 
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_damaged_magic_by_which_itk_would_take_the_file_for_analyze(tmp_path, ending):
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(image, str(path))
+    content = bytearray(gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes())
+    content[344] = 0
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    # Left and right change sides: ITK ignores the qform and sform of ANALYZE files.
+    assert sitk.ReadImage(str(path)).GetDirection()[0] == 1
+    found = refusal(path)
+    assert found.check == "readable"
+    assert "damaged header (magic" in found.reason
+
+
 def test_another_length_of_the_compressed_stream(tmp_path, capfd):
     # Found by damaging files at random.
     path = write(tmp_path / "a.mha", np.random.default_rng(0).integers(0, 999, (6, 7, 8)).astype(np.int16), True)
