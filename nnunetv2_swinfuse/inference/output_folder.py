@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import NOT_UTF8, is_utf8
 from nnunetv2_swinfuse.inference.cases import RECORDS
 from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folder
 from nnunetv2_swinfuse.inference.model_files import file_hash
@@ -45,6 +46,8 @@ class OutputFolder:
         Raises:
             InputError: when it cannot be written or another process uses it.
         """
+        if not is_utf8(self.folder):
+            raise InputError(f"{self.folder}: {NOT_UTF8[0]}; choose another with -o")
         try:
             (self.folder / RECORDS).mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.folder / RECORDS, self.part, self.parts)

@@ -160,6 +160,17 @@ def test_the_folder_of_the_images_is_refused_even_if_no_file_would_be_replaced(t
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [image]
 
 
+@pytest.mark.parametrize("name", [b"masks\xe9", b"M\xfcller/masks"])
+def test_a_path_that_is_not_utf8_is_refused_before_it_is_made(tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    with (
+        pytest.raises(InputError, match=r"masks.*: .*not UTF-8.*; choose another with -o"),
+        OutputFolder(folder, ".nii.gz"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), OutputFolder(tmp_path / "file" / "out", ".nii.gz"):

@@ -176,6 +176,13 @@ def test_nothing_is_written_among_the_images(model, images, capsys, named):
     assert files_of(images) == before
 
 
+def test_an_output_folder_that_itk_cannot_write_ends_nothing_halfway(model, images, tmp_path, capsys):
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    assert run("-i", images, "-o", out, "-m", model) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_first_stage_masks_are_not_replaced(model, images, tmp_path, capsys):
     mask = write_image(tmp_path / "first" / "case_1.nii.gz", np.ones((20, 24, 29), np.uint8))
     first = tmp_path / "first"
