@@ -107,6 +107,11 @@ def test_voxels_in_another_file_are_refused(tmp_path):
     # ITK would read the other file.
     assert sitk.ReadImage(str(tmp_path / "b.mha")).GetSize() == (8, 7, 6)
     assert "another file" in refusal(tmp_path / "b.mha").reason
+    # ITK reads a field with a colon as well, and the first of two files.
+    other = header.replace(b"ElementDataFile = ", b"ElementDataFile: secret\nElementDataFile = ")
+    (tmp_path / "d.mha").write_bytes(other + b"LOCAL\n" + bytes(len(voxels)))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "d.mha"))), VOXELS)
+    assert "another file, 'secret'" in refusal(tmp_path / "d.mha").reason
     (tmp_path / "c.nrrd").write_bytes(
         b"NRRD0004\ntype: short\ndimension: 3\nsizes: 8 7 6\nencoding: raw\nendian: little\ndata file: secret\n\n"
     )
