@@ -78,6 +78,13 @@ def test_a_model_that_cannot_be_read_is_no_passed_check(tmp_path, ct_model, caps
     assert broken in message or str(ct_model) in message
 
 
+def test_a_model_that_may_not_be_read_is_named(tmp_path, ct_model, capsys, unreadable):
+    image = write_image(tmp_path / "a.nii.gz", ct_voxels())
+    unreadable("dataset.json")
+    assert run("-i", image, "-m", ct_model) == 2
+    assert f"{ct_model / 'dataset.json'}: cannot be read" in capsys.readouterr().err
+
+
 def test_the_model_is_found_as_nnunet_finds_it(tmp_path, ct_model, capsys, monkeypatch):
     image = write_image(tmp_path / "a.nii.gz", ct_voxels())
     assert run("-i", image, "-d", 900) == 2
