@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # As argparse and swinfuse_pretrain exit for input they cannot use.
 EXIT_STATUS = 2
@@ -36,6 +37,24 @@ def escape_unprintable_names() -> None:
         # A test or a notebook can have replaced them by something that never encodes.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """A context in which an error of the operating system is one of a file or folder that cannot be read.
+
+    Args:
+        path: named where the error itself names no file.
+
+    Raises:
+        InputError: naming the file or folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or path}: cannot be read ({error.strerror or error}); check its permissions and the disk"
+        ) from error
 
 
 @contextmanager

@@ -25,14 +25,19 @@ class Grid:
     origin: tuple[float, ...]
     direction: tuple[float, ...]
 
-    def differs_from(self, other: Grid) -> str | None:
-        """Describes the first property that differs; None for equal grids."""
+    def differs_from(self, other: Grid, spacing_tolerance: float = TOLERANCE) -> str | None:
+        """Describes the first property that differs; None for equal grids.
+
+        Args:
+            other: the grid to compare with.
+            spacing_tolerance: largest difference of the spacings in mm, beside the relative one of `numpy.allclose`.
+        """
         if self.size != other.size:
             return f"size {self.size} and {other.size}"
         for name in ("spacing", "origin", "direction"):
             first, second = getattr(self, name), getattr(other, name)
-            if not np.allclose(first, second, atol=TOLERANCE):
-                return f"{name} {np.round(first, 4).tolist()} and {np.round(second, 4).tolist()}"
+            if not np.allclose(first, second, atol=spacing_tolerance if name == "spacing" else TOLERANCE):
+                return f"{name} {np.round(first, 6).tolist()} and {np.round(second, 6).tolist()}"
         return None
 
 

@@ -66,7 +66,7 @@ def scan_nifti(path: Path) -> Scan | None:
         with gzip.open(path) if name.endswith(".gz") else path.open("rb") as file:
             header = parse_nifti_header(file.read(HEADER_BYTES))
             if header is None:
-                # ANALYZE, or something else by that name: for ITK to judge.
+                # Something else by that name: for ITK to judge.
                 return None
             return _read_voxels(file, header)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -19,12 +19,17 @@ _FIELDS = {
     348: {
         "dim": (40, "8h"), "type": (70, "2h"), "pixdim": (76, "8f"), "offset": (108, "f"), "scaling": (112, "2f"),
         "units": (123, "B"), "codes": (252, "2h"), "quaternion": (256, "3f"), "sform": (280, "12f"),
+        "magic": (344, "4s"),
     },
     540: {
         "dim": (16, "8q"), "type": (12, "2h"), "pixdim": (104, "8d"), "offset": (168, "q"), "scaling": (176, "2d"),
         "units": (500, "i"), "codes": (344, "2i"), "quaternion": (352, "3d"), "sform": (400, "12d"),
+        "magic": (4, "8s"),
     },
 }  # fmt: skip
+# Of files that hold both header and voxels, the only ones that this package reads. ITK takes a file with another magic
+# for ANALYZE, and ignores its orientation, or looks for the voxels in another file.
+_MAGIC = {348: b"n+1\0", 540: b"n+2\0\r\n\x1a\n"}
 # NIfTI's datatype codes of the types that can hold NaN.
 _FLOATS = {16: "f4", 64: "f8"}
 # NIfTI's codes of units of length, the lower three bits of xyzt_units. 0 is unknown, 2 is millimetre.
@@ -33,6 +38,8 @@ _OPPOSITE = np.array(list("LPI")), np.array(list("RAS"))
 # Rounding to float32 and of quaternions stays below 0.1 degrees and 0.1 %.
 LARGEST_ANGLE = 1.0
 LARGEST_RATIO = 1.01
+# Of the squares of the three numbers of a quaternion; those of a rotation add up to at most 1.
+LARGEST_SQUARES = 1.001
 _CORRECT = "Export it again, or correct the wrong one of the two"
 
 
@@ -51,7 +58,8 @@ class NiftiHeader:
         scaling: slope and intercept of the intensities.
         spacing: pixdim of the x, y and z axes.
         unit: code of the unit of length.
-        qform: direction cosines (3, 3), one column an axis; None when its code says that it is not set.
+        qform: direction cosines (3, 3), one column an axis, NaN when its quaternion is not that of a rotation; None
+            when its code says that it is not set.
         sform: the same times the voxel size; None when its code says that it is not set.
     """
 
@@ -77,13 +85,17 @@ class NiftiHeader:
                 "Check that its intensities are right, or export it again.",
                 geometry=False,
             )
-        if self.qform is None and self.sform is None:
+        forms = {name: form for name, form in (("qform", self.qform), ("sform", self.sform)) if form is not None}
+        nowhere = [name for name, form in forms.items() if _axes(form) == "nowhere"]
+        if len(forms) == 2:
+            if reason := _contradiction(*forms.values()):
+                yield HeaderProblem(reason, f"{_CORRECT}, with the images at hand that show left and right.")
+        elif len(nowhere) == len(forms):
+            found = f"its axes point to nowhere by its {nowhere[0]}" if nowhere else "neither qform nor sform is set"
             yield HeaderProblem(
-                "neither qform nor sform is set: the file does not say how its axes lie in the body",
+                f"{found}: the file does not say how its axes lie in the body",
                 "Export it again, or set its orientation with the images at hand that show left and right.",
             )
-        elif self.qform is not None and self.sform is not None and (reason := _contradiction(self.qform, self.sform)):
-            yield HeaderProblem(reason, f"{_CORRECT}, with the images at hand that show left and right.")
         yield from self._size_problems()
 
     def _size_problems(self) -> Iterator[HeaderProblem]:
@@ -109,7 +121,8 @@ def parse_nifti_header(content: bytes) -> NiftiHeader | None:
     """The header of a NIfTI-1 or NIfTI-2 file by its first 540 bytes; None for another format.
 
     Raises:
-        HeaderError: for sizes, an offset or a voxel type that no file can have.
+        HeaderError: for sizes, an offset or a voxel type that no file can have, and for a header without the magic of
+            a file that also holds the voxels.
     """
     for order in "<>":
         size = struct.unpack_from(f"{order}i", content)[0] if len(content) >= 348 else None
@@ -118,6 +131,9 @@ def parse_nifti_header(content: bytes) -> NiftiHeader | None:
         fields: dict[str, Any] = {
             name: struct.unpack_from(order + kind, content, offset) for name, (offset, kind) in _FIELDS[size].items()
         }
+        (magic,) = fields["magic"]
+        if magic != _MAGIC[size]:
+            raise HeaderError(f"magic {magic!r}, expected {_MAGIC[size]!r}")
         length, floats = _voxels(fields["dim"], *fields["type"])
         (offset,), (units,) = fields["offset"], fields["units"]
         if not 0 <= offset < 2**40:
@@ -150,9 +166,15 @@ def _voxels(dimensions: Sequence[int], code: int, bits: int) -> tuple[int, str |
 
 
 def _rotation(quaternion: Sequence[float], inverted: bool) -> np.ndarray:
-    """Rotation matrix of a unit quaternion, by its imaginary parts, with the third axis inverted or not."""
+    """Rotation matrix of a unit quaternion, by its imaginary parts, with the third axis inverted or not.
+
+    NaN when no unit quaternion has such parts.
+    """
     b, c, d = quaternion
-    a = math.sqrt(max(0.0, 1.0 - b * b - c * c - d * d))
+    squares = b * b + c * c + d * d
+    if not squares <= LARGEST_SQUARES:
+        return np.full((3, 3), np.nan)
+    a = math.sqrt(max(0.0, 1.0 - squares))
     matrix = np.array(
         [
             [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],

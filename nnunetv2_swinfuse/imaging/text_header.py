@@ -19,6 +19,8 @@ _BLOCK = 1 << 22
 # The spaces of NRRD whose axes ITK knows, by name and by abbreviation; it takes all others for LPS.
 _SPACES = {b"right-anterior-superior", b"ras", b"left-anterior-superior", b"las", b"left-posterior-superior", b"lps"}
 _UNITS = {b"mm", b"millimeter", b"millimeters", b"millimetre", b"millimetres", b""}
+# MetaImage's names of the same property.
+_SAME = ((b"TransformMatrix", b"Rotation", b"Orientation"), (b"Offset", b"Position", b"Origin"))
 _EXPORT = "Export it again, or set it with the images at hand that show left and right."
 
 
@@ -55,7 +57,7 @@ def parse_text_header(content: bytes, ending: str) -> Attached:
 
 
 def find_header_problems(content: bytes, ending: str) -> Iterator[HeaderProblem]:
-    """What a header does not say about orientation and voxel size, or says in a unit that ITK ignores.
+    """What a header does not say about orientation and voxel size, says twice, or says in a unit that ITK ignores.
 
     Args:
         content: the first bytes of a file.
@@ -101,24 +103,25 @@ def count_voxel_bytes(path: Path, ending: str, limit: int) -> int:
 
 def _parse_metaimage(content: bytes) -> Attached:
     # The field that ends the header, at the beginning of a line.
-    end = re.search(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*=[ \t]*([^\r\n]*?)[ \t]*\r?\n", content)
+    end = re.search(rb"(?:^|\n)[ \t]*ElementDataFile[ \t]*[=:][ \t]*([^\r\n]*?)[ \t]*\r?\n", content)
     if end is None:
         raise TextHeaderError("no header of a MetaImage: no ElementDataFile")
     if end.group(1) != b"LOCAL":
         raise TextHeaderError(f"its voxels are said to be in another file, {_text(end.group(1))}")
     header = content[: end.end()]
-    begin = re.search(rb"(?:^|\n)[ \t]*HeaderSize[ \t]*=[ \t]*([^\r\n]*)", header)
-    if begin is not None and begin.group(1).strip() not in (b"0", b"-1"):
-        # ITK looks there for the voxels, also in the middle of the header.
-        raise TextHeaderError(f"HeaderSize {_text(begin.group(1).strip())}, expected none: voxels follow the header")
-    compressed = re.search(rb"(?:^|\n)[ \t]*CompressedData[ \t]*=[ \t]*([^\r\n]*)", header)
-    words = b"false" if compressed is None else compressed.group(1).strip().lower()
+    fields = _metaimage_fields(header)
+    for begin in fields.get(b"HeaderSize", []):
+        if begin not in (b"0", b"-1"):
+            # ITK looks there for the voxels, also in the middle of the header.
+            raise TextHeaderError(f"HeaderSize {_text(begin)}, expected none: voxels follow the header")
+    words = fields.get(b"CompressedData", [b"false"])[-1].lower()
     if words not in (b"true", b"false"):
         raise TextHeaderError(f"CompressedData {_text(words)}, expected True or False")
-    length = re.search(rb"(?:^|\n)[ \t]*CompressedDataSize[ \t]*=[ \t]*(\d{1,18})[ \t]*\r?\n", header)
-    if length is None and words == b"true":
+    length = fields.get(b"CompressedDataSize", [b""])[-1]
+    known = length.isdigit() and len(length) <= 18
+    if not known and words == b"true":
         raise TextHeaderError("no CompressedDataSize in spite of CompressedData")
-    return Attached(end.end(), words == b"true", None if length is None else int(length.group(1)))
+    return Attached(end.end(), words == b"true", int(length) if known else None)
 
 
 def _parse_nrrd(content: bytes) -> Attached:
@@ -136,10 +139,37 @@ def _parse_nrrd(content: bytes) -> Attached:
 
 
 def _metaimage_problems(header: bytes) -> Iterator[HeaderProblem]:
-    if not re.search(rb"(?:^|\n)[ \t]*(?:TransformMatrix|Rotation|Orientation)[ \t]*=", header):
+    fields = _metaimage_fields(header)
+    if fields.keys().isdisjoint(_SAME[0]):
         yield HeaderProblem("no TransformMatrix: the file does not say how its axes lie in the body", _EXPORT)
-    if not re.search(rb"(?:^|\n)[ \t]*(?:ElementSpacing|ElementSize)[ \t]*=", header):
+    if fields.keys().isdisjoint((b"ElementSpacing", b"ElementSize")):
         yield HeaderProblem("no ElementSpacing: the file does not say how large its voxels are", _EXPORT)
+    for unit in fields.get(b"DistanceUnits", []):
+        # MetaImage has a word for an unknown unit.
+        if unit.lower() not in _UNITS | {b"?"}:
+            yield _other_unit(f"DistanceUnits {_text(unit)}")
+    others = fields.keys() - {name for names in _SAME for name in names} - {b"Comment"}
+    for names in (*_SAME, *((name,) for name in sorted(others))):
+        found = [(name, value) for name in names for value in fields.get(name, [])]
+        if len({_numbers(value) for _, value in found}) > 1:
+            words = " and ".join(f"{name.decode(errors='replace')} {_text(value)}" for name, value in found)
+            yield HeaderProblem(f"{words}: programs differ in which one they read", _EXPORT)
+
+
+def _metaimage_fields(header: bytes) -> dict[bytes, list[bytes]]:
+    """The values of every field, in the order of their lines. ITK reads the last one, also behind a colon."""
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in re.findall(rb"^[ \t]*([^\s=:]+)[ \t]*[=:][ \t]*([^\r\n]*)", header, re.MULTILINE):
+        fields.setdefault(name, []).append(value.strip())
+    return fields
+
+
+def _numbers(value: bytes) -> tuple[float, ...] | bytes:
+    """The numbers of a field, so that 1 and 1.0 are the same; the text of another field."""
+    try:
+        return tuple(map(float, value.split()))
+    except ValueError:
+        return value
 
 
 def _nrrd_problems(header: bytes) -> Iterator[HeaderProblem]:
@@ -151,10 +181,11 @@ def _nrrd_problems(header: bytes) -> Iterator[HeaderProblem]:
     for name in (b"space units", b"units"):
         units = re.findall(rb'"([^"]*)"', _nrrd_field(header, name) or b"")
         if not {unit.strip().lower() for unit in units} <= _UNITS:
-            yield HeaderProblem(
-                f"{name.decode()} {' '.join(map(_text, units))}, expected mm: ITK takes its numbers for mm",
-                "Convert it to millimetres.",
-            )
+            yield _other_unit(f"{name.decode()} {' '.join(map(_text, units))}")
+
+
+def _other_unit(found: str) -> HeaderProblem:
+    return HeaderProblem(f"{found}, expected mm: ITK takes its numbers for mm", "Convert it to millimetres.")
 
 
 def _nrrd_field(header: bytes, name: bytes) -> bytes | None:

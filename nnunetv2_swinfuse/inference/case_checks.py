@@ -36,6 +36,9 @@ CHECKS = {
 }
 NEVER_ACCEPTED = frozenset({"file_name", "channels", "readable", "three_dimensional", "finite", "content", "internal"})
 
+# nnU-Net's readers raise an error if the spacings of two channels are not equal by numpy.allclose, which has this
+# tolerance. Of other origins and directions they only warn.
+NNUNET_SPACING_TOLERANCE = 1e-8
 # What these checks refuse is no image, unless the user accepts it; the other checks would have nothing to look at.
 NO_IMAGE = ("content", "label_map")
 
@@ -87,13 +90,14 @@ def _check_files(
         findings += _check_header(volume)
         _check_volume(volume, channel, model, accepted, findings, performed, not_performed)
     for volume in volumes[1:]:
-        if difference := volumes[0].grid.differs_from(volume.grid):
+        if difference := volumes[0].grid.differs_from(volume.grid, NNUNET_SPACING_TOLERANCE):
             findings.append(
                 Finding(
                     "channels",
                     Severity.REFUSED,
                     f"not on the grid of {volumes[0].path} ({difference})",
-                    "Resample one to the other; all channels of a case must lie on one grid.",
+                    "Resample one to the other, or give it the header of the other if only the rounding differs; all "
+                    "channels of a case must lie on one grid.",
                     str(volume.path),
                 )
             )

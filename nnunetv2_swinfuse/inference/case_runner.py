@@ -23,6 +23,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian
 from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
+WITHOUT_MESSAGE = "no message; nnU-Net may have printed the reason, predict again with --verbose to see it"
+
 
 @dataclass(frozen=True)
 class CaseTask:
@@ -62,8 +64,8 @@ class CaseResult:
     details: str = ""
 
     def fail(self, step: str, error: BaseException) -> None:
-        """Notes an exception."""
-        reason = (str(error).splitlines() or ["no message"])[0]
+        """Notes an exception. nnU-Net's readers print what is wrong and raise one without a message."""
+        reason = (str(error).splitlines() or [WITHOUT_MESSAGE])[0]
         self.error = f"{step} failed ({type(error).__name__}: {reason})"
         self.details = "".join(traceback.format_exception(error))
 

@@ -7,7 +7,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, reading
 from nnunetv2_swinfuse.inference.findings import Finding, Severity
 
 # Of a folder of masks: what OutputFolder writes there.
@@ -97,7 +97,7 @@ def _list(inputs: Sequence[Path]) -> tuple[list[Path], dict[Path, Path]]:
     subfolders: dict[Path, Path] = {}
     given = {path.resolve() for path in inputs}
     for path in inputs:
-        try:
+        with reading(path):
             if path.is_dir():
                 for entry in sorted(entry for entry in path.iterdir() if not _no_image(entry)):
                     if not entry.is_dir():
@@ -108,10 +108,6 @@ def _list(inputs: Sequence[Path]) -> tuple[list[Path], dict[Path, Path]]:
                 files.append(path)
             else:
                 raise InputError(f"{path}: no such file or folder. -i takes images, or a folder of images")
-        except OSError as error:
-            raise InputError(
-                f"{error.filename or path}: cannot be read ({error.strerror or error}); check its permissions"
-            ) from error
     return list(dict.fromkeys(files)), subfolders
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.atomic_write import write_text
 from nnunetv2_swinfuse.compatibility import PACKAGE
-from nnunetv2_swinfuse.errors import InputError, errors_without_traceback
+from nnunetv2_swinfuse.errors import InputError, errors_without_traceback, reading
 from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, check_case
 from nnunetv2_swinfuse.inference.cases import InputCase, find_cases
 from nnunetv2_swinfuse.inference.findings import EXIT_CODES, CaseFindings, Severity, worst
@@ -80,12 +80,17 @@ def model_folder(options: argparse.Namespace) -> Path:
     results = os.environ.get(RESULTS)
     if not results:
         raise InputError("-d looks in nnUNet_results, which is not set. Set it, or name the model's folder with -m")
-    prefix = f"Dataset{int(options.d):03d}_" if options.d.isdigit() else options.d
-    found = sorted(
-        folder for folder in Path(results).glob(f"{prefix}*") if options.d.isdigit() or folder.name == prefix
-    )
+    prefix = f"Dataset{int(options.d):03d}_" if options.d.isdecimal() else None
+    with reading(Path(results)):
+        # Compared by name: a path or a pattern would lead elsewhere.
+        entries = Path(results).iterdir() if Path(results).is_dir() else ()
+        named = (entry for entry in entries if (entry.name.startswith(prefix) if prefix else entry.name == options.d))
+        found = [entry for entry in named if entry.is_dir()]
     if len(found) != 1:
-        raise InputError(f"-d {options.d}: {len(found)} such datasets in {results}; name the model's folder with -m")
+        raise InputError(
+            f"-d {options.d}: {len(found)} such datasets in {results}, expected one; -d takes a dataset's name or id. "
+            "Correct it, or name the model's folder with -m"
+        )
     return found[0] / f"{options.tr}__{options.p}__{options.c}"
 
 

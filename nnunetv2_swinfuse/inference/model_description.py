@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, reading
 from nnunetv2_swinfuse.imaging.grid import Grid
 from nnunetv2_swinfuse.imaging.modality_names import KNOWN, Domain, plain_name
 from nnunetv2_swinfuse.imaging.orientation import reoriented
@@ -75,14 +75,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of reasonable size.
 
     Raises:
-        InputError: naming the file, when it is missing, too large, no JSON, or no object.
+        InputError: naming the file, when it is missing, too large, cannot be read, is no JSON, or no object.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. It belongs to every trained model of nnU-Net; copy the whole folder")
-    if path.stat().st_size > LARGEST_JSON:
-        raise InputError(f"{path}: {path.stat().st_size} bytes, expected at most {LARGEST_JSON}; not a file of nnU-Net")
+    with reading(path):
+        if not path.is_file():
+            raise InputError(
+                f"{path}: no such file. It belongs to every trained model of nnU-Net; copy the whole folder"
+            )
+        size = path.stat().st_size
+        if size > LARGEST_JSON:
+            raise InputError(f"{path}: {size} bytes, expected at most {LARGEST_JSON}; not a file of nnU-Net")
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged or no JSON ({type(error).__name__}: {error}); copy it again") from error
     if not isinstance(content, dict):
@@ -94,13 +99,14 @@ def describe_model(folder: Path) -> ModelDescription:
     """Reads plans.json, dataset.json, dataset_fingerprint.json and the record of orientations in a model's folder.
 
     Raises:
-        InputError: naming the file, when one is missing, damaged, differs from the model's manifest, or does not say
-            what the checks need.
+        InputError: naming the file, when one is missing, damaged, cannot be read, differs from the model's manifest, or
+            does not say what the checks need.
     """
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder}: no such folder. -m takes a model's folder, the one that holds plans.json and fold_0"
-        )
+    with reading(folder):
+        if not folder.is_dir():
+            raise InputError(
+                f"{folder}: no such folder. -m takes a model's folder, the one that holds plans.json and fold_0"
+            )
     plans, dataset_json = read_json(folder / PLANS_FILE), read_json(folder / DATASET_FILE)
     fingerprint = read_json(folder / FINGERPRINT_FILE)
     compare_with_manifest(folder, (PLANS_FILE, DATASET_FILE, FINGERPRINT_FILE, RECORD))

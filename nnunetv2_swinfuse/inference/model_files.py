@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from nnunetv2_swinfuse.architecture.file_hash import file_hash as sha256
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, reading
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
@@ -28,7 +28,8 @@ def find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> li
         checkpoint: name of the file in each fold's folder.
 
     Raises:
-        InputError: when a fold is no fold by its name, or has no such file, or when there is none.
+        InputError: when a fold is no fold by its name, or has no such file, when there is none, or when the folder
+            cannot be read.
     """
     if Path(checkpoint).name != checkpoint:
         raise InputError(f"-chk {checkpoint}: expected the name of a file in the folds' folders")
@@ -41,7 +42,8 @@ def find_folds(folder: Path, folds: Sequence[str] | None, checkpoint: str) -> li
     for name in names:
         if not _FOLD.fullmatch(name):
             raise InputError(f"-f {name.removeprefix('fold_')}: no fold; expected a number, or `all`")
-    missing = [name for name in names if not (folder / name / checkpoint).is_file()]
+    with reading(folder):
+        missing = [name for name in names if not (folder / name / checkpoint).is_file()]
     if missing or not names:
         raise InputError(
             f"{folder}: no {checkpoint} in {', '.join(missing) or 'any fold'}; train it first, or name other folds (-f)"
@@ -53,10 +55,11 @@ def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of an installed model; None for a model that `swinfuse_export` did not write.
 
     Raises:
-        InputError: when it is damaged.
+        InputError: when it is damaged or cannot be read.
     """
     path = folder / MANIFEST
-    return parse_manifest(path.read_bytes(), path) if path.is_file() else None
+    with reading(path):
+        return parse_manifest(path.read_bytes(), path) if path.is_file() else None
 
 
 def compare_with_manifest(folder: Path, names: Iterable[str], progress: bool = False) -> dict[str, str]:
@@ -97,10 +100,8 @@ def file_hash(path: Path) -> str:
     Raises:
         InputError: when it cannot be read.
     """
-    try:
+    with reading(path):
         return sha256(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _unlisted(name: str, listed: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ from filelock import FileLock
 
 from nnunetv2_swinfuse.architecture.atomic_write import move_into_place, write_text
 from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.imaging.grid import NOT_UTF8, is_utf8
 from nnunetv2_swinfuse.inference.cases import RECORDS
 from nnunetv2_swinfuse.inference.folder_lock import FolderInUseError, lock_folder
 from nnunetv2_swinfuse.inference.model_files import file_hash
@@ -45,6 +46,8 @@ class OutputFolder:
         Raises:
             InputError: when it cannot be written or another process uses it.
         """
+        if not is_utf8(self.folder):
+            raise InputError(f"{self.folder}: {NOT_UTF8[0]}; choose another with -o")
         try:
             (self.folder / RECORDS).mkdir(parents=True, exist_ok=True)
             self._lock = lock_folder(self.folder / RECORDS, self.part, self.parts)
@@ -88,15 +91,18 @@ class OutputFolder:
         """Where nnU-Net writes the files of a case first, without their endings."""
         return self._partial / case
 
-    def protect(self, inputs: Iterable[Path], cases: Iterable[str]) -> None:
-        """Refuses a folder in which an output would replace an input, before anything is written; follows links.
+    def protect(self, inputs: Iterable[Path], cases: Iterable[str], images: Iterable[Path] = ()) -> None:
+        """Refuses a folder in which an output would replace or join the inputs, before anything is written.
+
+        Follows links.
 
         Args:
             inputs: files that must stay as they are.
             cases: names of the cases whose outputs would be written.
+            images: files and folders that `-i` names; the next run would take masks beside them for images.
 
         Raises:
-            InputError: naming the file.
+            InputError: naming the file or folder.
         """
         protected = {_identity(path): path for path in inputs if path.exists()}
         outputs = [self.report, self.folder / DATASET_FILE, self.folder / PLANS_FILE]
@@ -109,6 +115,12 @@ class OutputFolder:
                     f"{output}: this output file would replace an input file, {replaced}. Nothing was written; choose "
                     "another folder with -o"
                 )
+        folders = {_identity(path if path.is_dir() else path.parent) for path in images}
+        if self.folder.exists() and _identity(self.folder) in folders:
+            raise InputError(
+                f"{self.folder}: the folder of images that -i names, where masks would be taken for images by the next "
+                "run. Nothing was written; choose another folder with -o"
+            )
 
     def earlier(self, case: str) -> tuple[bool, dict[str, Any] | None]:
         """Whether the mask of a case exists, and the record of its origin if it is that mask's.

@@ -64,7 +64,7 @@ def predict(options: argparse.Namespace, folder: Path, arguments: Sequence[str])
     output = OutputFolder(
         options.o, described.file_ending, options.save_probabilities, options.part_id, options.num_parts
     )
-    output.protect(_inputs(options, described, cases), [case.name for case in cases])
+    output.protect(_inputs(options, described, cases), [case.name for case in cases], options.i)
     device = _device(options.device)
     with output:
         checked = check_cases(

@@ -15,13 +15,12 @@ from typing import IO, Any, NoReturn
 import torch
 from tqdm import tqdm
 
-from nnunetv2_swinfuse.architecture.file_hash import file_hash
-from nnunetv2_swinfuse.errors import InputError
+from nnunetv2_swinfuse.errors import InputError, reading
 from nnunetv2_swinfuse.inference.archives import ArchiveError, inspect_archive, member_hash, read_member
 from nnunetv2_swinfuse.inference.findings import EXIT_UNUSABLE
 from nnunetv2_swinfuse.inference.manifest import MANIFEST, Manifest, parse_manifest
 from nnunetv2_swinfuse.inference.model_description import LARGEST_JSON
-from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, read_manifest
+from nnunetv2_swinfuse.inference.model_files import compare_with_manifest, file_hash, read_manifest
 from nnunetv2_swinfuse.inference.plan_safety import check_plans
 from nnunetv2_swinfuse.nnunet_names import DATASET_FILE, FINGERPRINT_FILE, PLANS_FILE
 from nnunetv2_swinfuse.plain_loading import inspect_checkpoint, load_plain
@@ -64,10 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         help="check what can be checked of a model that stock nnU-Net exported",
     )
     options = parser.parse_args(arguments)
-    if not options.model.exists():
-        print(f"{PROGRAM}: {options.model}: no such file or folder", file=sys.stderr)
-        raise SystemExit(EXIT_UNUSABLE)
     try:
+        with reading(options.model):
+            if not options.model.exists():
+                print(f"{PROGRAM}: {options.model}: no such file or folder", file=sys.stderr)
+                raise SystemExit(EXIT_UNUSABLE)
         verify = verify_folder if options.model.is_dir() else verify_zip
         result = verify(options.model, not options.without_manifest, options.sha256)
     except InputError as error:
@@ -130,11 +130,12 @@ def verify_folder(folder: Path, need_manifest: bool = True, sha256: str | None =
         digest = file_hash(folder / MANIFEST)
     model = "/".join(folder.resolve().parts[-2:])
     files = {f"{model}/{name}": folder / name for name in names}
-    sizes = {name: path.stat().st_size for name, path in files.items()}
-    _check_contents(
-        folder, sizes, lambda name: files[name].read_bytes(), lambda name: files[name].open("rb"),
-        manifest is not None, model,
-    )  # fmt: skip
+    with reading(folder):
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        _check_contents(
+            folder, sizes, lambda name: files[name].read_bytes(), lambda name: files[name].open("rb"),
+            manifest is not None, model,
+        )  # fmt: skip
     return Verified(model, manifest, len(files), digest)
 
 

@@ -1,13 +1,14 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from nnunetv2_swinfuse.compatibility import VersionError
 from nnunetv2_swinfuse.demo.volumes import DemoError
 from nnunetv2_swinfuse.discovery.register import RegistrationError
-from nnunetv2_swinfuse.errors import BenchmarkError, SwinFUSEError, errors_without_traceback
+from nnunetv2_swinfuse.errors import BenchmarkError, InputError, SwinFUSEError, errors_without_traceback, reading
 from nnunetv2_swinfuse.planning.planner import PlanningError
 from nnunetv2_swinfuse.training.encoder_choice import EncoderChoiceError
 from nnunetv2_swinfuse.training.plans import PlansError
@@ -30,6 +31,15 @@ def test_the_message_is_printed_without_a_traceback_and_the_status_is_2(error, c
     assert stopped.value.__suppress_context__
     assert capsys.readouterr().err == "program: do this\n"
     assert issubclass(error, SwinFUSEError)
+
+
+def test_what_cannot_be_read_is_named_by_the_error_or_else_by_the_caller(tmp_path):
+    with pytest.raises(InputError, match=r"a\.json: cannot be read \(No such file.*\); check"), reading(tmp_path):
+        (tmp_path / "a.json").read_text()
+    with pytest.raises(InputError, match=r"^b: cannot be read \(bad disk\); check"), reading(Path("b")):
+        raise OSError("bad disk")
+    with pytest.raises(KeyError), reading(tmp_path):
+        raise KeyError("bug")
 
 
 def test_other_errors_keep_their_traceback_unless_named():

@@ -37,6 +37,14 @@ def test_rounding_of_a_file_format_is_no_difference():
     assert GRID.differs_from(replace(GRID, spacing=(1.0000001, 1.5, 3.0), origin=(-5.0, 0.0005, 7.0))) is None
 
 
+def test_spacings_can_be_compared_more_closely_and_are_told_apart():
+    rounded = replace(GRID, spacing=(1.9531, 1.5, 3.0))
+    other = replace(GRID, spacing=(1.953125, 1.5, 3.0), origin=(-5.0, 0.0005, 7.0))
+    assert rounded.differs_from(other) is None
+    assert rounded.differs_from(other, 1e-8) == "spacing [1.9531, 1.5, 3.0] and [1.953125, 1.5, 3.0]"
+    assert rounded.differs_from(replace(rounded, spacing=(1.95311, 1.5, 3.0)), 1e-8) is None
+
+
 @pytest.mark.parametrize(
     ("voxels", "words"),
     [(np.zeros((3, 4, 5, 6), np.float32), "4D"), (np.zeros((1, 4, 4), np.float32), "at least 2 voxels")],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_swinfuse.imaging.nifti_header import HEADER_BYTES, parse_nifti_header
+from nnunetv2_swinfuse.imaging.nifti_header import HEADER_BYTES, HeaderError, parse_nifti_header
 
 ORIENTATIONS = ("LPS", "RAS", "LAS", "PIR", "SLP", "IRA")
 NOT_SET = "neither qform nor sform is set: the file does not say how its axes lie in the body"
@@ -44,7 +44,9 @@ def test_headers_of_both_versions_in_both_byte_orders(order):
     struct.pack_into(f"{order}4h", first, 40, 3, 4, 5, 6)
     struct.pack_into(f"{order}2h", first, 70, 16, 32)
     struct.pack_into(f"{order}f", first, 108, 352)
+    first[344:348] = b"n+1\0"
     struct.pack_into(f"{order}i", second, 0, 540)
+    second[4:12] = b"n+2\0\r\n\x1a\n"
     struct.pack_into(f"{order}2h", second, 12, 4, 16)
     struct.pack_into(f"{order}4q", second, 16, 3, 4, 5, 6)
     struct.pack_into(f"{order}q", second, 168, 544)
@@ -56,6 +58,25 @@ def test_headers_of_both_versions_in_both_byte_orders(order):
 def test_other_formats_have_no_header():
     assert parse_nifti_header(b"short") is None
     assert parse_nifti_header(bytes(540)) is None
+
+
+@pytest.mark.parametrize("magic", [bytes(4), b"ni1\0", b"n+2\0", b"n+1\1", b"m+1\0"])
+def test_another_magic_is_a_damaged_header(tmp_path, magic):
+    header = written(tmp_path, "RAS")
+    header[344:348] = magic
+    with pytest.raises(HeaderError) as caught:
+        parse_nifti_header(bytes(header))
+    assert f"magic {magic!r}, expected {b'n+1' + bytes(1)!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("magic", [b"ni2\0\r\n\x1a\n", b"n+2\0\n\n\x1a\n", bytes(8)])
+def test_another_magic_of_the_second_version(magic):
+    nibabel = pytest.importorskip("nibabel")
+    header = bytearray(nibabel.Nifti2Image(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_bytes()[:540])
+    parse_nifti_header(bytes(header))
+    header[4:12] = magic
+    with pytest.raises(HeaderError, match="magic"):
+        parse_nifti_header(bytes(header))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -106,6 +127,30 @@ def test_an_sform_that_points_nowhere(tmp_path):
     for values in ([0.0] * 12, [float("nan")] * 12):
         struct.pack_into("<12f", header, 280, *values)
         assert problems(header) == ["its axes point to LPS by its qform and to nowhere by its sform"]
+
+
+@pytest.mark.parametrize("quaternion", [(np.nan, 0, 0), (0, 0, np.inf), (0.9, 0.9, 0.9), (0, 0, 1.001)])
+def test_a_qform_that_is_no_rotation(tmp_path, quaternion):
+    header = written(tmp_path)
+    struct.pack_into("<3f", header, 256, *quaternion)
+    assert problems(header) == ["its axes point to nowhere by its qform and to LPS by its sform"]
+    struct.pack_into("<2h", header, 252, 1, 0)
+    assert problems(header) == [
+        "its axes point to nowhere by its qform: the file does not say how its axes lie in the body"
+    ]
+    # Rounding of the three numbers.
+    struct.pack_into("<3f", header, 256, 0, 0, 1.0004)
+    assert problems(header) == []
+
+
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf])
+def test_an_sform_that_points_nowhere_and_is_the_only_orientation(tmp_path, value):
+    header = written(tmp_path)
+    struct.pack_into("<2h", header, 252, 0, 1)
+    struct.pack_into("<f", header, 280, value)
+    assert problems(header) == [
+        "its axes point to nowhere by its sform: the file does not say how its axes lie in the body"
+    ]
 
 
 @pytest.mark.parametrize("codes", [(0, 1), (1, 1)])

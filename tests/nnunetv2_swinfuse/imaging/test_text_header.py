@@ -35,9 +35,13 @@ def test_voxels_begin_after_the_header():
     [
         (b"ObjectType = Image\n", ".mha", "no ElementDataFile"),
         ((META % b"").replace(b"LOCAL", b"/etc/passwd"), ".mha", "another file, '/etc/passwd'"),
+        ((META % b"").replace(b"Element", b"ElementDataFile: secret\nElement"), ".mha", "another file, 'secret'"),
         (META % b"HeaderSize = 60\n", ".mha", "HeaderSize '60', expected none"),
+        (META % b"HeaderSize: 60\n", ".mha", "HeaderSize '60', expected none"),
+        (META % b"HeaderSize = 0\nHeaderSize = 60\n", ".mha", "HeaderSize '60', expected none"),
         (META % b"CompressedData = Perhaps\n", ".mha", "expected True or False"),
         (META % b"CompressedData = True\n", ".mha", "no CompressedDataSize"),
+        (META % b"CompressedData: True\n", ".mha", "no CompressedDataSize"),
         (b"NRRD0004\ntype: short\n", ".nrrd", "no header of an NRRD file"),
         (NRRD % b"bzip2", ".nrrd", "encoding 'bzip2'"),
         ((NRRD % b"raw").replace(b"\n\n", b"\ndata file: b.raw\n\n"), ".nrrd", "another file, 'b.raw'"),
@@ -70,6 +74,7 @@ def test_counting_a_bomb_ends_soon_after_the_expected_number(tmp_path):
 
 
 MATRIX, SPACING = b"TransformMatrix = 1 0 0 0 1 0 0 0 1\n", b"ElementSpacing = 1 1 3\n"
+OTHER = b"%s = -1 0 0 0 -1 0 0 0 1\n"
 SPACE, DIRECTIONS = b"space: left-posterior-superior\n", b"space directions: (1,0,0) (0,1,0) (0,0,3)\n"
 AXES = "does not say how its axes lie"
 
@@ -81,6 +86,18 @@ AXES = "does not say how its axes lie"
         (".mha", b"Rotation = 1 0 0 0 1 0 0 0 1\nElementSize = 1 1 3\n", None),
         (".mha", SPACING, AXES),
         (".mha", MATRIX, "how large its voxels are"),
+        (".mha", MATRIX.replace(b" =", b":") + SPACING.replace(b" =", b":"), None),
+        (".mha", MATRIX + SPACING + b"DistanceUnits = mm\nComment = a\nComment = b\n", None),
+        (".mha", MATRIX + SPACING + b"DistanceUnits = ?\n", None),
+        (".mha", MATRIX + SPACING + b"DistanceUnits = cm\n", "DistanceUnits 'cm', expected mm"),
+        (".mha", MATRIX + SPACING + b"DistanceUnits: um\r\n", "DistanceUnits 'um', expected mm"),
+        (".mha", MATRIX + SPACING + b"ElementSpacing = 1.0 1 3.00\n", None),
+        (".mha", MATRIX + SPACING + b"ElementSpacing = 4 4 4\n", "ElementSpacing '1 1 3' and ElementSpacing '4 4 4'"),
+        (".mha", MATRIX + SPACING + b"ElementSpacing: 4 4 4\n", "ElementSpacing '1 1 3' and ElementSpacing '4 4 4'"),
+        (".mha", MATRIX + SPACING + MATRIX.replace(b"TransformMatrix", b"Rotation"), None),
+        (".mha", MATRIX + SPACING + OTHER % b"Rotation", "1' and Rotation '-1 0 0 0 -1 0 0 0 1'"),
+        (".mha", OTHER % b"Orientation" + MATRIX + SPACING, "TransformMatrix '1 0 0 0 1 0 0 0 1' and Orientation '-1"),
+        (".mha", MATRIX + SPACING + b"DimSize = 4 5 6\nDimSize = 5 4 6\n", "DimSize '4 5 6' and DimSize '5 4 6'"),
         (".nrrd", SPACE + DIRECTIONS, None),
         (".nrrd", b"Space: RAS\r\n" + DIRECTIONS, None),
         (".nrrd", SPACE + DIRECTIONS + b'space units: "mm" "mm" ""\n', None),

@@ -107,6 +107,11 @@ def test_voxels_in_another_file_are_refused(tmp_path):
     # ITK would read the other file.
     assert sitk.ReadImage(str(tmp_path / "b.mha")).GetSize() == (8, 7, 6)
     assert "another file" in refusal(tmp_path / "b.mha").reason
+    # ITK reads a field with a colon as well, and the first of two files.
+    other = header.replace(b"ElementDataFile = ", b"ElementDataFile: secret\nElementDataFile = ")
+    (tmp_path / "d.mha").write_bytes(other + b"LOCAL\n" + bytes(len(voxels)))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "d.mha"))), VOXELS)
+    assert "another file, 'secret'" in refusal(tmp_path / "d.mha").reason
     (tmp_path / "c.nrrd").write_bytes(
         b"NRRD0004\ntype: short\ndimension: 3\nsizes: 8 7 6\nencoding: raw\nendian: little\ndata file: secret\n\n"
     )
@@ -205,6 +210,22 @@ def test_a_header_that_only_itk_takes_for_nifti(tmp_path):
     path.write_bytes(bytes([path.read_bytes()[0] ^ 3]) + path.read_bytes()[1:-1])
     assert sitk.ReadImage(str(path)).GetSize() == (8, 7, 6)
     assert "no header of a NIfTI" in refusal(path).reason
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_damaged_magic_by_which_itk_would_take_the_file_for_analyze(tmp_path, ending):
+    image = sitk.GetImageFromArray(VOXELS)
+    image.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    path = tmp_path / f"a{ending}"
+    sitk.WriteImage(image, str(path))
+    content = bytearray(gzip.decompress(path.read_bytes()) if ending == ".nii.gz" else path.read_bytes())
+    content[344] = 0
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    # Left and right change sides: ITK ignores the qform and sform of ANALYZE files.
+    assert sitk.ReadImage(str(path)).GetDirection()[0] == 1
+    found = refusal(path)
+    assert found.check == "readable"
+    assert "damaged header (magic" in found.reason
 
 
 def test_another_length_of_the_compressed_stream(tmp_path, capfd):

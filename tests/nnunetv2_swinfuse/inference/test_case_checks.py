@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_swinfuse.inference import case_checks, geometry_checks
 from nnunetv2_swinfuse.inference.case_checks import CHECKS, NEVER_ACCEPTED, check_case
@@ -203,3 +204,23 @@ def test_channels_must_be_complete_and_on_one_grid(tmp_path):
     results = {c.name: outcome(check_case(c, described)) for c in find_cases([folder], ".nii.gz", 2)}
     refused = {"channels": "REFUSED"}
     assert results == {"whole": {}, "shifted": refused, "lacking": refused, "surplus": refused}
+
+
+@pytest.mark.parametrize("second", [1.9531, 1.95311, 1.95313, 1.953125, 1.9541])
+def test_channels_have_the_spacings_that_nnunets_reader_accepts(tmp_path, second):
+    described = describe_model(write_model(tmp_path / "model", ("T1", "T2")))
+    files = [
+        write_image(tmp_path / "in" / f"a_{number:04d}.nii.gz", mr_voxels(number), (3.0, spacing, 1.5))
+        for number, spacing in enumerate((1.9531, second))
+    ]
+    try:
+        SimpleITKIO().read_images([str(file) for file in files])
+        expected = {}
+    except RuntimeError:
+        expected = {"channels": "REFUSED"}
+    assert bool(expected) == (abs(second - 1.9531) > 2e-5)
+    (case,) = find_cases([tmp_path / "in"], ".nii.gz", 2)
+    result = check_case(case, described)
+    assert outcome(result) == expected
+    if expected:
+        assert f"spacing [1.5, 1.9531, 3.0] and [1.5, {second}, 3.0]" in result.findings[0].reason

@@ -40,6 +40,19 @@ def test_every_case_has_a_result_whatever_fails(monkeypatch, workers):
     assert list(results["a"].seconds) == ["preprocessing", "prediction", "export"]
 
 
+def test_an_exception_without_a_message_says_where_the_reason_is(monkeypatch):
+    def preprocess(*_):
+        # nnU-Net's readers print the reason.
+        raise RuntimeError
+
+    monkeypatch.setattr(case_runner, "_preprocess", preprocess)
+    (result,) = run_cases(TASKS[:1], SimpleNamespace(), False, 0, 0)
+    assert result.error == (
+        "preprocessing failed (RuntimeError: no message; nnU-Net may have printed the reason, predict again with "
+        "--verbose to see it)"
+    )
+
+
 @pytest.mark.parametrize(
     ("message", "expected"), [("CUDA error: out of memory", True), ("CUBLAS_STATUS_ALLOC_FAILED", True), ("x", False)]
 )

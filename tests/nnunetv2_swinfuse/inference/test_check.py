@@ -78,6 +78,13 @@ def test_a_model_that_cannot_be_read_is_no_passed_check(tmp_path, ct_model, caps
     assert broken in message or str(ct_model) in message
 
 
+def test_a_model_that_may_not_be_read_is_named(tmp_path, ct_model, capsys, unreadable):
+    image = write_image(tmp_path / "a.nii.gz", ct_voxels())
+    unreadable("dataset.json")
+    assert run("-i", image, "-m", ct_model) == 2
+    assert f"{ct_model / 'dataset.json'}: cannot be read" in capsys.readouterr().err
+
+
 def test_the_model_is_found_as_nnunet_finds_it(tmp_path, ct_model, capsys, monkeypatch):
     image = write_image(tmp_path / "a.nii.gz", ct_voxels())
     assert run("-i", image, "-d", 900) == 2
@@ -90,3 +97,45 @@ def test_the_model_is_found_as_nnunet_finds_it(tmp_path, ct_model, capsys, monke
     assert run("-i", image, "-d", "Dataset900_Made", "-c", "3d_fullres") == 0
     assert run("-i", image, "-d", 901) == 2
     assert run("-i", image, "-d", 900, "-m", folder) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["{results}/Dataset900_Made", "../results/Dataset900_Made", "Dataset9*", "Dataset900_[M]ade", "9\u00b2", "", "."],
+)
+def test_a_dataset_is_a_name_and_no_path_or_pattern(tmp_path, ct_model, capsys, monkeypatch, name):
+    image = write_image(tmp_path / "a.nii.gz", ct_voxels())
+    results = tmp_path / "results"
+    folder = results / "Dataset900_Made" / "nnUNetTrainerSwinFUSE__nnUNetPlans__3d_fullres"
+    folder.parent.mkdir(parents=True)
+    ct_model.rename(folder)
+    monkeypatch.setenv("nnUNet_results", str(results))
+    name = name.format(results=results)
+    assert run("-i", image, "-d", name) == 2
+    message = capsys.readouterr().err
+    assert f"-d {name}: 0 such datasets in {results}, expected one" in message
+    assert "name the model's folder with -m" in message
+
+
+def test_a_zip_beside_a_dataset_is_no_second_dataset(tmp_path, ct_model, monkeypatch):
+    image = write_image(tmp_path / "a.nii.gz", ct_voxels())
+    folder = tmp_path / "results" / "Dataset900_Made" / "nnUNetTrainerSwinFUSE__nnUNetPlans__3d_fullres"
+    folder.parent.mkdir(parents=True)
+    ct_model.rename(folder)
+    (tmp_path / "results" / "Dataset900_Made.zip").write_bytes(b"")
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    assert run("-i", image, "-d", 900) == 0
+
+
+def test_results_that_cannot_be_listed_are_named(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "nowhere"))
+    assert run("-i", tmp_path, "-d", 900) == 2
+    assert f"0 such datasets in {tmp_path / 'nowhere'}" in capsys.readouterr().err
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", denied)
+    assert run("-i", tmp_path, "-d", 900) == 2
+    assert f"{tmp_path}: cannot be read (Permission denied)" in capsys.readouterr().err

@@ -93,3 +93,19 @@ def test_what_is_no_json_object_is_named(tmp_path, text, message):
         read_json(tmp_path / "a.json")
     with pytest.raises(InputError, match="no such file"):
         read_json(tmp_path / "b.json")
+
+
+def test_a_file_that_cannot_be_read_is_named(ct_model, unreadable):
+    unreadable("plans.json")
+    for read in (describe_model, lambda folder: read_json(folder / "plans.json")):
+        with pytest.raises(InputError, match=r"plans\.json: cannot be read \(Permission denied\); check its"):
+            read(ct_model)
+
+
+def test_a_folder_that_cannot_be_searched_is_named(ct_model, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(ct_model), "is_dir", denied)
+    with pytest.raises(InputError, match="ct_model: cannot be read"):
+        describe_model(ct_model)

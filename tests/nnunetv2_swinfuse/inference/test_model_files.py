@@ -87,3 +87,18 @@ def test_changed_missing_and_unlisted_files_have_messages_of_their_own(folder):
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: cannot be read"):
         file_hash(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_read_is_named_without_a_traceback(folder, unreadable, monkeypatch):
+    unreadable(MANIFEST)
+    with pytest.raises(InputError, match=rf"{MANIFEST}: cannot be read \(Permission denied\); check its permissions"):
+        read_manifest(folder)
+
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    # Of a folder that may not be searched, already the question whether a file exists.
+    monkeypatch.setattr(type(folder), "is_file", denied)
+    for read in (read_manifest, lambda folder: find_folds(folder, ["0"], "c.pth")):
+        with pytest.raises(InputError, match="cannot be read"):
+            read(folder)

@@ -144,6 +144,33 @@ def test_links_do_not_hide_an_input(tmp_path):
     OutputFolder(tmp_path / "out", ".nii.gz").protect([image, tmp_path / "missing"], ["a", "missing"])
 
 
+def test_the_folder_of_the_images_is_refused_even_if_no_file_would_be_replaced(tmp_path):
+    (tmp_path / "images").mkdir()
+    image = tmp_path / "images" / "a_0000.nii.gz"
+    image.write_bytes(b"image")
+    (tmp_path / "link").symlink_to("images")
+    (tmp_path / "empty").mkdir()
+    for folder in ("images", "link", "empty"):
+        output = OutputFolder(tmp_path / folder, ".nii.gz")
+        with pytest.raises(InputError, match=f"{folder}: the folder of images that -i names.*choose another .* -o"):
+            output.protect([image], ["a"], [tmp_path / "images", tmp_path / "empty"])
+    # Masks in the folder above or below are not read with the images.
+    for folder in (tmp_path, tmp_path / "images" / "masks", tmp_path / "new"):
+        OutputFolder(folder, ".nii.gz").protect([image], ["a"], [tmp_path / "images"])
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [image]
+
+
+@pytest.mark.parametrize("name", [b"masks\xe9", b"M\xfcller/masks"])
+def test_a_path_that_is_not_utf8_is_refused_before_it_is_made(tmp_path, name):
+    folder = tmp_path / os.fsdecode(name)
+    with (
+        pytest.raises(InputError, match=r"masks.*: .*not UTF-8.*; choose another with -o"),
+        OutputFolder(folder, ".nii.gz"),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"), OutputFolder(tmp_path / "file" / "out", ".nii.gz"):

@@ -168,6 +168,21 @@ def test_nothing_is_written_where_an_output_would_replace_an_input(model, tmp_pa
     assert image.is_file()
 
 
+@pytest.mark.parametrize("named", ["folder", "file"])
+def test_nothing_is_written_among_the_images(model, images, capsys, named):
+    before = files_of(images)
+    assert run("-i", images if named == "folder" else images / "case_0_0000.nii.gz", "-o", images, "-m", model) == 2
+    assert f"{images}: the folder of images that -i names" in capsys.readouterr().err
+    assert files_of(images) == before
+
+
+def test_an_output_folder_that_itk_cannot_write_ends_nothing_halfway(model, images, tmp_path, capsys):
+    out = tmp_path / os.fsdecode(b"out\xe9")
+    assert run("-i", images, "-o", out, "-m", model) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_first_stage_masks_are_not_replaced(model, images, tmp_path, capsys):
     mask = write_image(tmp_path / "first" / "case_1.nii.gz", np.ones((20, 24, 29), np.uint8))
     first = tmp_path / "first"

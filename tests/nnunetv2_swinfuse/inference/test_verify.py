@@ -222,6 +222,33 @@ def test_a_fold_behind_a_link_is_seen_as_nnunet_sees_it(exported, tmp_path):
         verify_folder(tmp_path / MODEL, need_manifest=False)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "plans.json", "checkpoint_final.pth"])
+@pytest.mark.parametrize("need_manifest", [True, False])
+def test_a_file_of_an_installed_model_that_cannot_be_read_is_named(
+    exported, stock, tmp_path, unreadable, name, need_manifest
+):
+    with zipfile.ZipFile(exported if need_manifest or name == MANIFEST else stock) as archive:
+        archive.extractall(tmp_path)
+    unreadable(name)
+    with pytest.raises(InputError, match=rf"{name}: cannot be read \(Permission denied\); check its permissions"):
+        verify_folder(tmp_path / MODEL, need_manifest)
+
+
+def test_a_zip_that_cannot_be_read_is_refused_without_a_traceback(exported, unreadable, monkeypatch, capsys):
+    unreadable(exported.name)
+    for reason in ("its content", "its folder"):
+        if reason == "its folder":
+
+            def denied(path):
+                raise PermissionError(13, "Permission denied", str(path))
+
+            monkeypatch.setattr(type(exported), "exists", denied)
+        with pytest.raises(SystemExit) as exit_:
+            main([str(exported)])
+        assert exit_.value.code == 4
+        assert f"{exported}: cannot be read (Permission denied)" in capsys.readouterr().err
+
+
 def test_the_command(exported, stock, tmp_path, capsys):
     def run(*arguments):
         with pytest.raises(SystemExit) as exit_:
