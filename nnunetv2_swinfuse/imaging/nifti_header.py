@@ -136,8 +136,9 @@ def parse_nifti_header(content: bytes) -> NiftiHeader | None:
             raise HeaderError(f"magic {magic!r}, expected {_MAGIC[size]!r}")
         length, floats = _voxels(fields["dim"], *fields["type"])
         (offset,), (units,) = fields["offset"], fields["units"]
-        if not 0 <= offset < 2**40:
-            raise HeaderError(f"voxels from byte {offset} on")
+        # ITK takes a smaller one for the header's size, and the four bytes of the extension flag for voxels.
+        if not size + 4 <= offset < 2**40:
+            raise HeaderError(f"voxels from byte {offset:g} on, expected {size + 4} or more")
         qform_code, sform_code = fields["codes"]
         pixdim = np.array(fields["pixdim"], float)
         return NiftiHeader(

@@ -69,6 +69,15 @@ def test_another_magic_is_a_damaged_header(tmp_path, magic):
     assert f"magic {magic!r}, expected {b'n+1' + bytes(1)!r}" in str(caught.value)
 
 
+@pytest.mark.parametrize("offset", [0.0, 348.0, -352.0, float("nan")])
+def test_voxels_that_begin_within_the_header_are_refused(tmp_path, offset):
+    header = written(tmp_path, "RAS")
+    assert parse_nifti_header(bytes(header)).offset == 352
+    struct.pack_into("<f", header, 108, offset)
+    with pytest.raises(HeaderError, match=r"voxels from byte .* expected 352 or more"):
+        parse_nifti_header(bytes(header))
+
+
 @pytest.mark.parametrize("magic", [b"ni2\0\r\n\x1a\n", b"n+2\0\n\n\x1a\n", bytes(8)])
 def test_another_magic_of_the_second_version(magic):
     nibabel = pytest.importorskip("nibabel")
@@ -218,7 +227,8 @@ def test_both_versions_and_byte_orders_as_nibabel_writes_them():
             image.header.set_xyzt_units("micron")
             image.set_qform(None, 0)
             image.set_sform(None, 0)
-            # nibabel sets the scaling when it writes.
+            # nibabel sets scaling and offset when it writes.
+            image.header.set_data_offset(len(image.header.binaryblock) + 4)
             _, without, unit = problems(image.header.binaryblock.ljust(540, b"\0"))
             assert without == NOT_SET
             assert "micrometre" in unit
