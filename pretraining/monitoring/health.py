@@ -14,8 +14,10 @@ from pretraining.monitoring.organs import organ_warnings
 
 # Share of a run's steps after which the proxy tasks should be better than chance.
 WARM_UP_SHARE = 0.25
-# Intraclass correlation below which features at the same place are hardly more alike than others.
+# Intraclass correlation below which features at the same place are hardly more alike than others, and the part of it
+# that other crops at the same place have too beyond which the place is most of it.
 LOW_ICC = 0.1
+LARGE_EFFECT_OF_PLACE = 0.3
 # Effective rank, relative to the largest possible one, below which features are about to collapse.
 LOW_RANK = 0.15
 
@@ -116,6 +118,14 @@ def _task_warnings(means: Mapping[str, float]) -> list[str]:
                 f"features at the same place {views} are hardly more alike than those of different places (intraclass "
                 f"correlation {means[name]:.2f}). If {name.removesuffix('_icc')} falls all the same, all features "
                 "become alike. More steps, --contrastive_loss correlation or a higher --variance_weight may help."
+            )
+        adjusted = means.get(f"{name}_adjusted", means.get(name, 0.0))
+        if means.get(name, 0.0) - adjusted > LARGE_EFFECT_OF_PLACE:
+            warnings.append(
+                f"features at the same place {views} agree for a large part because they say where in the crop they "
+                f"are: their intraclass correlation is {means[name]:.2f}, and {adjusted:.2f} relative to other crops "
+                "at the same place. More steps can make this worse. Compare with --dim none, --dim_random_shift and "
+                "--contrastive_loss adjusted_correlation in the voxel probe (docs/probing.md)."
             )
     if means.get("probe_accuracy", 0.0) > 0.95:
         warnings.append(

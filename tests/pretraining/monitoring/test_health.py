@@ -63,7 +63,7 @@ HEALTHY = {
     "rank_stage_1": 0.4, "bandwidth": 0.7, "divergence_single_image": 0.1, "masked_error": 0.4,
     "masked_error_of_mean": 0.7,
     "rotation": 0.5, "rotation_accuracy": 0.8, "probe_accuracy": 0.6, "cka": 0.5, "contrastive_icc": 0.6,
-    "cross_modal_icc": 0.2,
+    "cross_modal_icc": 0.2, "contrastive_icc_adjusted": 0.5, "cross_modal_icc_adjusted": 0.3,
 }  # fmt: skip
 UNHEALTHY = {
     "identity": ({"dim_change": 1e-5}, "does not change its input: its relative change is 1.0e-05"),
@@ -76,6 +76,10 @@ UNHEALTHY = {
     "inpainting": ({"masked_error": 0.8}, "no better than the mean.*0.800 against 0.700"),
     "rotation": ({"rotation_accuracy": 0.26}, "rotation is at chance: 26%"),
     "views": ({"contrastive_icc": 0.04}, "same place of two views .*correlation 0.04.. If contrastive falls"),
+    "place": (
+        {"cross_modal_icc": 0.96, "cross_modal_icc_adjusted": 0.2},
+        "registered CT and MR agree for a large part because they say where .* 0.96, and 0.20 relative to other crops",
+    ),
     "registered": ({"cross_modal_icc": -0.2}, "in registered CT and MR .*correlation -0.20.. If cross_modal falls"),
     "modality": ({"probe_accuracy": 1.0}, "tells CT from MR in 100%"),
 }
