@@ -150,11 +150,13 @@ def _contrast_maps(
     VICReg's invariance term, or one minus one of the intraclass correlations.
     """
     visible = configuration.compared_places == "visible"
+    # A single crop has no other to be compared with.
+    measures = CORRELATIONS if len(registered) > 1 else {"correlation": _correlation}
 
     def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over the chosen crops, and the correlations."""
         correlations = {}
-        for name, function in CORRELATIONS.items():
+        for name, function in measures.items():
             with torch.set_grad_enabled(configuration.contrastive_loss == name and torch.is_grad_enabled()):
                 correlations[name] = function(compared, chosen, processes)
         if configuration.contrastive_loss in correlations:
@@ -169,8 +171,8 @@ def _contrast_maps(
     ]
     losses, correlations = zip(*by_modality, strict=True)
     results = Results({"contrastive": _mean(losses)}, {})
-    for name, health in HEALTH_OF_CORRELATIONS.items():
-        results.health[f"contrastive_{health}"] = _mean(values[name] for values in correlations)
+    for name in measures:
+        results.health[f"contrastive_{HEALTH_OF[name]}"] = _mean(values[name] for values in correlations)
     if configuration.loss_weight("cross_modal") and bool(processes.gather(registered).any()):
         # Second views only: unless they are paired like the first, they contain no partner.
         crops = len(registered)
@@ -179,8 +181,7 @@ def _contrast_maps(
         ct_shown, mr_shown = (_shown(views[name], visible)[crops:] for name in ("CT", "MR"))
         compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_shown & mr_shown)
         results.losses["cross_modal"], values = measure(compared, registered)
-        for name, health in HEALTH_OF_CORRELATIONS.items():
-            results.health[f"cross_modal_{health}"] = values[name]
+        results.health.update({f"cross_modal_{HEALTH_OF[name]}": value for name, value in values.items()})
     return results
 
 
@@ -228,7 +229,7 @@ def _adjusted_correlation(compared: Compared, chosen: Tensor, processes: Process
 
 
 CORRELATIONS = {"correlation": _correlation, "adjusted_correlation": _adjusted_correlation}
-HEALTH_OF_CORRELATIONS = {"correlation": "icc", "adjusted_correlation": "icc_adjusted"}
+HEALTH_OF = {"correlation": "icc", "adjusted_correlation": "icc_adjusted"}
 
 
 def _stages(compared: Compared) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:

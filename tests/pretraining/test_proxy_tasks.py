@@ -17,7 +17,7 @@ def run(configuration, registered=ALL_TRUE, turnable=TURNABLE, padding=0):
     """Views, outputs and results of a batch; of all crops the last `padding` layers along z are padding."""
     torch.manual_seed(0)
     model = PretrainingModel(configuration).eval()
-    views = views_of(configuration)
+    views = views_of(configuration, synthetic_batch(len(registered)))
     for view in views.views.values():
         view.inside[:, :, 16 - padding :] = False
     outputs = model({name: v.corrupted for name, v in views.views.items()}, views.paired_count, views.partners)
@@ -86,6 +86,13 @@ def test_one_minus_the_correlation_is_a_loss(relative, measure):
         assert value == pytest.approx(1 - correlation, abs=1e-6)
         assert correlation == pytest.approx(losses["vicreg", name][1], abs=1e-6)
         assert not torch.allclose(gradient, losses["vicreg", name][2])
+
+
+def test_a_single_crop_has_no_other_to_be_compared_with():
+    one = torch.ones(1, dtype=torch.bool)
+    _, _, results = run(tiny(contrastive_loss="correlation"), registered=one, turnable={"CT": one, "MR": one})
+    assert {"contrastive_icc", "cross_modal_icc"} <= results.health.keys()
+    assert not [name for name in results.health if name.endswith("_adjusted")]
 
 
 @pytest.mark.parametrize("places", ["all", "visible"])
