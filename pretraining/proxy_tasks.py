@@ -151,7 +151,7 @@ def _contrast_maps(
     """
     visible = configuration.compared_places == "visible"
     # A single crop has no other to be compared with.
-    measures = CORRELATIONS if len(registered) > 1 else {"correlation": _correlation}
+    measures = CORRELATIONS if len(processes.gather(registered)) > 1 else {"correlation": _correlation}
 
     def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss over the chosen crops, and the correlations."""
@@ -219,12 +219,12 @@ def _correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Te
 
 
 def _adjusted_correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:
-    """The same relative to other crops of this process at the same places, of all crops."""
+    """The same relative to other crops at the same places, of all crops of all processes."""
+    counted = processes.gather(chosen)
     by_stage = []
     for maps in _stages(compared):
-        moments = processes.gather(place_moments(*maps))
-        counted = send(processes.gather(chosen), moments.device, moments.dtype)
-        by_stage.append(adjusted_correlation(moments, counted))
+        moments = place_moments(*(processes.gather(values) for values in maps))
+        by_stage.append(adjusted_correlation(moments, send(counted, moments.device, moments.dtype)))
     return _mean(by_stage)
 
 

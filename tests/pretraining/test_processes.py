@@ -20,6 +20,7 @@ from .synthetic import CPU, TINY, synthetic_collection
 
 RECIPES = (
     "swinfuse",
+    "swinfuse adjusted_correlation",
     "vicreg",
     "paper",
     "simmim",
@@ -83,10 +84,13 @@ def _process(rank, port, results, function, arguments):
         processes.wait()
 
 
-def configuration_of(recipe):
-    # The recipe's contrastive loss; only `paper` has NT-Xent.
+def configuration_of(name):
+    # The recipe's contrastive loss, or another one; only `paper` has NT-Xent.
+    recipe, _, loss = name.partition(" ")
     sizes = {name: value for name, value in TINY.items() if name != "contrastive_loss"}
     settings = {**load_preset("tiny", recipe), **sizes, "batch_size": 4, "mask_cell": 4}
+    if loss:
+        settings["contrastive_loss"] = loss
     return Configuration.from_dict({**settings, "drop_path_rate": 0.0})
 
 
