@@ -42,8 +42,8 @@ def add_results(folder: Path, runner: Runner, cells: Sequence[Cell]) -> list[Cel
             "results folder of an experiment with some of its arms, datasets, labels and seeds"
         )
     before = load_experiment(folder / EXPERIMENT).to_dict()
-    changed = changed_fields(before, runner.experiment.to_dict(), [there[cell.name] for cell in shared])
-    if changed:
+    now = runner.experiment.to_dict()
+    if changed := changed_fields(before, now, lambda: [there[cell.name] for cell in shared]):
         raise BenchmarkError(
             f"{folder}: its results are of an experiment that differs in {', '.join(changed)}; name cells that do not "
             "depend on that with --cell, such as 'scratch__*' with another budget of pretraining"

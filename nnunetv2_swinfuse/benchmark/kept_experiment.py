@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
         if not path.is_file():
             continue
         before = load_experiment(path).to_dict()
-        changed = changed_fields(before, now, read_kept(workspace.results).values())
+        changed = changed_fields(before, now, lambda: read_kept(workspace.results).values())
         arms = {arm["name"]: arm for arm in before["arms"]}
         changed += [f"arm {arm['name']}" for arm in now["arms"] if arms.get(arm["name"], arm) != arm]
         if changed:
@@ -49,7 +49,7 @@ def check_experiment(experiment: Experiment, workspace: Workspace) -> None:
 
 
 def changed_fields(
-    before: Mapping[str, Any], now: Mapping[str, Any], results: Iterable[Mapping[str, Any]]
+    before: Mapping[str, Any], now: Mapping[str, Any], results: Callable[[], Iterable[Mapping[str, Any]]]
 ) -> list[str]:
     """Fields of two experiments that differ, such that a cell would be another training.
 
@@ -58,10 +58,10 @@ def changed_fields(
 
     Args:
         before, now: :meth:`Experiment.to_dict` of both.
-        results: records of the cells that both are to have.
+        results: reads the records of the cells that both are to have; called only where they matter.
     """
     changed = [name for name in now if name not in FREE and before.get(name) != now[name]]
-    if "pretraining" in changed and _same_but_budget(before, now) and not any(map(_began_pretrained, results)):
+    if "pretraining" in changed and _same_but_budget(before, now) and not any(map(_began_pretrained, results())):
         changed.remove("pretraining")
     return changed
 

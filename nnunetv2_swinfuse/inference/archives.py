@@ -18,7 +18,8 @@ HIGHEST_RATIO = 200
 # Extra fields that hold sizes beyond 4 GB, times and owners. Others can name another file (0x7075, which unzip and
 # Python 3.12 follow) or a link (0x000D, 0x756E).
 HARMLESS_EXTRAS = {0x0001, 0x000A, 0x5455, 0x5855, 0x7855, 0x7875}
-_LOCAL_HEADER = struct.Struct("<26xHH")
+# Lengths of name and extra fields; type and length of an extra field.
+_LOCAL_HEADER, _EXTRA_FIELD = struct.Struct("<26xHH"), struct.Struct("<HH")
 _MEBIBYTE = 1 << 20
 _DRIVE = re.compile(r"[A-Za-z]:")
 
@@ -108,14 +109,16 @@ def _kinds(extra: bytes) -> list[int]:
     """Types of the extra fields of a part.
 
     Raises:
-        ValueError: when they do not end where the last one does.
+        ValueError, struct.error: when they do not end where the last one does.
     """
     kinds = []
     while extra:
-        if len(extra) < 4 or len(extra) < 4 + int.from_bytes(extra[2:4], "little"):
+        kind, length = _EXTRA_FIELD.unpack(extra[: _EXTRA_FIELD.size])
+        extra = extra[_EXTRA_FIELD.size :]
+        if len(extra) < length:
             raise ValueError("extra fields are cut off")
-        kinds.append(int.from_bytes(extra[:2], "little"))
-        extra = extra[4 + int.from_bytes(extra[2:4], "little") :]
+        kinds.append(kind)
+        extra = extra[length:]
     return kinds
 
 

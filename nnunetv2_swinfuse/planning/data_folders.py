@@ -79,8 +79,8 @@ def newest_change(raw: Path, cases: Mapping[str, Any]) -> float:
         raw: the dataset's folder in nnUNet_raw.
         cases: paths of `images` and `label` by case, as nnU-Net lists them.
     """
-    files = [raw / DATASET_FILE, *(path for case in cases.values() for path in _raw_files(case))]
-    return max(path.stat().st_mtime for path in files)
+    files = [path for case in cases.values() for path in (*case["images"], case["label"])]
+    return max(Path(path).stat().st_mtime for path in (raw / DATASET_FILE, *files))
 
 
 def is_preprocessed(
@@ -101,20 +101,10 @@ def is_preprocessed(
     if block["data_identifier"].startswith(f"{plans['plans_name']}_"):
         return False
     data = folder / block["data_identifier"]
-    of_all = (raw / DATASET_FILE).stat().st_mtime
     return data.is_dir() and all(
-        _is_complete(
-            data / name,
-            max(of_all, *(path.stat().st_mtime for path in _raw_files(files))),
-            block["spacing"],
-            plans["transpose_forward"],
-        )
+        _is_complete(data / name, newest_change(raw, {name: files}), block["spacing"], plans["transpose_forward"])
         for name, files in cases.items()
     )
-
-
-def _raw_files(case: Mapping[str, Any]) -> list[Path]:
-    return [Path(path) for path in [*case["images"], case["label"]]]
 
 
 def _is_complete(stem: Path, changed: float, spacing: Sequence[float], transpose: Sequence[int]) -> bool:
