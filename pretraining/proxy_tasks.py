@@ -150,20 +150,21 @@ def _contrast_maps(
     VICReg's invariance term, or one minus one of the intraclass correlations.
     """
     visible = configuration.compared_places == "visible"
-    # A single crop has no other to be compared with.
-    measures = CORRELATIONS if len(processes.gather(registered)) > 1 else {"correlation": _correlation}
+    all_registered = processes.gather(registered)
 
     def measure(compared: Compared, chosen: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss over the chosen crops, and the correlations."""
-        correlations = {}
-        for name, function in measures.items():
-            with torch.set_grad_enabled(configuration.contrastive_loss == name and torch.is_grad_enabled()):
-                correlations[name] = function(compared, chosen, processes)
-        if configuration.contrastive_loss in correlations:
-            loss = 1 - correlations[configuration.contrastive_loss]
-        else:
-            loss = _difference(compared, chosen, processes)
-        return loss, {name: value.detach() for name, value in correlations.items()}
+        """The loss over the chosen crops, and the correlations by their names in the log."""
+        loss, correlations = None, {}
+        for name, (recorded, correlate) in CORRELATIONS.items():
+            if name == "adjusted_correlation" and len(all_registered) == 1:
+                # A single crop has no other to be compared with.
+                continue
+            is_loss = configuration.contrastive_loss == name
+            with torch.set_grad_enabled(is_loss and torch.is_grad_enabled()):
+                correlation = correlate(compared, chosen, processes)
+            loss = 1 - correlation if is_loss else loss
+            correlations[recorded] = correlation.detach()
+        return _difference(compared, chosen, processes) if loss is None else loss, correlations
 
     everything = torch.ones_like(registered)
     by_modality = [
@@ -171,9 +172,9 @@ def _contrast_maps(
     ]
     losses, correlations = zip(*by_modality, strict=True)
     results = Results({"contrastive": _mean(losses)}, {})
-    for name in measures:
-        results.health[f"contrastive_{HEALTH_OF[name]}"] = _mean(values[name] for values in correlations)
-    if configuration.loss_weight("cross_modal") and bool(processes.gather(registered).any()):
+    for name in correlations[0]:
+        results.health[f"contrastive_{name}"] = _mean(values[name] for values in correlations)
+    if configuration.loss_weight("cross_modal") and bool(all_registered.any()):
         # Second views only: unless they are paired like the first, they contain no partner.
         crops = len(registered)
         ct_maps, mr_maps = ([m[crops:] for m in outputs.features[name]] for name in ("CT", "MR"))
@@ -181,7 +182,7 @@ def _contrast_maps(
         ct_shown, mr_shown = (_shown(views[name], visible)[crops:] for name in ("CT", "MR"))
         compared = Compared(ct_maps, mr_maps, ct_turns, mr_turns, ct_shown & mr_shown)
         results.losses["cross_modal"], values = measure(compared, registered)
-        results.health.update({f"cross_modal_{HEALTH_OF[name]}": value for name, value in values.items()})
+        results.health.update({f"cross_modal_{name}": value for name, value in values.items()})
     return results
 
 
@@ -220,16 +221,19 @@ def _correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Te
 
 def _adjusted_correlation(compared: Compared, chosen: Tensor, processes: Processes) -> Tensor:
     """The same relative to other crops at the same places, of all crops of all processes."""
-    counted = processes.gather(chosen)
+    counted, *same = map(processes.gather, (chosen, compared.first_turns, compared.second_turns, compared.inside))
     by_stage = []
-    for maps in _stages(compared):
-        moments = place_moments(*(processes.gather(values) for values in maps))
+    for first, second, *_ in _stages(compared):
+        moments = place_moments(processes.gather(first), processes.gather(second), *same)
         by_stage.append(adjusted_correlation(moments, send(counted, moments.device, moments.dtype)))
     return _mean(by_stage)
 
 
-CORRELATIONS = {"correlation": _correlation, "adjusted_correlation": _adjusted_correlation}
-HEALTH_OF = {"correlation": "icc", "adjusted_correlation": "icc_adjusted"}
+# By the name of the loss: the name in the log, after that of what is compared, and the function.
+CORRELATIONS = {
+    "correlation": ("icc", _correlation),
+    "adjusted_correlation": ("icc_adjusted", _adjusted_correlation),
+}
 
 
 def _stages(compared: Compared) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:

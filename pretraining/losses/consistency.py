@@ -68,7 +68,7 @@ def view_moments(
     """
     with torch.autocast(first.device.type, enabled=False):
         own, other = _same_places(first, second, first_turns, second_turns)
-        shares = torch.ones_like(own[:, :1]) if inside is None else _shares(inside, own)
+        shares = _shares(inside, own)
         values = [(own - other).square(), (own.square() + other.square()) / 2, (own + other) / 2]
         return torch.cat([(shares * value).sum((2, 3, 4)) for value in (torch.ones_like(shares), *values)], 1)
 
@@ -89,8 +89,7 @@ def intraclass_correlation(moments: Tensor) -> Tensor:
         A scalar; a channel that does not vary counts as 0.
     """
     count, *sums = moments.sum(0).split([1, *[(moments.shape[1] - 1) // 3] * 3])
-    # Of nothing, all sums are 0; their gradients are finite.
-    difference, square, mean = (values / torch.where(count > 0, count, 1) for values in sums)
+    difference, square, mean = (values / _divisor(count) for values in sums)
     # Of n places there are 2n features. Parts of one place count as a whole one.
     features = 2 * count.clamp_min(1)
     twice_variance = 2 * (square - mean.square()).clamp_min(0) * features / (features - 1)
@@ -116,7 +115,7 @@ def place_moments(
     """
     with torch.autocast(first.device.type, enabled=False):
         own, other = _same_places(first, second, first_turns, second_turns)
-        shares = torch.ones_like(own[:, :1]) if inside is None else _shares(inside, own)
+        shares = _shares(inside, own)
         squares = (own.square() + other.square()) / 2
         # Differences of large and nearly equal numbers would be lost in rounding.
         centre = ((own + other) / 2).mean((0, 2, 3, 4), keepdim=True).detach()
@@ -150,15 +149,15 @@ def adjusted_correlation(moments: Tensor, chosen: Tensor) -> Tensor:
     channels = (moments.shape[1] - 2) // 3
     count, pairs, same, across, squares = moments.split([1, 1, channels, channels, channels], 1)
     weights = chosen[:, None]
-    same, square = ((weights * value).sum(0) / _at_least((weights * count).sum()) for value in (same, squares))
-    across = across.sum(0) / _at_least(pairs.sum())
+    same, square = ((weights * value).sum(0) / _divisor((weights * count).sum()) for value in (same, squares))
+    across = across.sum(0) / _divisor(pairs.sum())
     floor = EPSILON * (square.detach() + EPSILON)
     compared = (across > floor) & ((weights * count).sum() > 0)
     return torch.where(compared, (across - same) / torch.where(compared, across, 1), 0).mean()
 
 
-def _at_least(count: Tensor) -> Tensor:
-    """A number of which there may be none, to divide by."""
+def _divisor(count: Tensor) -> Tensor:
+    """A count to divide sums by, 1 in place of 0: of nothing, all sums are 0, and their gradients stay finite."""
     return torch.where(count > 0, count, 1)
 
 
@@ -179,6 +178,8 @@ def _weights(inside: Tensor, maps: Tensor) -> Tensor:
     return shares / mean.clamp_min(torch.finfo(maps.dtype).tiny)
 
 
-def _shares(inside: Tensor, maps: Tensor) -> Tensor:
-    """The share of each token's voxels that is inside, (B, 1, z, y, x)."""
+def _shares(inside: Tensor | None, maps: Tensor) -> Tensor:
+    """The share of each token's voxels that is inside, (B, 1, z, y, x); 1 for None."""
+    if inside is None:
+        return torch.ones_like(maps[:, :1])
     return F.adaptive_avg_pool3d(inside.to(maps.dtype), maps.shape[2:])

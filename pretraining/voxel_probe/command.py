@@ -16,7 +16,7 @@ from nnunetv2_swinfuse.nnunet_names import PREPROCESSED, RAW
 from pretraining.collections.modalities import ModalityMap
 from pretraining.nnunet_paths import required_paths
 from pretraining.preset_files import preset_names, recipe_names
-from pretraining.voxel_probe.comparison import compare_arms
+from pretraining.voxel_probe.comparison import LabelledCases, compare_arms, labelled_sets
 from pretraining.voxel_probe.datasets import (
     CaseSplit,
     LabelledDataset,
@@ -140,16 +140,12 @@ def check_compared(pairs: Sequence[Sequence[str]], arms: set[str]) -> None:
             raise InputError(f"--compare: no arm is called {name}; there are {', '.join(sorted(arms)) or 'none'}")
 
 
-def labelled_cases(
-    options: argparse.Namespace, plan: Plan, rows: Sequence[Row]
-) -> dict[tuple[str, int], dict[int, frozenset[str]]]:
+def labelled_cases(options: argparse.Namespace, plan: Plan, rows: Sequence[Row]) -> LabelledCases:
     """The cases that were fitted on, by dataset and number of them, and by split, for all splits in the rows."""
-    found: dict[tuple[str, int], dict[int, frozenset[str]]] = {}
     datasets = {task.fitted.number: task.fitted for task in plan.tasks}
-    for number, count, split in sorted({(row.key.dataset, row.key.labelled, row.key.split) for row in rows}):
-        cases = draw_split(options, datasets[number], split).labelled[:count]
-        found.setdefault((number, count), {})[split] = frozenset(case.name for case in cases)
-    return found
+    return labelled_sets(
+        rows, lambda number, split: [case.name for case in draw_split(options, datasets[number], split).labelled]
+    )
 
 
 def draw_split(options: argparse.Namespace, dataset: LabelledDataset, seed: int) -> CaseSplit:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -17,6 +17,20 @@ HEADER = ["fitted on", "tested on", "labelled", "metric", "cases", INTERVAL, "p"
 METRICS = ("dice", "auc")
 # The labelled cases of each split, by dataset and number of labelled cases.
 LabelledCases = Mapping[tuple[str, int], Mapping[int, Hashable]]
+
+
+def labelled_sets(rows: Iterable[Row], cases_of: Callable[[str, int], Sequence[str] | None]) -> LabelledCases:
+    """The cases that rows were fitted on, where they are known.
+
+    Args:
+        rows: of the probe's table.
+        cases_of: the names of the labelled cases of a dataset and split, in the order in which they are drawn.
+    """
+    found: dict[tuple[str, int], dict[int, frozenset[str]]] = {}
+    for number, count, split in {(row.key.dataset, row.key.labelled, row.key.split) for row in rows}:
+        if (cases := cases_of(number, split)) is not None:
+            found.setdefault((number, count), {})[split] = frozenset(cases[:count])
+    return found
 
 
 def seed_differences(rows: Sequence[Row], first: str, second: str, metric: str) -> dict[int, np.ndarray]:

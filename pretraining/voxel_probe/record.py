@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunetv2_swinfuse.architecture.atomic_write import atomic_write
 from nnunetv2_swinfuse.errors import InputError
-from pretraining.voxel_probe.comparison import LabelledCases
+from pretraining.voxel_probe.comparison import LabelledCases, labelled_sets
 from pretraining.voxel_probe.encoders import RANDOM
 from pretraining.voxel_probe.probe import Plan
 from pretraining.voxel_probe.results import Row
@@ -74,12 +74,7 @@ def read_labelled(table: Path, rows: Iterable[Row]) -> LabelledCases:
         InputError: for a damaged record.
     """
     splits = _read(table).get("splits", {})
-    found: dict[tuple[str, int], dict[int, frozenset[str]]] = {}
-    for number, count, split in {(row.key.dataset, row.key.labelled, row.key.split) for row in rows}:
-        cases = splits.get(str(split), {}).get(number)
-        if cases is not None:
-            found.setdefault((number, count), {})[split] = frozenset(cases["labelled"][:count])
-    return found
+    return labelled_sets(rows, lambda number, split: splits.get(str(split), {}).get(number, {}).get("labelled"))
 
 
 def _path(table: Path) -> Path:
